@@ -1,0 +1,214 @@
+"""One typed configuration for both jobs, read from TOML and the command line, validated once at the edge.
+
+A plug-in (a source, an algorithm, a proxy) keeps the options that are its own in a `Section` in its own file;
+their table here carries them unread in `options`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import pydantic
+from pydantic import Field, model_validator
+
+from ministream.errors import ConfigError
+
+
+class Section(pydantic.BaseModel):
+    """A table of the configuration: frozen, no unknown keys, no silent conversion between types."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+class PluginSection(pydantic.BaseModel):
+    """A table whose `kind` picks a plug-in; the other keys are that plug-in's own and are checked by it."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="allow", strict=True)
+
+    kind: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The plug-in's own keys, not yet validated."""
+        return dict(self.model_extra or {})
+
+
+class SourceSection(PluginSection):
+    """`[source]`: where projections come from."""
+
+    kind: str = "phantom"
+
+
+class ProducerSection(Section):
+    """`[producer]`: how the producer job sends."""
+
+    rate: float | None = Field(default=None, gt=0, description="projections/s; none: as fast as credit allows")
+    order: Literal["sequential", "interlaced", "golden-angle"] = "sequential"
+    repeat: int = Field(default=1, ge=1, description="how often the projections are played")
+    listen: str = Field(default="tcp://127.0.0.1:0", description="data socket; port 0: any free port")
+    peer_timeout_s: float = Field(default=120.0, gt=0, description="how long to wait for a receiver")
+
+
+class StreamSection(Section):
+    """`[stream]`: the native stream between producer and receiver."""
+
+    connect: str | None = Field(default=None, description="producer's data address; none: through the tunnel")
+    credit_mib: float = Field(default=256.0, gt=0, description="bytes in flight that the receiver grants")
+    checksum: bool = True
+    stall_timeout_s: float = Field(default=30.0, gt=0, description="silence after which the scan counts as over")
+    connect_timeout_s: float = Field(default=120.0, gt=0)
+    strict: bool = Field(default=False, description="end the job at the first refused frame")
+
+
+class TunnelSection(Section):
+    """`[tunnel]`: the SciStream tunnel and this side's control server."""
+
+    kind: str = Field(default="relay", description="data proxy: relay, stunnel, haproxy, nginx")
+    control: str = Field(default="127.0.0.1:0", description="address of this job's S2CS; port 0: any free port")
+    data_host: str = Field(default="127.0.0.1", description="interface on which this side's data ports are bound")
+    port_range: tuple[int, int] | None = Field(default=None, strict=False, description="data ports; none: any free")
+    credentials: Path | None = Field(default=None, strict=False, description="directory made by `ministream certs`")
+    insecure: bool = Field(default=False, description="no TLS and no authentication; loopback only")
+
+
+class WindowSection(Section):
+    """`[window]`: the sliding window, in the words of aps-mini-apps."""
+
+    length: int = Field(default=0, ge=0, description="projections held; 0: the whole scan")
+    step: int = Field(default=0, ge=0, description="new projections per update; 0: the window's length")
+    iterations: int = Field(default=1, ge=1, description="iterations per update")
+    write_freq: int = Field(default=0, ge=0, description="updates per snapshot; 0: no snapshots")
+    pub_freq: int = Field(default=0, ge=0, description="updates per published preview; 0: none")
+
+    @model_validator(mode="after")
+    def _step_fits(self) -> Self:
+        if self.length and self.step > self.length:
+            raise ValueError(f"step {self.step} is larger than length {self.length}: projections would be skipped")
+        return self
+
+
+class ReconSection(PluginSection):
+    """`[recon]`: the algorithm; its own keys (relaxation, non_negative, …) are checked by its file."""
+
+    kind: str = "sirt"
+    axis: float | None = Field(default=None, description="rotation axis column; none: the scan's, else the middle")
+    center: float | None = Field(default=None, description="the same in TomoPy's convention: axis + 0.5")
+    threads: int = Field(default=0, ge=0, description="numba threads per rank; 0: the node's cores shared out")
+
+    @model_validator(mode="after")
+    def _one_axis(self) -> Self:
+        if self.axis is not None and self.center is not None:
+            raise ValueError("give axis or center, not both (center = axis + 0.5)")
+        return self
+
+    @property
+    def axis_col(self) -> float | None:
+        """The rotation axis in our convention, or None when the user named none."""
+        return self.center - 0.5 if self.center is not None else self.axis
+
+
+class PrepSection(Section):
+    """`[prep]`: corrections before reconstruction."""
+
+    minus_log: bool = True
+    flat_dark: bool = True
+
+
+class OutputSection(Section):
+    """`[output]`: where results go."""
+
+    directory: Path = Field(default=Path("results"), strict=False)
+    pictures: bool = True
+
+
+class Config(Section):
+    """The whole configuration; `source` and `producer` speak to the producer job, the rest to the reconstruction."""
+
+    source: SourceSection = SourceSection()
+    producer: ProducerSection = ProducerSection()
+    stream: StreamSection = StreamSection()
+    tunnel: TunnelSection = TunnelSection()
+    window: WindowSection = WindowSection()
+    recon: ReconSection = ReconSection()
+    prep: PrepSection = PrepSection()
+    output: OutputSection = OutputSection()
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready copy for output files; plug-ins' own keys included."""
+        return self.model_dump(mode="json")
+
+
+def load(path: str | os.PathLike[str] | None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
+    """Read a TOML file (None: the defaults) and lay `overrides`, table by table, over it; None values do not count.
+
+    Raises ConfigError naming the file, the key and the remedy.
+    """
+    where = "command line" if path is None else str(path)
+    tables = {} if path is None else _read_toml(Path(path))
+    for table, values in (overrides or {}).items():
+        given = {key: value for key, value in values.items() if value is not None}
+        if given:
+            current = tables.setdefault(table, {})
+            if not isinstance(current, dict):
+                raise ConfigError(f"{where}: {table} must be a table, [{table}]")
+            tables[table] = current | given
+    return parse(Config, tables, where)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def parse(section: type[S], values: Mapping[str, Any], where: str) -> S:
+    """Validate a mapping as `section`; `where` names its origin (a file, `[source]`) in the message.
+
+    Raises ConfigError that names each wrong key with what would be right.
+    """
+    try:
+        return section.model_validate(dict(values))
+    except pydantic.ValidationError as error:
+        problems = "; ".join(_describe(section, problem) for problem in error.errors())
+        raise ConfigError(f"{where}: {problems}") from None
+
+
+def _describe(section: type[pydantic.BaseModel], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = list(_section_at(section, location[:-1]).model_fields)
+        close = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
+        return f"unknown key {key} ({hint})"
+    message = problem["msg"].removeprefix("Value error, ")
+    if not key:
+        return str(message)
+    shown = "" if isinstance(problem["input"], (dict, pydantic.BaseModel)) else f" = {problem['input']!r}"
+    return f"{key}{shown}: {message}"
+
+
+def _section_at(section: type[pydantic.BaseModel], location: list[str]) -> type[pydantic.BaseModel]:
+    for part in location:
+        field = section.model_fields.get(part)
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel)
+        ):
+            break
+        section = field.annotation
+    return section

@@ -1,0 +1,96 @@
+"""Every error that Mini-Stream raises on purpose.
+
+    MinistreamError
+    ├── UsageError            you asked for something wrong         exit 2
+    │   ├── ConfigError         a key, value or option
+    │   └── InputError          a file that cannot be read as what it should be
+    ├── IncompleteError       the scan ended with frames missing    exit 3
+    ├── PeerError             the other side misbehaved             exit 4
+    │   ├── ProtocolError       a message out of turn or malformed
+    │   │   └── FrameError        one frame is bad, the stream can go on
+    │   ├── PeerLostError       absent, silent or gone
+    │   └── TunnelError         control server, proxy or credentials
+    │       └── AccessError       refused: not authenticated or not allowed
+    ├── StorageError          the disk or the file system failed    exit 5
+    └── MachineError          a rank, a child process or the MPI failed  exit 4
+
+A message names the file, rank, frame or option, and says what to do about it.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class ExitCode(enum.IntEnum):
+    """What the process's exit status tells a script."""
+
+    COMPLETE = 0
+    USAGE = 2
+    INCOMPLETE = 3
+    PEER = 4
+    STORAGE = 5
+
+
+class MinistreamError(Exception):
+    """Base of all; `exit_code` is the status the command line ends with."""
+
+    exit_code: ExitCode = ExitCode.PEER
+
+
+class UsageError(MinistreamError):
+    """The user asked for something that cannot be done."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ConfigError(UsageError):
+    """A configuration key, value or command-line option is wrong."""
+
+
+class InputError(UsageError):
+    """An input file is missing, truncated or not of the expected form."""
+
+
+class IncompleteError(MinistreamError):
+    """The job ended in order, but with frames lost or dropped."""
+
+    exit_code = ExitCode.INCOMPLETE
+
+
+class PeerError(MinistreamError):
+    """The other side of a connection misbehaved or went away."""
+
+    exit_code = ExitCode.PEER
+
+
+class ProtocolError(PeerError):
+    """A message that is malformed, out of turn or of another protocol version."""
+
+
+class FrameError(ProtocolError):
+    """One frame is bad (size, dtype, checksum, NaN); the stream around it is sound."""
+
+
+class PeerLostError(PeerError):
+    """The peer is absent, silent for too long, or gone."""
+
+
+class TunnelError(PeerError):
+    """A control server, data proxy or tunnel session failed."""
+
+
+class AccessError(TunnelError):
+    """Refused: the caller is not authenticated, or not allowed to do this."""
+
+
+class StorageError(MinistreamError):
+    """The file system refused a write; names the file."""
+
+    exit_code = ExitCode.STORAGE
+
+
+class MachineError(MinistreamError):
+    """A rank, a child process or the MPI installation failed."""
+
+    exit_code = ExitCode.PEER

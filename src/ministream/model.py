@@ -1,0 +1,108 @@
+"""The values that stages hand to each other: frozen, keyword-only, validated at the wire, not here."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class FrameKind(enum.IntEnum):
+    """What a frame shows."""
+
+    PROJECTION = 1
+    FLAT = 2
+    DARK = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frame:
+    """One detector image on its way from the source to the window.
+
+    `pixels` is [rows, cols] in the scan's dtype and C order. `index` counts the frames of one kind in
+    acquisition order from 0; a gap means frames that were never sent. `angle_rad` is 0 for flats and
+    darks. `acquired_s` is the UNIX time of the exposure, in seconds.
+    """
+
+    kind: FrameKind
+    index: int
+    angle_rad: float
+    pixels: NDArray[Any]
+    acquired_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scan:
+    """One acquisition: what the receiver must know before the first frame.
+
+    `projections`, `flats` and `darks` are the counts to expect; 0 projections means not known in
+    advance. `dtype` is a NumPy dtype string such as `<u2`. `axis_col` is the detector column of the
+    rotation axis, pixel centres at integers; None stands for the middle, (cols - 1) / 2.
+    `truth` is a source's own recipe for the ground truth (JSON text), opaque to everyone else.
+    """
+
+    scan_id: str
+    rows: int
+    cols: int
+    projections: int
+    flats: int
+    darks: int
+    dtype: str
+    axis_col: float | None = None
+    pixel_size_um: float | None = None
+    energy_kev: float | None = None
+    sample: str = ""
+    truth: str | None = None
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame's pixels."""
+        return self.rows * self.cols * np.dtype(self.dtype).itemsize
+
+    @property
+    def axis_or_middle(self) -> float:
+        """The rotation axis column, the detector's middle where none is known."""
+        return (self.cols - 1) / 2 if self.axis_col is None else self.axis_col
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Slab:
+    """The contiguous detector rows [first, first + rows) that one rank owns."""
+
+    first: int
+    rows: int
+
+    @property
+    def stop(self) -> int:
+        return self.first + self.rows
+
+    @property
+    def slice(self) -> slice:
+        """For indexing the rows of a frame or the slices of a volume."""
+        return slice(self.first, self.stop)
+
+
+@dataclass(kw_only=True, slots=True)
+class Counters:
+    """Every frame ends in exactly one of these; all of them end up in the output.
+
+    `sent` is what the producer says it sent, `received` what arrived whole, `used` what entered the
+    window, `dropped` what the producer left out on purpose, `refused` what arrived but was bad
+    (`reasons` counts why), `repeated` what arrived twice.
+    """
+
+    sent: int = 0
+    received: int = 0
+    used: int = 0
+    dropped: int = 0
+    refused: int = 0
+    repeated: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def refuse(self, reason: str) -> None:
+        """Count one refused frame under a short, stable reason."""
+        self.refused += 1
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
