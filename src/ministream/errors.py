@@ -33,9 +33,14 @@ class ExitCode(enum.IntEnum):
 
 
 class MinistreamError(Exception):
-    """Base of all; `exit_code` is the status the command line ends with."""
+    """Base of all; `exit_code` is the status the command line ends with.
+
+    `everywhere` says that every rank raised it together, so that the job can end in order; an error of
+    one rank alone must abort the others.
+    """
 
     exit_code: ExitCode = ExitCode.PEER
+    everywhere: bool = False
 
 
 class UsageError(MinistreamError):

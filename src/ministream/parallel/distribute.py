@@ -1,0 +1,138 @@
+"""Deal every frame's detector rows to the ranks that own them, overlapped with what the ranks compute.
+
+Frames travel in batches: one small broadcast says what comes, then one scatter per frame takes the rows
+straight from the receive buffer, because a slab of a C-ordered frame is contiguous. All operations are
+non-blocking; whoever computes calls `poll` now and then so that MPI moves on.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ministream.model import Frame, FrameKind, Scan, Slab
+from ministream.parallel.mpi import MPI, Comm, Request, row_type, wait_until
+
+_RECORD = np.dtype([("kind", "u1"), ("index", "i8"), ("angle_rad", "f8"), ("acquired_s", "f8")])
+
+
+class Op(enum.IntEnum):
+    """What a batch tells the ranks."""
+
+    FRAMES = 1
+    END = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """One frame as a rank sees it: `pixels` [slab rows, cols] in the scan's dtype, valid until the next `poll`."""
+
+    kind: FrameKind
+    index: int
+    angle_rad: float
+    acquired_s: float
+    pixels: NDArray[Any]
+
+
+Feed = Callable[[], Sequence[Frame] | None]
+
+
+class Distributor:
+    """One rank's end of the distribution; every rank makes one, in the same order.
+
+    `feed`, on rank 0, returns the frames that are ready (at most `batch`, maybe none) without waiting, and
+    None once, when no more will come. Beyond the frames that `feed` hands out, rank 0 holds no pixels
+    and copies none; the others hold `batch` frames of their own rows.
+    """
+
+    def __init__(self, comm: Comm, scan: Scan, slabs: Sequence[Slab], batch: int, feed: Feed | None) -> None:
+        self._comm = comm.dup()
+        self._feed = feed
+        self._slab = slabs[comm.rank]
+        self._counts = [slab.rows for slab in slabs]
+        self._starts = [slab.first for slab in slabs]
+        dtype = np.dtype(scan.dtype)
+        self._row = row_type(scan.cols * dtype.itemsize)
+        self._staging = np.empty((0 if feed else batch, self._slab.rows, scan.cols), dtype)
+        self._control = np.zeros(1, [("op", "i8"), ("count", "i8"), ("records", _RECORD, (batch,))])
+        self._frames: Sequence[Frame] = ()
+        self._announced: Request | None = None
+        self._scatters: list[Request] | None = None
+        self.ended = False
+        self.wait_s = 0.0
+        self.bytes_scattered = 0
+
+    @staticmethod
+    def memory_bytes(scan: Scan, slab: Slab, batch: int, rank: int) -> int:
+        """Bytes of pixels that a rank's distributor holds."""
+        return 0 if rank == 0 else batch * slab.rows * scan.cols * np.dtype(scan.dtype).itemsize
+
+    def poll(self) -> bool:
+        """Move the next batch on without waiting; True when it is complete on this rank."""
+        if self.ended:
+            return True
+        if self._announced is None:
+            self._announce()
+        if self._announced is None:
+            return False
+        # Rank 0 knows what it announced; the others must read it first.
+        if self._scatters is None and (self._feed is not None or self._announced.Test()):
+            self._scatters = [self._scatter(k) for k in range(self._count)]
+        return self._scatters is not None and Request.Testall([self._announced, *self._scatters])
+
+    def take(self) -> list[Rows] | None:
+        """Wait, politely, for the next batch; None when the stream has ended."""
+        started = time.perf_counter()
+        wait_until(self.poll)
+        self.wait_s += time.perf_counter() - started
+        self.ended = self.ended or int(self._control["op"][0]) == Op.END
+        self._announced = self._scatters = None
+        return None if self.ended else self._rows()
+
+    def close(self) -> None:
+        """Give the communicator back; collective, after the end of the stream."""
+        self._comm.free()
+
+    @property
+    def _count(self) -> int:
+        return int(self._control["count"][0])
+
+    def _announce(self) -> None:
+        """Start the broadcast of what comes; rank 0 does so only once there is something to say."""
+        if self._feed is not None:
+            frames = self._feed()
+            if frames is not None and not frames:
+                return
+            self._frames = frames or ()
+            self._control["op"] = Op.END if frames is None else Op.FRAMES
+            self._control["count"] = len(self._frames)
+            self._control["records"][0, : len(self._frames)] = [
+                (frame.kind, frame.index, frame.angle_rad, frame.acquired_s) for frame in self._frames
+            ]
+        self._announced = self._comm.raw.Ibcast(self._control.view(np.uint8), root=0)
+
+    def _scatter(self, k: int) -> Request:
+        if self._feed is None:
+            return self._comm.raw.Iscatterv(None, [self._staging[k], self._slab.rows, self._row], root=0)
+        pixels = self._frames[k].pixels
+        self.bytes_scattered += pixels.nbytes
+        return self._comm.raw.Iscatterv([pixels, self._counts, self._starts, self._row], MPI.IN_PLACE, root=0)
+
+    def _rows(self) -> list[Rows]:
+        own = (frame.pixels[self._slab.slice] for frame in self._frames) if self._feed else iter(self._staging)
+        return [
+            Rows(
+                kind=FrameKind(int(record["kind"])),
+                index=int(record["index"]),
+                angle_rad=float(record["angle_rad"]),
+                acquired_s=float(record["acquired_s"]),
+                pixels=pixels,
+            )
+            for record, pixels in zip(self._control["records"][0, : self._count], own, strict=False)
+        ]

@@ -1,0 +1,199 @@
+"""The one doorway to MPI: start-up, the communicator, polite waiting, and the end of all ranks together.
+
+Only the main thread may call into this module (some MPI builds have no THREAD_MULTIPLE).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self, TypeVar
+
+import mpi4py
+import numpy as np
+from numpy.typing import NDArray
+
+mpi4py.rc.thread_level = "funneled"  # the receive thread and gRPC never call MPI
+
+from mpi4py import MPI  # noqa: E402 - the thread level must be set before MPI starts
+
+from ministream import log  # noqa: E402
+from ministream.errors import ConfigError, MachineError, MinistreamError  # noqa: E402
+
+__all__ = ["MPI", "Comm", "Request"]
+
+_LOG = log.get(__name__)
+
+T = TypeVar("T")
+
+Request = MPI.Request
+
+# Polling starts this often and slows down to the longest nap.
+_NAP_MIN_S = 20e-6
+_NAP_MAX_S = 1e-3
+
+
+class Comm:
+    """A communicator: rank, size, and the few collectives that the stages use."""
+
+    def __init__(self, raw: MPI.Intracomm) -> None:
+        self.raw = raw
+        self.rank: int = raw.Get_rank()
+        self.size: int = raw.Get_size()
+
+    def dup(self) -> Self:
+        """A communicator of the same ranks whose traffic never meets this one's."""
+        return type(self)(self.raw.Dup())
+
+    def free(self) -> None:
+        """Give back a duplicated communicator; collective."""
+        self.raw.Free()
+
+    def barrier(self) -> None:
+        """Wait, politely, until every rank is here."""
+        wait_until(self.raw.Ibarrier().Test)
+
+    def bcast(self, value: T) -> T:
+        """Rank 0's small object on every rank."""
+        return self.raw.bcast(value, root=0)  # type: ignore[no-any-return]
+
+    def gather(self, value: T) -> list[T] | None:
+        """One small object of every rank, in rank order, on rank 0; None elsewhere."""
+        return self.raw.gather(value, root=0)
+
+    def allgather(self, value: T) -> list[T]:
+        """One small object of every rank, in rank order, on every rank."""
+        return self.raw.allgather(value)
+
+    def sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The element-wise sum over ranks, on every rank."""
+        total = np.empty_like(values)
+        self.raw.Allreduce(values, total, op=MPI.SUM)
+        return total
+
+    def send_array(self, array: NDArray[Any], destination: int) -> None:
+        """Send one C-contiguous array; the receiver knows its shape and dtype."""
+        self.raw.Send(row_buffer(array), dest=destination)
+
+    def recv_array(self, array: NDArray[Any], source: int) -> None:
+        """Receive into one C-contiguous array what `send_array` sent."""
+        self.raw.Recv(row_buffer(array), source=source)
+
+    def agree(self, error: MinistreamError | None) -> None:
+        """Let every rank know whether one has failed; collective.
+
+        Raises, on every rank, the error of the lowest rank that has one.
+        """
+        first = next(((r, e) for r, e in enumerate(self.allgather(error)) if e is not None), None)
+        if first is None:
+            return
+        rank, agreed = first
+        if self.size > 1 and rank:
+            agreed = type(agreed)(f"rank {rank}: {agreed}")
+        agreed.everywhere = True
+        raise agreed
+
+    def node(self) -> Self:
+        """The ranks that share this rank's node."""
+        return type(self)(MPI.Intracomm(self.raw.Split_type(MPI.COMM_TYPE_SHARED)))
+
+
+def world(ranks_wanted: int | None = None) -> Comm:
+    """The communicator of all ranks.
+
+    Raises ConfigError when the launcher did not give the ranks that were asked for: the wrong
+    launcher gives as many single ranks and no error.
+    """
+    comm = Comm(MPI.COMM_WORLD)
+    if ranks_wanted is not None and comm.size != ranks_wanted:
+        raise ConfigError(
+            f"{ranks_wanted} ranks were asked for, but this MPI ({library()}) sees {comm.size}: "
+            "start the job with the mpirun or srun that belongs to it"
+        )
+    return comm
+
+
+def library() -> str:
+    """Name and version of the MPI library, one line."""
+    return MPI.Get_library_version().splitlines()[0].split(",")[0].strip("\0 ")
+
+
+def launcher_ranks() -> int | None:
+    """How many ranks the launcher says it started, by its environment; None where it says nothing."""
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "SLURM_STEP_NUM_TASKS"):
+        if (text := os.environ.get(name, "")).isdigit():
+            return int(text)
+    return None
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    """Call `done` until it says True, napping in between: a rank that waits takes no core from one that works."""
+    nap = _NAP_MIN_S
+    while not done():
+        time.sleep(nap)
+        nap = min(2 * nap, _NAP_MAX_S)
+
+
+def row_buffer(array: NDArray[Any]) -> list[Any]:
+    """An MPI buffer that counts rows, not bytes, so that more than 2 GiB fit MPI's 32-bit counts."""
+    rows = array.shape[0]
+    row_bytes = array.nbytes // max(rows, 1)
+    return [array, rows, row_type(row_bytes)]
+
+
+def row_type(row_bytes: int) -> MPI.Datatype:
+    """A committed datatype of one row's bytes; made once per size."""
+    if row_bytes not in _ROW_TYPES:
+        _ROW_TYPES[row_bytes] = MPI.BYTE.Create_contiguous(row_bytes).Commit()
+    return _ROW_TYPES[row_bytes]
+
+
+_ROW_TYPES: dict[int, MPI.Datatype] = {}
+
+
+def fair_threads(comm: Comm) -> int:
+    """Threads for this rank such that all ranks of its node together fill its cores once; collective.
+
+    Every core that a rank may run on counts as its share among the ranks that may run there.
+    """
+    mine = os.sched_getaffinity(0)
+    node = comm.node()
+    everyone = node.allgather(mine)
+    node.free()
+    share = sum(1 / sum(cpu in other for other in everyone) for cpu in mine)
+    return max(1, int(share + 1e-9))
+
+
+@contextmanager
+def ending_together(comm: Comm) -> Iterator[None]:
+    """Run a job so that one failing rank stops all, with one readable line.
+
+    An error that every rank raised together goes up on rank 0 and ends the others silently with its
+    exit code. An error of one rank alone is logged there and aborts the job.
+    """
+    try:
+        yield
+    except MinistreamError as error:
+        if comm.size == 1 or (error.everywhere and comm.rank == 0):
+            raise
+        if error.everywhere:
+            raise SystemExit(int(error.exit_code)) from None
+        _abort(comm, error, int(error.exit_code))
+    except KeyboardInterrupt as error:
+        if comm.size == 1:
+            raise
+        _abort(comm, error, 128 + 2)
+    except Exception as error:
+        if comm.size == 1:
+            raise
+        _LOG.debug("the failing rank's traceback", exc_info=True)
+        _abort(comm, error, int(MachineError.exit_code))
+
+
+def _abort(comm: Comm, error: BaseException, code: int) -> None:
+    _LOG.error("rank %d of %d failed, ending the job: %s: %s", comm.rank, comm.size, type(error).__name__, error)
+    sys.stderr.flush()
+    comm.raw.Abort(code)
