@@ -72,7 +72,7 @@ class TunnelSection(Section):
     """`[tunnel]`: the SciStream tunnel and this side's control server."""
 
     kind: str = Field(default="relay", description="data proxy: relay, stunnel, haproxy, nginx")
-    control: str = Field(default="127.0.0.1:0", description="address of this job's S2CS; port 0: any free port")
+    control: str | None = Field(default=None, description="this job's S2CS; port 0: any free one; none: no tunnel")
     data_host: str = Field(default="127.0.0.1", description="interface on which this side's data ports are bound")
     port_range: tuple[int, int] | None = Field(default=None, strict=False, description="data ports; none: any free")
     credentials: Path | None = Field(default=None, strict=False, description="directory made by `ministream certs`")

@@ -82,11 +82,22 @@ class Comm:
         """Receive into one C-contiguous array what `send_array` sent."""
         self.raw.Recv(row_buffer(array), source=source)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run a block on every rank; if it fails on one, it fails on all, with that rank's error; collective."""
+        failed = None
+        try:
+            yield
+        except MinistreamError as error:
+            failed = error
+        self.agree(failed)
+
     def agree(self, error: MinistreamError | None) -> None:
-        """Let every rank know whether one has failed; collective.
+        """Let every rank know whether one has failed; collective, and polite however late the others come.
 
         Raises, on every rank, the error of the lowest rank that has one.
         """
+        self.barrier()
         first = next(((r, e) for r, e in enumerate(self.allgather(error)) if e is not None), None)
         if first is None:
             return

@@ -1,0 +1,1 @@
+"""The composition root: builds the jobs from the stages and runs them."""

@@ -1,0 +1,69 @@
+"""The producer job: source → sender, beside its end of the tunnel."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from ministream import log
+from ministream.app.announce import announce
+from ministream.app.gateway import embedded
+from ministream.config import Config
+from ministream.model import Frame, FrameKind
+from ministream.source import open_source
+from ministream.transport import FrameSender, SenderReport
+
+_LOG = log.get(__name__)
+
+
+def produce(config: Config, announce_to: Path | None) -> SenderReport:
+    """Play the configured source to one receiver, to the last acknowledgement.
+
+    Raises UsageError for a source that cannot be played, PeerError when the receiver stays away or
+    misbehaves, TunnelError for this side's control server.
+    """
+    with ExitStack() as stack:
+        source = open_source(config.source, order=config.producer.order, repeat=config.producer.repeat)
+        stack.callback(source.close)
+        sender = stack.enter_context(
+            FrameSender(
+                config.producer.listen,
+                source.scan,
+                checksum=config.stream.checksum,
+                peer_timeout_s=config.producer.peer_timeout_s,
+                stall_timeout_s=config.stream.stall_timeout_s,
+            )
+        )
+        server = embedded(config.tunnel, "PROD", targets=[sender.address])
+        if server is not None:
+            stack.enter_context(server)
+        announce(announce_to, data=sender.address, control=server.address if server else None)
+        scan = source.scan
+        _LOG.info(
+            "scan %s: %d darks, %d flats, %d projections of %d × %d, data on %s",
+            *(scan.scan_id, scan.darks, scan.flats, scan.projections, scan.rows, scan.cols, sender.address),
+        )
+        for frame in paced(source.frames(), config.producer.rate):
+            sender.send(frame)
+        return sender.finish()
+
+
+def paced(frames: Iterator[Frame], rate: float | None) -> Iterator[Frame]:
+    """Let projections pass at `rate` per second; calibration frames and no rate pass at once.
+
+    A consumer that lags does not make the following projections come faster than the rate: a real
+    detector does not hurry either.
+    """
+    period_s = 1 / rate if rate else 0.0
+    due = -math.inf
+    while True:
+        time.sleep(max(0.0, due - time.monotonic()))
+        frame = next(frames, None)
+        if frame is None:
+            return
+        if frame.kind is FrameKind.PROJECTION:
+            due = max(due, time.monotonic() - period_s) + period_s
+        yield frame

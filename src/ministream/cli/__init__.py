@@ -1,0 +1,101 @@
+"""The command line: the only place that prints. One module per topic adds its commands to `cli`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from ministream import __version__, log
+from ministream.errors import ConfigError, MinistreamError
+
+cli = typer.Typer(
+    name="ministream",
+    help=str(sys.modules["ministream"].__doc__),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ERRORS = Console(stderr=True, soft_wrap=True, highlight=False)
+
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Any configuration key, value as in TOML.")
+]
+RunArgument = Annotated[Path | None, typer.Argument(metavar="[RUN.toml]", help="Configuration file.", show_default=False)]
+AnnounceOption = Annotated[
+    Path | None, typer.Option(help="Write this job's addresses here (JSON, 0600) once it listens.", metavar="FILE")
+]
+
+
+@cli.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False) -> None:
+    if version:
+        typer.echo(f"ministream {__version__}")
+        raise typer.Exit
+
+
+def overrides(settings: list[str] | None, **tables: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Named options and `--set` assignments as one mapping of tables; `--set` wins.
+
+    Raises ConfigError for an assignment that is not TABLE.KEY=VALUE.
+    """
+    merged = {table: dict(values) for table, values in tables.items()}
+    for setting in settings or []:
+        name, equals, text = setting.partition("=")
+        table, dot, key = name.strip().partition(".")
+        if not (equals and dot and key.isidentifier()):
+            raise ConfigError(f"--set {setting}: write TABLE.KEY=VALUE, for example --set window.length=90")
+        merged.setdefault(table, {})[key] = _toml_value(text.strip())
+    return merged
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word is a string
+
+
+def main() -> NoReturn:
+    """Run the command line; every deliberate error becomes one line and its exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = cli(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except typer.Abort:
+        sys.exit(130)
+    except MinistreamError as error:
+        fail(str(error), int(error.exit_code))
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of the option parser
+            fail(f"{error.format_message()} (see --help)", 2)
+        log.get(__name__).debug("traceback", exc_info=True)
+        fail(f"internal error, please report it: {type(error).__name__}: {error}", 70)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Print one line on standard error and end."""
+    ERRORS.print(f"ministream: {message}", markup=False)
+    sys.exit(code)
+
+
+def _terminate(_signum: int, _frame: object) -> NoReturn:
+    sys.exit(128 + signal.SIGTERM)
+
+
+from ministream.cli import jobs  # noqa: E402 - the commands need the shared options above
+
+jobs.register(cli)

@@ -1,0 +1,115 @@
+"""`ministream produce` and `ministream recon`: the two jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ministream import config, log
+from ministream.cli import ERRORS, AnnounceOption, RunArgument, SetOption, overrides
+
+ControlOption = Annotated[
+    str | None, typer.Option(help="Address of this job's S2CS; port 0: any free one.", metavar="HOST:PORT")
+]
+CredentialsOption = Annotated[
+    Path | None, typer.Option(help="Directory made by `ministream certs`.", metavar="DIR")
+]
+InsecureOption = Annotated[bool | None, typer.Option("--insecure", help="No TLS, no authentication; loopback only.")]
+LogOption = Annotated[str | None, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")]
+
+
+def register(cli: typer.Typer) -> None:
+    """Add the commands."""
+    cli.command("produce")(produce)
+    cli.command("recon")(recon)
+
+
+def produce(  # noqa: PLR0917 - a command's parameters are its options
+    run: RunArgument = None,
+    source: Annotated[str | None, typer.Option(help="Kind of source: phantom, dxchange, …")] = None,
+    file: Annotated[Path | None, typer.Option(help="DXchange file to play; implies --source dxchange.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Projections per second; none: as fast as granted.")] = None,
+    order: Annotated[str | None, typer.Option(help="sequential, interlaced or golden-angle.")] = None,
+    repeat: Annotated[int | None, typer.Option(help="Play the projections this often.")] = None,
+    listen: Annotated[str | None, typer.Option(help="Data socket, tcp://HOST:PORT.", metavar="URL")] = None,
+    control: ControlOption = None,
+    credentials: CredentialsOption = None,
+    insecure: InsecureOption = None,
+    announce: AnnounceOption = None,
+    log_level: LogOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Acquire projections and stream them to whoever connects."""
+    from ministream.app import produce as app  # heavy imports only for the command that runs
+
+    if file is not None and source is None:
+        source = "dxchange"
+    settled = config.load(
+        run,
+        overrides(
+            settings,
+            source={"kind": source, "file": str(file) if file else None},
+            producer={"rate": rate, "order": order, "repeat": repeat, "listen": listen},
+            tunnel=_tunnel(control, credentials, insecure),
+        ),
+    )
+    log.setup("producer", log_level or settled.log_level)
+    report = app.produce(settled, announce)
+    ERRORS.print(f"sent {report.projections} projections, {report.bytes / 2**20:.1f} MiB in {report.seconds:.1f} s")
+
+
+def recon(  # noqa: PLR0917
+    run: RunArgument = None,
+    connect: Annotated[
+        str | None, typer.Option(help="Producer's data address tcp://HOST:PORT; none: through the tunnel.", metavar="URL")
+    ] = None,
+    window_length: Annotated[int | None, typer.Option(help="Projections in the window; 0: the whole scan.")] = None,
+    window_step: Annotated[int | None, typer.Option(help="New projections per update; 0: the window's length.")] = None,
+    window_iter: Annotated[int | None, typer.Option(help="Iterations per update.")] = None,
+    write_freq: Annotated[int | None, typer.Option(help="Updates per snapshot; 0: none.")] = None,
+    pub_freq: Annotated[int | None, typer.Option(help="Updates per published preview; 0: none.")] = None,
+    axis: Annotated[float | None, typer.Option(help="Rotation axis: detector column, pixel centres at integers.")] = None,
+    center: Annotated[float | None, typer.Option(help="The same in TomoPy's convention: axis + 0.5.")] = None,
+    algorithm: Annotated[str | None, typer.Option(help="sirt, …")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads per rank; 0: the node's cores shared out.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="Refuse to start with any other number of ranks.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")] = None,
+    strict: Annotated[bool | None, typer.Option("--strict", help="End at the first refused frame.")] = None,
+    stall_timeout: Annotated[float | None, typer.Option(help="Silence in seconds that ends the scan.")] = None,
+    control: ControlOption = None,
+    credentials: CredentialsOption = None,
+    insecure: InsecureOption = None,
+    announce: AnnounceOption = None,
+    log_level: LogOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Receive a scan and reconstruct it; start it with mpirun or srun."""
+    from ministream.app import recon as app
+
+    tables = overrides(
+        settings,
+        stream={"connect": connect, "strict": strict, "stall_timeout_s": stall_timeout},
+        window={
+            "length": window_length,
+            "step": window_step,
+            "iterations": window_iter,
+            "write_freq": write_freq,
+            "pub_freq": pub_freq,
+        },
+        recon={"kind": algorithm, "axis": axis, "center": center, "threads": threads},
+        output={"directory": str(out) if out else None},
+        tunnel=_tunnel(control, credentials, insecure),
+    )
+    summary = app.recon(lambda: config.load(run, tables), ranks, announce, log_level, ERRORS)
+    if summary is not None:
+        from ministream.monitor import render
+
+        Console().print(render(summary))
+        raise typer.Exit(int(app.exit_code(summary)))
+
+
+def _tunnel(control: str | None, credentials: Path | None, insecure: bool | None) -> dict[str, Any]:
+    return {"control": control, "credentials": str(credentials) if credentials else None, "insecure": insecure}
