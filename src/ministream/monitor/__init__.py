@@ -1,0 +1,1 @@
+"""Watching: stage clocks, latency, progress, summary, and what is published to viewers."""

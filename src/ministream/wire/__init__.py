@@ -1,0 +1,1 @@
+"""What travels: headers, codecs and session state machines; bytes in, events out, no sockets."""

@@ -1,0 +1,166 @@
+"""`TImage`, the FlatBuffers message in which aps-mini-apps sends detector images and reconstructions.
+
+Schema, in slot order: seq int32, dims struct {z, y, x: int32}, rotation float32, center float32, uniqueId int32,
+itype int8, tdata [ubyte]. The pixels' dtype is not on the wire. Everything is little-endian.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ministream.errors import FrameError, UsageError
+from ministream.wire._flat import Table
+
+END_OF_DATA = b"end_data"
+"""What the data acquisition publishes after its last image; not a TImage."""
+
+PIXEL_DTYPES = ("uint8", "uint16", "float32")
+"""What the programs of aps-mini-apps put into `tdata`."""
+
+LARGEST_BYTES = 2**31 - 1
+"""A FlatBuffers message ends here: its offsets are signed 32-bit numbers."""
+
+_INT32 = struct.Struct("<i")
+_FLOAT32 = struct.Struct("<f")
+_INT8 = struct.Struct("<b")
+_DIM3 = struct.Struct("<iii")
+
+# Root offset, padding, vtable (its size, the table's size, the fields' offsets), table, padding, length of tdata.
+_PREFIX = struct.Struct("<I 2x HH 7H iI i iii f f i b 3x I")
+_TABLE = 24
+_TDATA = _PREFIX.size - 4
+_FIELD_OFFSETS = (8, 12, 24, 28, 32, 36, 4)
+
+
+class ImageType(enum.IntEnum):
+    """`IType` of the schema; a reset starts a new set of flats or darks with the image that carries it."""
+
+    END = 0
+    PROJECTION = 1
+    WHITE = 2
+    DARK = 3
+    WHITE_RESET = 4
+    DARK_RESET = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Image:
+    """One decoded message; `tdata` is a view of it.
+
+    `dims` is (slices, rows, columns), slices 1 for a detector image. `rotation` is in the sender's unit.
+    `center` is the rotation axis in TomoPy's convention: ours plus 0.5.
+    """
+
+    seq: int
+    dims: tuple[int, int, int]
+    rotation: float
+    center: float
+    unique_id: int
+    image_type: ImageType
+    tdata: memoryview
+
+    def pixels(self, dtype: DTypeLike) -> NDArray[Any]:
+        """The pixels [slices, rows, cols] as `dtype`; not copied, unless a small message arrived at an odd address.
+
+        Raises FrameError that says which dtype would fit when this one does not.
+        """
+        wanted = np.dtype(dtype).newbyteorder("<")
+        count = self.dims[0] * self.dims[1] * self.dims[2]
+        if count * wanted.itemsize != len(self.tdata):
+            raise FrameError(
+                f"TImage seq {self.seq}: tdata holds {len(self.tdata)} bytes, but dims {self.dims} of {wanted.name} "
+                f"are {count * wanted.itemsize}: {_fitting(len(self.tdata), count)}"
+            )
+        return np.require(np.frombuffer(self.tdata, wanted), requirements="A").reshape(self.dims)
+
+
+def _fitting(nbytes: int, count: int) -> str:
+    fitting = [name for name in PIXEL_DTYPES if count * np.dtype(name).itemsize == nbytes]
+    return f"--pixel-dtype {fitting[0]} would fit" if fitting else "no pixel dtype fits, the message is damaged"
+
+
+def decode(message: bytes | memoryview) -> Image:
+    """Read one TImage; the pixels stay where they are.
+
+    Raises FrameError, naming the field, for a message that is not a TImage or whose dims are not positive.
+    """
+    table = Table(memoryview(message).cast("B"), "TImage")
+    dims = table.values(1, _DIM3, "dims")
+    if dims is None or min(dims) < 1:
+        raise FrameError(f"TImage: dims {dims} must be three positive numbers (slices, rows, columns)")
+    rotation, center = _number(table, 2, _FLOAT32, "rotation"), _number(table, 3, _FLOAT32, "center")
+    if not (math.isfinite(rotation) and math.isfinite(center)):
+        raise FrameError(f"TImage: rotation {rotation} and center {center} must be finite")
+    return Image(
+        seq=_number(table, 0, _INT32, "seq"),
+        dims=(dims[0], dims[1], dims[2]),
+        rotation=rotation,
+        center=center,
+        unique_id=_number(table, 4, _INT32, "uniqueId"),
+        image_type=_image_type(_number(table, 5, _INT8, "itype")),
+        tdata=table.vector(6, "tdata"),
+    )
+
+
+def _image_type(value: int) -> ImageType:
+    try:
+        return ImageType(value)
+    except ValueError:
+        known = ", ".join(f"{one:d} {one.name}" for one in ImageType)
+        raise FrameError(f"TImage: itype {value} is none of {known}") from None
+
+
+def _number(table: Table, slot: int, layout: struct.Struct, field: str) -> Any:
+    values = table.values(slot, layout, field)
+    return 0 if values is None else values[0]
+
+
+def encode(
+    pixels: NDArray[Any],
+    *,
+    image_type: ImageType,
+    seq: int,
+    rotation: float = 0.0,
+    center: float,
+    unique_id: int,
+) -> memoryview:
+    """One TImage as one contiguous buffer; the pixels [rows, cols] or [slices, rows, cols] are copied once.
+
+    The table has a fixed layout and is laid by hand before the pixels: `flatbuffers.Builder` copies a vector twice.
+
+    Raises UsageError for a dtype that the wire does not know and for more pixels than one message can hold.
+    """
+    if pixels.dtype.name not in PIXEL_DTYPES or pixels.ndim not in (2, 3):
+        raise UsageError(
+            f"a TImage carries two or three dimensions of {', '.join(PIXEL_DTYPES)}, not {pixels.dtype} {pixels.shape}"
+        )
+    if _PREFIX.size + pixels.nbytes > LARGEST_BYTES:
+        raise UsageError(f"{pixels.nbytes} bytes of pixels do not fit in one TImage (2 GiB): send fewer slices")
+    message = np.empty(_PREFIX.size + pixels.nbytes, np.uint8)
+    dims = (1, *pixels.shape)[-3:]
+    _PREFIX.pack_into(
+        message.data,
+        0,
+        _TABLE,
+        4 + 2 * len(_FIELD_OFFSETS),
+        _TDATA - _TABLE,
+        *_FIELD_OFFSETS,
+        _TABLE - 6,
+        _TDATA - (_TABLE + 4),
+        seq,
+        *dims,
+        rotation,
+        center,
+        unique_id,
+        image_type,
+        pixels.nbytes,
+    )
+    np.copyto(message[_PREFIX.size :].view(pixels.dtype.newbyteorder("<")).reshape(pixels.shape), pixels)
+    return message.data
