@@ -74,7 +74,14 @@ class ProtocolError(PeerError):
 
 
 class FrameError(ProtocolError):
-    """One frame is bad (size, dtype, checksum, NaN); the stream around it is sound."""
+    """One frame is bad (size, dtype, checksum, NaN); the stream around it is sound.
+
+    `reason` is the short, stable word under which it is counted, such as `checksum`.
+    """
+
+    def __init__(self, message: str, *, reason: str = "malformed") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class PeerLostError(PeerError):
