@@ -1,0 +1,129 @@
+"""What a volume file says about itself: units, geometry, provenance, configuration, counters.
+
+    /data                    float32 [slice, row, col], linear attenuation per pixel
+    /entry/reconstruction    NXdata whose `data` is a link to /data, with axes z, y, x (NeXus viewers)
+    /exchange/data           the same link (DXchange readers)
+
+Attributes of `/data` describe the values and the geometry, attributes of `/` the scan and the job.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import math
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ministream.model import Counters, Scan
+
+DATASET = "/data"
+CONVENTION = (
+    "x = col - (n-1)/2, y = (n-1)/2 - row, u = x cos(theta) + y sin(theta) + axis_col; pixel centres at integers"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class VolumeState:
+    """What is known of the scan at the moment a volume is written.
+
+    `angles_rad` are the smallest and the largest angle used so far, None before the first; `elapsed_s`
+    counts from the first frame; `complete` says whether every projection that was sent is in the volume.
+    """
+
+    counters: Counters
+    complete: bool
+    updates: int
+    elapsed_s: float
+    angles_rad: tuple[float, float] | None = None
+    quality: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class VolumeHeader:
+    """What stays the same for all volumes of one job."""
+
+    scan: Scan
+    n: int
+    axis_col: float
+    ranks: int
+    config: Mapping[str, Any]
+
+
+def describe(file: h5py.File, header: VolumeHeader, state: VolumeState) -> None:
+    """Write every attribute and link into `file`, whose /data exists."""
+    file.attrs.update(_job(header) | _progress(state))
+    file[DATASET].attrs.update(_values(header.scan) | _geometry(header, state))
+    _link(file, header)
+
+
+def _job(header: VolumeHeader) -> dict[str, Any]:
+    scan = header.scan
+    known = {"energy_kev": scan.energy_kev, "sample": scan.sample or None}
+    return {
+        "program": "ministream",
+        "version": importlib.metadata.version("ministream"),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "ranks": header.ranks,
+        "scan_id": scan.scan_id,
+        "config": json.dumps(header.config),
+    } | {name: value for name, value in known.items() if value is not None}
+
+
+def _progress(state: VolumeState) -> dict[str, Any]:
+    counters = dataclasses.asdict(state.counters)
+    reasons = counters.pop("reasons")
+    return (
+        {"complete": state.complete, "updates": state.updates, "elapsed_s": state.elapsed_s}
+        | {f"projections_{name}": count for name, count in counters.items()}
+        | {"refused_reasons": json.dumps(reasons)}
+        | {f"quality_{name}": value for name, value in state.quality.items()}
+    )
+
+
+def _values(scan: Scan) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "units": "1/pixel",
+        "long_name": "linear attenuation coefficient",
+        "axes": "z:y:x",
+        "dimensions": "slice, row, col",
+    }
+    if scan.pixel_size_um is not None:
+        # 1 cm is 10^4 µm
+        values |= {"pixel_size_um": scan.pixel_size_um, "scale_to_per_cm": 1e4 / scan.pixel_size_um}
+    return values
+
+
+def _geometry(header: VolumeHeader, state: VolumeState) -> dict[str, Any]:
+    geometry: dict[str, Any] = {"axis_col": header.axis_col, "detector_cols": header.scan.cols, "geometry": CONVENTION}
+    if state.angles_rad is not None:
+        smallest, largest = map(math.degrees, state.angles_rad)
+        geometry |= {"angle_min_deg": smallest, "angle_max_deg": largest}
+    return geometry
+
+
+def _link(file: h5py.File, header: VolumeHeader) -> None:
+    file.attrs.update({"NX_class": "NXroot", "default": "entry"})
+    entry = file.create_group("entry")
+    entry.attrs.update({"NX_class": "NXentry", "default": "reconstruction"})
+    group = entry.create_group("reconstruction")
+    group.attrs.update({"NX_class": "NXdata", "signal": "data", "axes": ["z", "y", "x"]})
+    group["data"] = h5py.SoftLink(DATASET)
+    pixel, units = (1.0, "pixel") if header.scan.pixel_size_um is None else (header.scan.pixel_size_um, "um")
+    middle = (header.n - 1) / 2
+    coordinates = {
+        "z": np.arange(header.scan.rows),
+        "y": middle - np.arange(header.n),
+        "x": np.arange(header.n) - middle,
+    }
+    for name, values in coordinates.items():
+        group[name] = values * pixel
+        group[name].attrs["units"] = units
+    file["exchange/data"] = h5py.SoftLink(DATASET)
