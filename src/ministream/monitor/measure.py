@@ -1,0 +1,118 @@
+"""What a rank measures about itself while it works: seconds per stage, latency, rate, memory."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+Clock = Callable[[], float]
+
+
+class StageClock:
+    """Seconds spent in each named stage. Stages may nest; time inside an inner stage counts for the inner only."""
+
+    def __init__(self, clock: Clock = time.perf_counter) -> None:
+        self._clock = clock
+        self._seconds: dict[str, float] = {}
+        self._running: list[str] = []
+        self._since = 0.0
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Charge the time of the block to `stage`."""
+        self._charge()
+        self._running.append(stage)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._running.pop()
+
+    def _charge(self) -> None:
+        now = self._clock()
+        if self._running:
+            stage = self._running[-1]
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + now - self._since
+        self._since = now
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds per stage so far, in the order in which the stages first ended."""
+        return dict(self._seconds)
+
+
+class Latency:
+    """Percentiles of seconds from the acquisition of a projection to the image that contains it.
+
+    A histogram of 1 %-wide logarithmic bins from 1 µs to about 12 days: memory is bounded, a percentile
+    is right to 0.5 %, and histograms of several ranks or jobs can be added. `negative` counts values
+    below zero, which mean that the clocks of the two machines disagree; they go into the lowest bin.
+    """
+
+    _LOWEST_S = 1e-6
+    _STEP = math.log(1.01)
+    _BINS = 2780
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(self._BINS, np.int64)
+        self.negative = 0
+
+    def record(self, seconds: float, projections: int = 1) -> None:
+        """Count `projections` that took `seconds`."""
+        self.negative += projections if seconds < 0 else 0
+        position = math.log(max(seconds, self._LOWEST_S) / self._LOWEST_S) / self._STEP
+        self._counts[min(int(position), self._BINS - 1)] += projections
+
+    def add(self, other: Latency) -> None:
+        """Take in what another one has recorded."""
+        self._counts += other._counts
+        self.negative += other.negative
+
+    @property
+    def count(self) -> int:
+        """Projections recorded."""
+        return int(self._counts.sum())
+
+    def percentile(self, percent: float) -> float | None:
+        """The latency in seconds that `percent` of the projections do not exceed; None before the first."""
+        total = self.count
+        if total == 0:
+            return None
+        rank = max(1, math.ceil(total * percent / 100))
+        position = int(np.searchsorted(np.cumsum(self._counts), rank))
+        return self._LOWEST_S * math.exp((position + 0.5) * self._STEP)
+
+
+class Rate:
+    """Projections per second over the last seconds."""
+
+    def __init__(self, over_s: float = 5.0, clock: Clock = time.monotonic) -> None:
+        self._over_s, self._clock = over_s, clock
+        self._marks: deque[tuple[float, int]] = deque([(clock(), 0)])
+        self._spacing = over_s / 64  # bounds the marks that are kept
+
+    def update(self, total: int) -> None:
+        """Tell how many projections there are by now."""
+        now = self._clock()
+        if len(self._marks) > 1 and now - self._marks[-2][0] < self._spacing:
+            self._marks.pop()
+        self._marks.append((now, total))
+        while len(self._marks) > 2 and now - self._marks[1][0] >= self._over_s:
+            self._marks.popleft()
+
+    @property
+    def per_s(self) -> float:
+        """Projections/s; falls when none arrive."""
+        first, count = self._marks[0]
+        elapsed = self._clock() - first
+        return (self._marks[-1][1] - count) / elapsed if elapsed > 0 else 0.0
+
+
+def peak_memory_mib() -> float:
+    """The most memory that this process has held so far (resident), in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts KiB

@@ -1,0 +1,153 @@
+"""What a job tells at its end: to a person as a table, to a script as `summary.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ministream import atomic
+from ministream.model import Counters
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """The outcome of one reconstruction job.
+
+    `latency_s` holds p50 and p99 from acquisition to image, None where nothing was measured; `tunnel`
+    kind and cipher, None without a tunnel; `bytes` counts what the data connection received; `stages`
+    seconds per stage on rank 0; `quality` ssim and psnr (dB) against the truth, None where it is not
+    known; `residuals` the residual norm after each update.
+    """
+
+    scan_id: str
+    version: str
+    complete: bool
+    counters: Counters
+    updates: int
+    seconds: float
+    projections_per_s: float
+    latency_s: Mapping[str, float | None]
+    latency_negative: int = 0
+    ranks: int
+    threads: int
+    tunnel: Mapping[str, str] | None
+    bytes: int
+    stages: Mapping[str, float]
+    quality: Mapping[str, float] | None = None
+    residuals: Sequence[float] = ()
+    peak_memory_mib: Sequence[float] = ()
+    storage: str = ""
+    files: Sequence[str] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready; numbers that JSON has no word for (infinity, NaN) become null."""
+        values = dataclasses.asdict(self)
+        counters = values.pop("counters")
+        reasons = counters.pop("reasons")
+        finite: dict[str, Any] = _finite({"projections": counters, "refused_reasons": reasons} | values)
+        return finite
+
+    def write(self, path: Path) -> None:
+        """Write `path` whole or not at all. Raises StorageError."""
+        with atomic.replacing(path) as part:
+            part.write_text(json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def render(summary: Summary) -> Table:
+    """The summary as a table of two columns, for the end of the job."""
+    verdict = "[bold green]complete[/]" if summary.complete else "[bold red]incomplete[/]"
+    table = Table(title=f"Scan {summary.scan_id}: {verdict}", show_header=False, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in _rows(summary):
+        if text:
+            table.add_row(name, text)
+    return table
+
+
+def _rows(summary: Summary) -> list[tuple[str, str]]:
+    return [
+        ("projections", _projections(summary.counters)),
+        ("refused because", ", ".join(f"{reason}: {count}" for reason, count in summary.counters.reasons.items())),
+        ("updates", str(summary.updates)),
+        ("time", f"{summary.seconds:.1f} s, {summary.projections_per_s:.1f} projections/s"),
+        ("latency", _latency(summary)),
+        ("received", f"{summary.bytes / 2**20:.1f} MiB"),
+        ("tunnel", ", ".join(filter(None, summary.tunnel.values())) if summary.tunnel else "none"),
+        ("ranks × threads", f"{summary.ranks} × {summary.threads}"),
+        ("stages", _stages(summary.stages)),
+        ("peak memory", _memory(summary.peak_memory_mib)),
+        ("residual norm", _residuals(summary.residuals)),
+        ("quality", _quality(summary.quality)),
+        ("written by", summary.storage),
+        ("files", "\n".join(summary.files)),
+    ]
+
+
+def _projections(counters: Counters) -> str:
+    counts = {
+        "sent": counters.sent,
+        "received": counters.received,
+        "used": counters.used,
+        "dropped": counters.dropped,
+        "refused": counters.refused,
+        "repeated": counters.repeated,
+    }
+    always = ("sent", "received", "used")
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count or name in always)
+
+
+def _latency(summary: Summary) -> str:
+    p50, p99 = summary.latency_s.get("p50"), summary.latency_s.get("p99")
+    if p50 is None or p99 is None:
+        return ""
+    skew = ", the producer's clock runs ahead of ours" if summary.latency_negative else ""
+    return f"{_seconds(p50)} median, {_seconds(p99)} p99, from acquisition to image{skew}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def _stages(stages: Mapping[str, float]) -> str:
+    total = sum(stages.values())
+    ordered = sorted(stages.items(), key=lambda item: -item[1])
+    return "\n".join(
+        f"{name:<12} {seconds:8.2f} s {100 * seconds / total:4.0f} %" for name, seconds in ordered if total
+    )
+
+
+def _memory(per_rank: Sequence[float]) -> str:
+    if not per_rank:
+        return ""
+    return f"{max(per_rank):.0f} MiB on the largest rank, {sum(per_rank):.0f} MiB in all"
+
+
+def _residuals(residuals: Sequence[float]) -> str:
+    return f"{residuals[0]:.4g} → {residuals[-1]:.4g}" if residuals else ""
+
+
+def _quality(quality: Mapping[str, float] | None) -> str:
+    names = {
+        "ssim": "SSIM {:.4f}",
+        "psnr": "PSNR {:.2f} dB",
+        "nrmse": "NRMSE {:.4f}",
+        "correlation": "correlation {:.5f}",
+    }
+    return ", ".join(form.format(quality[name]) for name, form in names.items() if name in quality) if quality else ""
