@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from ministream.errors import StorageError
+from ministream import atomic
 
 
 def announce(path: Path | None, **addresses: str | None) -> None:
@@ -16,10 +16,6 @@ def announce(path: Path | None, **addresses: str | None) -> None:
     """
     if path is None:
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(addresses | {"pid": os.getpid()}, file)
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot announce this job's addresses: {error.strerror}") from error
+    with atomic.replacing(path) as part:
+        part.touch(0o600)
+        part.write_text(json.dumps(addresses | {"pid": os.getpid()}))

@@ -1,4 +1,4 @@
-"""Rank 0's receiving side: its end of the tunnel, the receiver, and the count of every frame."""
+"""Rank 0's receiving side: its end of the tunnel, the receiver, and the fate of every frame."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ministream.app.gateway import embedded
 from ministream.config import Config
 from ministream.errors import ConfigError, FrameError, MinistreamError
 from ministream.model import Counters, Frame, FrameKind, Scan
-from ministream.transport import Arrived, Ended, FrameReceiver, Lost, Refused
+from ministream.transport import Arrived, Ended, Event, FrameReceiver, Lost, Refused
 
 _LOG = log.get(__name__)
 
@@ -22,69 +22,70 @@ _LOG = log.get(__name__)
 class Ingress:
     """Receives the frames of one scan and hands them out without waiting.
 
-    `complete` says, after the end, whether every projection of the scan arrived; `ending` is one line that says
-    how it ended. `failure` is an error that must end the job once the ranks have stopped.
+    After the end `complete` says whether every projection that was sent arrived whole, `ending` says in one line
+    how it ended, and `failure` is the error that must end the job, if any.
+
+    Raises ConfigError where the configuration names no way to the producer.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, config: Config, announce_to: Path | None) -> None:
+        self._stream = config.stream
         self._stack = ExitStack()
-        self._server = embedded(config.tunnel, "CONS", targets=())
         self._receiver: FrameReceiver | None = None
         self._over = False
-        self._fed = 0
-        self._unacknowledged: list[int] = []
+        self._batch = self._step = 1
+        self._projections_fed = 0
+        self._last_seq = -1
         self.counters = Counters()
         self.complete = False
         self.ending = ""
         self.failure: MinistreamError | None = None
-        self.tunnel: dict[str, str | None] = {"kind": "none", "cipher": None}
-        if self._server is None and config.stream.connect is None:
+        self._server = embedded(config.tunnel, "CONS")
+        if self._server is None and self._stream.connect is None:
             raise ConfigError(
                 "no way to the producer: give --connect tcp://HOST:PORT for a direct connection, "
                 "or --control HOST:PORT to host this side's end of a tunnel"
             )
-
-    def __enter__(self) -> Self:
         if self._server is not None:
             self._stack.enter_context(self._server)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._stop)
+        announce(announce_to, control=self._server.address if self._server else None, data=self._stream.connect)
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def announce(self, path: Path | None) -> None:
-        """Tell the launcher where this side's S2CS listens."""
-        announce(path, control=self._server.address if self._server else None, data=self._config.stream.connect)
-
-    def scan(self) -> Scan:
+    def wait_for_scan(self) -> Scan:
         """Wait for the tunnel, the producer, and what it says of the scan.
 
-        Raises PeerLostError when one stays away longer than the configured time.
+        Raises PeerLostError when one stays away longer than the configured time, ProtocolError when the producer
+        speaks another protocol.
         """
-        stream = self._config.stream
-        url = stream.connect
+        url = self._stream.connect
         if self._server is not None:
-            session = self._server.wait_session(stream.connect_timeout_s)
-            url = f"tcp://{session.listeners[0]}"
+            url = f"tcp://{self._server.wait_session(self._stream.connect_timeout_s).listeners[0]}"
         self._receiver = self._stack.enter_context(
             FrameReceiver(
                 str(url),
-                credit_bytes=int(stream.credit_mib * 2**20),
-                connect_timeout_s=stream.connect_timeout_s,
-                stall_timeout_s=stream.stall_timeout_s,
+                credit_bytes=int(self._stream.credit_mib * 2**20),
+                connect_timeout_s=self._stream.connect_timeout_s,
+                stall_timeout_s=self._stream.stall_timeout_s,
             )
         )
         return self._receiver.scan()
 
     def begin(self, *, batch: int, step: int) -> None:
-        """Fix how many frames go out at once, and that no batch reaches past an update of the window."""
+        """Hand out at most `batch` frames at once, and end a batch where the window's next update is due.
+
+        From here on an interrupt ends the stream in order; a second one ends the job at once.
+        """
         self._batch, self._step = batch, step
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._interrupt)
 
     def feed(self) -> Sequence[Frame] | None:
-        """The frames that have arrived, at most a batch; none yet: an empty list; no more: None."""
+        """The frames that have arrived, an empty list where none has, None when no more will come."""
         assert self._receiver is not None
         frames: list[Frame] = []
         while not self._over and len(frames) < self._batch:
@@ -92,36 +93,43 @@ class Ingress:
             if event is None:
                 break
             frame = self._take(event)
-            if frame is not None:
-                frames.append(frame)
-                if frame.kind is FrameKind.PROJECTION:
-                    self._fed += 1
-                    if self._fed % self._step == 0:
-                        break
+            if frame is None:
+                continue
+            frames.append(frame)
+            self._projections_fed += frame.kind is FrameKind.PROJECTION
+            if frame.kind is FrameKind.PROJECTION and self._projections_fed % self._step == 0:
+                break
         return frames or (None if self._over else [])
 
     def acknowledge(self) -> None:
         """Everything handed out so far has reached its window: let the producer send more."""
         assert self._receiver is not None
-        for seq in self._unacknowledged:
-            self._receiver.ack(seq)
-        self._unacknowledged.clear()
+        self._receiver.ack(self._last_seq)
 
-    def _take(self, event: Arrived | Refused | Ended | Lost) -> Frame | None:
+    def _take(self, event: Event) -> Frame | None:
         match event:
             case Arrived(seq=seq, frame=frame):
-                self._unacknowledged.append(seq)
+                self._last_seq = seq
                 self.counters.received += frame.kind is FrameKind.PROJECTION
                 return frame
             case Refused(seq=seq, reason=reason, text=text):
-                self._unacknowledged.append(seq)
+                self._last_seq = seq
                 self.counters.refuse(reason)
                 _LOG.warning("frame refused: %s", text)
-                if self._config.stream.strict:
-                    self._finish(text, failure=FrameError(f"{text} (--strict)"))
+                if self._stream.strict:
+                    self._end(text, FrameError(f"{text}; the job is strict"))
             case Ended(totals=totals):
                 self.counters.sent, self.counters.dropped = totals.projections, totals.dropped
-                self._finish("every frame arrived")
+                self._end("the producer sent everything")
+                self.complete = self.counters.received == totals.projections and not totals.dropped
             case Lost(text=text):
-                self._finish(text)
+                self._end(text)
         return None
+
+    def _end(self, how: str, failure: MinistreamError | None = None) -> None:
+        self._over, self.ending, self.failure = True, how, failure
+        _LOG.info("end of the stream: %s", how)
+
+    def _interrupt(self, number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._end(f"stopped by {signal.Signals(number).name} after {self._projections_fed} projections")

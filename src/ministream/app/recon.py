@@ -2,92 +2,86 @@
 
 from __future__ import annotations
 
-import time
+import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 
-from ministream import log, partition
+from ministream import log
 from ministream.app.ingress import Ingress
 from ministream.app.results import Results
+from ministream.app.settle import Assignment, assign
 from ministream.config import Config
-from ministream.errors import ConfigError
-from ministream.model import FrameKind, Scan
+from ministream.model import FrameKind
 from ministream.monitor import StageClock, Summary
 from ministream.parallel import mpi
 from ministream.parallel.distribute import Distributor, Rows
 from ministream.prep import Corrector
-from ministream.recon import Geometry, Window, open_algorithm, padded_slices, set_threads, warm_up
+from ministream.recon import Geometry, Window, open_algorithm, set_threads, warm_up
 
 _LOG = log.get(__name__)
-
-# Frames that one broadcast announces: enough to amortise it, few enough that the ranks' staging stays
-# small beside the window.
-BATCH = 16
 
 
 def recon(
     load_config: Callable[[], Config],
+    *,
     ranks: int | None,
     announce_to: Path | None,
     log_level: str | None,
+    console: Console,
 ) -> Summary | None:
     """Reconstruct one scan; collective over all ranks. The summary comes back on rank 0, None elsewhere.
+
+    `load_config` is called on every rank. Progress goes to `console`, on rank 0.
 
     Raises the typed error of whatever failed: on rank 0 where every rank failed together; a rank that
     fails alone ends the job.
     """
     comm = mpi.world(ranks)
-    log.setup(f"rank {comm.rank}", log_level or "INFO")
     with mpi.ending_together(comm), ExitStack() as stack:
+        log.setup(f"rank {comm.rank}", log_level or "INFO")
         with comm.together():
             config = load_config()
-            ingress = stack.enter_context(Ingress(config)) if comm.rank == 0 else None
-            if ingress is not None:
-                ingress.announce(announce_to)
+            ingress = stack.enter_context(Ingress(config, announce_to)) if comm.rank == 0 else None
+        log.setup(f"rank {comm.rank}", log_level or config.log_level)
         threads = config.recon.threads or mpi.fair_threads(comm)
         set_threads(threads)
         warm_up()  # while the producer is still on its way
         with comm.together():
-            scan = ingress.scan() if ingress is not None else None
-        known = comm.bcast(scan)
-        assert known is not None
-        job = Job(comm, config, known, ingress, threads)
-        stack.callback(job.close)
+            offered = ingress.wait_for_scan() if ingress is not None else None
+        scan = comm.bcast(offered)
+        with comm.together():
+            job = Job(assign(comm, config, scan, threads), ingress, console)
+        if ingress is not None:
+            ingress.begin(batch=job.batch, step=job.step)
         return job.run()
 
 
 class Job:
     """One rank's part of one scan: its slab, its window, its image."""
 
-    def __init__(self, comm: mpi.Comm, config: Config, scan: Scan, ingress: Ingress | None, threads: int) -> None:
-        self._comm = comm
-        self._ingress = ingress
-        self._clock = StageClock()
-        with comm.together():
-            config = resolved(config, scan)
-            slabs = partition.slabs(scan.rows, comm.size)
-            slab = slabs[comm.rank]
-            geometry = Geometry(n=scan.cols, cols=scan.cols, axis_col=axis_of(config, scan))
-            self._window = Window(
-                length=config.window.length, step=config.window.step, cols=scan.cols, slices=slab.rows
-            )
-            self._corrector = Corrector(rows=slab.rows, cols=scan.cols, options=config.prep)
-            self._algorithm = open_algorithm(config.recon, geometry, slab.rows)
-            self._image = np.zeros((scan.cols, scan.cols, padded_slices(slab.rows)), np.float32)
-        self._iterations = config.window.iterations
-        batch = min(BATCH, config.window.step)
-        if ingress is not None:
-            ingress.begin(batch=batch, step=config.window.step)
-        self._distributor = Distributor(comm, scan, slabs, batch, ingress.feed if ingress else None)
-        self._results = Results(comm, config, scan, slab, threads, self._clock)
+    def __init__(self, my: Assignment, ingress: Ingress | None, console: Console) -> None:
+        self._comm, self._ingress, self._clock = my.comm, ingress, StageClock()
+        scan, slices, window = my.scan, my.slab.rows, my.config.window
+        geometry = Geometry(n=scan.cols, cols=scan.cols, axis_col=my.axis_col)
+        self._window = Window(length=window.length, step=window.step, cols=scan.cols, slices=slices)
+        self._corrector = Corrector(rows=slices, cols=scan.cols, options=my.config.prep)
+        self._algorithm = open_algorithm(my.config.recon, geometry, slices)
+        self._image = geometry.new_image(slices)
+        self._iterations = window.iterations
+        self._distributor = Distributor(my.comm, scan, my.slabs, my.batch, ingress.feed if ingress else None)
+        self._results = Results(my, self._clock, ingress, console)
 
     def run(self) -> Summary | None:
         """Take batches until the stream ends; update the image whenever the window is due."""
-        started = time.monotonic()
-        while (batch := self._distributor.take()) is not None:
+        if self._ingress is None:
+            # Rank 0 alone decides that the job ends early, and the others end with it.
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN)
+        while (batch := self._take()) is not None:
             with self._clock.timed("prep"):
                 for rows in batch:
                     self._accept(rows)
@@ -97,6 +91,27 @@ class Job:
                 self._update()
         if self._window.fresh:
             self._update()
-        if self._ingress is not None and self._ingress.failure is not None:
-            self._comm.agree(self._ingress.failure)
-        ...
+        self._distributor.close()
+        self._comm.agree(self._ingress.failure if self._ingress is not None else None)
+        return self._results.finish(self._image)
+
+    def _take(self) -> list[Rows] | None:
+        with self._clock.timed("wait"):
+            return self._distributor.take()
+
+    def _accept(self, rows: Rows) -> None:
+        if rows.kind is not FrameKind.PROJECTION:
+            self._corrector.add(rows.kind, rows.pixels)
+            return
+        before = self._window.fresh
+        slot = self._window.slot(rows.index, rows.angle_rad)
+        repaired = self._corrector.correct(rows.pixels, slot)
+        self._results.accepted(rows, new=self._window.fresh > before, repaired=repaired)
+
+    def _update(self) -> None:
+        report = self._algorithm.update(self._image, self._window, self._iterations, progress=self._distributor.poll)
+        self._window.updated()
+        self._clock.add("forward", report.forward_s)
+        self._clock.add("back", report.back_s)
+        residuals = self._comm.sum(np.array(report.residual_norm2))
+        self._results.updated(self._image, residuals)

@@ -29,7 +29,9 @@ ERRORS = Console(stderr=True, soft_wrap=True, highlight=False)
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Any configuration key, value as in TOML.")
 ]
-RunArgument = Annotated[Path | None, typer.Argument(metavar="[RUN.toml]", help="Configuration file.", show_default=False)]
+RunArgument = Annotated[
+    Path | None, typer.Argument(metavar="[RUN.toml]", help="Configuration file.", show_default=False)
+]
 AnnounceOption = Annotated[
     Path | None, typer.Option(help="Write this job's addresses here (JSON, 0600) once it listens.", metavar="FILE")
 ]
@@ -79,7 +81,7 @@ def main() -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the edge: a person gets a line, not a traceback
         if hasattr(error, "format_message"):  # a usage error of the option parser
             fail(f"{error.format_message()} (see --help)", 2)
         log.get(__name__).debug("traceback", exc_info=True)

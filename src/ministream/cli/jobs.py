@@ -10,13 +10,12 @@ from rich.console import Console
 
 from ministream import config, log
 from ministream.cli import ERRORS, AnnounceOption, RunArgument, SetOption, overrides
+from ministream.errors import IncompleteError
 
 ControlOption = Annotated[
     str | None, typer.Option(help="Address of this job's S2CS; port 0: any free one.", metavar="HOST:PORT")
 ]
-CredentialsOption = Annotated[
-    Path | None, typer.Option(help="Directory made by `ministream certs`.", metavar="DIR")
-]
+CredentialsOption = Annotated[Path | None, typer.Option(help="Directory made by `ministream certs`.", metavar="DIR")]
 InsecureOption = Annotated[bool | None, typer.Option("--insecure", help="No TLS, no authentication; loopback only.")]
 LogOption = Annotated[str | None, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")]
 
@@ -27,7 +26,7 @@ def register(cli: typer.Typer) -> None:
     cli.command("recon")(recon)
 
 
-def produce(  # noqa: PLR0917 - a command's parameters are its options
+def produce(
     run: RunArgument = None,
     source: Annotated[str | None, typer.Option(help="Kind of source: phantom, dxchange, …")] = None,
     file: Annotated[Path | None, typer.Option(help="DXchange file to play; implies --source dxchange.")] = None,
@@ -61,17 +60,20 @@ def produce(  # noqa: PLR0917 - a command's parameters are its options
     ERRORS.print(f"sent {report.projections} projections, {report.bytes / 2**20:.1f} MiB in {report.seconds:.1f} s")
 
 
-def recon(  # noqa: PLR0917
+def recon(
     run: RunArgument = None,
     connect: Annotated[
-        str | None, typer.Option(help="Producer's data address tcp://HOST:PORT; none: through the tunnel.", metavar="URL")
+        str | None,
+        typer.Option(help="Producer's data address tcp://HOST:PORT; none: through the tunnel.", metavar="URL"),
     ] = None,
     window_length: Annotated[int | None, typer.Option(help="Projections in the window; 0: the whole scan.")] = None,
     window_step: Annotated[int | None, typer.Option(help="New projections per update; 0: the window's length.")] = None,
     window_iter: Annotated[int | None, typer.Option(help="Iterations per update.")] = None,
     write_freq: Annotated[int | None, typer.Option(help="Updates per snapshot; 0: none.")] = None,
     pub_freq: Annotated[int | None, typer.Option(help="Updates per published preview; 0: none.")] = None,
-    axis: Annotated[float | None, typer.Option(help="Rotation axis: detector column, pixel centres at integers.")] = None,
+    axis: Annotated[
+        float | None, typer.Option(help="Rotation axis: detector column, pixel centres at integers.")
+    ] = None,
     center: Annotated[float | None, typer.Option(help="The same in TomoPy's convention: axis + 0.5.")] = None,
     algorithm: Annotated[str | None, typer.Option(help="sirt, …")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads per rank; 0: the node's cores shared out.")] = None,
@@ -103,12 +105,15 @@ def recon(  # noqa: PLR0917
         output={"directory": str(out) if out else None},
         tunnel=_tunnel(control, credentials, insecure),
     )
-    summary = app.recon(lambda: config.load(run, tables), ranks, announce, log_level, ERRORS)
+    summary = app.recon(
+        lambda: config.load(run, tables), ranks=ranks, announce_to=announce, log_level=log_level, console=ERRORS
+    )
     if summary is not None:
         from ministream.monitor import render
 
         Console().print(render(summary))
-        raise typer.Exit(int(app.exit_code(summary)))
+        if not summary.complete:
+            raise IncompleteError(f"the volume is incomplete: {summary.ending}")
 
 
 def _tunnel(control: str | None, credentials: Path | None, insecure: bool | None) -> dict[str, Any]:

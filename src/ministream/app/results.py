@@ -1,0 +1,140 @@
+"""What comes out of a job: snapshots and volume, and, on rank 0, every number about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from ministream import __version__, log
+from ministream.app.ingress import Ingress
+from ministream.app.settle import Assignment
+from ministream.model import Counters, Slab
+from ministream.monitor import Latency, Progress, StageClock, Summary, peak_memory_mib
+from ministream.parallel.distribute import Rows
+from ministream.quality import QualitySums, slab_quality
+from ministream.source import truth
+from ministream.storage import VolumeState, VolumeWriter
+
+_LOG = log.get(__name__)
+
+
+class Results:
+    """Every rank makes one; writing is collective. Only rank 0, the one with an `ingress`, counts and reports."""
+
+    def __init__(self, my: Assignment, clock: StageClock, ingress: Ingress | None, console: Console) -> None:
+        self._my, self._clock, self._ingress = my, clock, ingress
+        self._writer = VolumeWriter(
+            my.comm.dup(),
+            my.config.output.directory,
+            scan=my.scan,
+            n=my.scan.cols,
+            slab=my.slab,
+            axis_col=my.axis_col,
+            config=my.config.as_dict(),
+        )
+        self._counters = ingress.counters if ingress is not None else Counters()
+        self._progress = Progress(my.scan.projections, console) if ingress is not None else None
+        self._latency = Latency()
+        self._waiting: list[float] = []
+        self._angles_rad: tuple[float, float] | None = None
+        self._started = time.monotonic()
+        self._updates = 0
+        self._repaired = 0
+        self._residuals: list[float] = []
+        self._files: list[Path] = []
+
+    def accepted(self, rows: Rows, *, new: bool, repaired: int) -> None:
+        """One projection is in the window; `new` unless it was there before; `repaired` counts its mended pixels."""
+        self._repaired += repaired
+        if new:
+            self._counters.used += 1
+        else:
+            self._counters.repeated += 1
+        low, high = self._angles_rad or (rows.angle_rad, rows.angle_rad)
+        self._angles_rad = min(low, rows.angle_rad), max(high, rows.angle_rad)
+        self._waiting.append(rows.acquired_s)
+
+    def updated(self, image: NDArray[np.float32], residual_norm2: NDArray[np.float64]) -> None:
+        """The image contains every accepted projection; write a snapshot if one is due; collective."""
+        self._updates += 1
+        now = time.time()
+        for acquired_s in self._waiting:
+            self._latency.record(now - acquired_s)
+        behind_s = now - max(self._waiting) if self._waiting else None
+        self._waiting.clear()
+        self._residuals.append(float(np.sqrt(residual_norm2[-1])))
+        if self._progress is not None:
+            counters = self._counters
+            self._progress.update(
+                used=counters.used, received=counters.received, updates=self._updates, behind_s=behind_s
+            )
+        frequency = self._my.config.window.write_freq
+        if frequency and self._updates % frequency == 0:
+            with self._clock.timed("write"):
+                self._files.append(self._writer.snapshot(self._updates, image, self._state(complete=False)))
+
+    def finish(self, image: NDArray[np.float32]) -> Summary | None:
+        """Write the volume and report; collective. The summary comes back on rank 0."""
+        if self._progress is not None:
+            self._progress.close()
+        seconds = time.monotonic() - self._started
+        with self._clock.timed("quality"):
+            measured = self._measure_quality(image)
+        complete = self._ingress.complete if self._ingress is not None else False
+        with self._clock.timed("write"):
+            self._files.append(self._writer.final(image, self._state(complete=complete, measured=measured)))
+        memory = self._my.comm.allgather(peak_memory_mib())
+        repaired = int(self._my.comm.sum(np.array([float(self._repaired)]))[0])
+        if self._ingress is None:
+            return None
+        summary = Summary(
+            scan_id=self._my.scan.scan_id,
+            version=__version__,
+            complete=complete,
+            ending=self._ingress.ending,
+            counters=self._counters,
+            repaired_pixels=repaired,
+            updates=self._updates,
+            seconds=seconds,
+            projections_per_s=self._counters.used / seconds,
+            latency_s={"p50": self._latency.percentile(50), "p99": self._latency.percentile(99)},
+            latency_negative=self._latency.negative,
+            ranks=self._my.comm.size,
+            threads=self._my.threads,
+            tunnel=self._ingress.tunnel(),
+            bytes=self._ingress.bytes_received,
+            stages=self._clock.seconds(),
+            quality=measured or None,
+            residuals=self._residuals,
+            peak_memory_mib=memory,
+            storage=self._writer.way,
+            files=[str(path) for path in self._files],
+        )
+        summary.write(self._my.config.output.directory / "summary.json")
+        return summary
+
+    def _state(self, *, complete: bool, measured: Mapping[str, float] | None = None) -> VolumeState:
+        return VolumeState(
+            counters=self._counters,
+            complete=complete,
+            updates=self._updates,
+            elapsed_s=time.monotonic() - self._started,
+            angles_rad=self._angles_rad,
+            quality=measured or {},
+        )
+
+    def _measure_quality(self, image: NDArray[np.float32]) -> dict[str, float]:
+        """Compare with the ground truth, slice by slice so that no second volume is held; empty where it is unknown."""
+        sums = QualitySums()
+        with self._my.comm.together():
+            for k in range(self._my.slab.rows):
+                known = truth(self._my.scan, Slab(self._my.slab.first + k, 1))
+                if known is None:
+                    return {}
+                sums += slab_quality(image[None, :, :, k], known)
+        return sum(self._my.comm.allgather(sums), start=QualitySums()).mean()

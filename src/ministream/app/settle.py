@@ -1,0 +1,76 @@
+"""What the configuration leaves open and the scan decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ministream import partition
+from ministream.config import Config
+from ministream.errors import ConfigError
+from ministream.model import Scan, Slab
+from ministream.parallel.mpi import Comm
+
+# Frames that one broadcast announces: enough to amortise it, few enough that a rank's staging stays
+# small beside its window.
+MAX_BATCH = 16
+
+
+def settled(config: Config, scan: Scan) -> Config:
+    """The configuration with the window's open lengths decided by the scan.
+
+    Raises ConfigError when neither says how long the window is.
+    """
+    length = config.window.length or scan.projections
+    if not length:
+        raise ConfigError("the producer does not say how many projections come: give --window-length")
+    if scan.projections:
+        length = min(length, scan.projections)
+    step = min(config.window.step or length, length)
+    window = config.window.model_copy(update={"length": length, "step": step})
+    return config.model_copy(update={"window": window})
+
+
+def axis_of(config: Config, scan: Scan) -> float:
+    """The rotation axis column: the user's, else the scan's, else the middle of the detector.
+
+    Raises ConfigError when it lies outside the detector.
+    """
+    axis = config.recon.axis_col
+    axis_col = scan.axis_or_middle if axis is None else axis
+    if not 0 <= axis_col <= scan.cols - 1:
+        raise ConfigError(f"the rotation axis {axis_col:g} lies outside the detector's columns 0 to {scan.cols - 1}")
+    return axis_col
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What one rank knows before the first frame: the settled configuration, the scan, and who owns which rows."""
+
+    comm: Comm
+    config: Config
+    scan: Scan
+    slabs: tuple[Slab, ...]
+    axis_col: float
+    threads: int
+
+    @property
+    def slab(self) -> Slab:
+        """This rank's rows."""
+        return self.slabs[self.comm.rank]
+
+    @property
+    def batch(self) -> int:
+        """Frames that travel to the ranks together at most."""
+        return min(MAX_BATCH, self.config.window.step)
+
+
+def assign(comm: Comm, config: Config, scan: Scan, threads: int) -> Assignment:
+    """Settle the configuration and deal the rows. Raises ConfigError as `settled`, `axis_of` and `slabs` do."""
+    return Assignment(
+        comm=comm,
+        config=settled(config, scan),
+        scan=scan,
+        slabs=partition.slabs(scan.rows, comm.size),
+        axis_col=axis_of(config, scan),
+        threads=threads,
+    )
