@@ -22,7 +22,7 @@ PIXELS = np.arange(2 * 3 * 5, dtype=np.uint16).reshape(2, 3, 5)
 
 
 def encoded(pixels=PIXELS, **changes):
-    fields = dict(image_type=ImageType.WHITE_RESET, seq=7, rotation=1.5, center=2.5, unique_id=9) | changes
+    fields = {"image_type": ImageType.WHITE_RESET, "seq": 7, "rotation": 1.5, "center": 2.5, "unique_id": 9} | changes
     return bytearray(timage.encode(pixels, **fields))
 
 
@@ -159,6 +159,13 @@ def test_a_damaged_payload_fits_no_dtype() -> None:
 def test_what_the_wire_cannot_carry_is_refused(pixels) -> None:
     with pytest.raises(UsageError, match="TImage"):
         encoded(pixels)
+
+
+def test_pixels_are_converted_where_the_user_asks_for_it() -> None:
+    converted = timage.decode(encoded(PIXELS, dtype="float32")).pixels("float32")
+    np.testing.assert_array_equal(converted, PIXELS)
+    with pytest.raises(UsageError, match="cannot be sent as uint8"):
+        encoded(PIXELS.astype(np.float32), dtype="uint8")
 
 
 def test_more_than_two_gib_are_refused_before_any_allocation() -> None:

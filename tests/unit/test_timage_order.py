@@ -38,7 +38,12 @@ def warnings(caplog, monkeypatch):
 
 
 def stream(**changes) -> DaqStream:
-    options = dict(pixel_dtype="uint16", angle_unit="degrees", hold_bytes=2**20, peer="tcp://daq:50000") | changes
+    options = {
+        "pixel_dtype": "uint16",
+        "angle_unit": "degrees",
+        "hold_bytes": 2**20,
+        "peer": "tcp://daq:50000",
+    } | changes
     return DaqStream(**options)
 
 
@@ -221,3 +226,10 @@ def test_a_refused_first_image_does_not_fix_the_shape() -> None:
     with pytest.raises(FrameError, match="float32"):
         daq.receive(message(P, 0, pixels=np.zeros((9, 9), np.float32)), 0.0)
     assert daq.shape is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_image_with_nan_or_infinity_is_refused(value) -> None:
+    with pytest.raises(FrameError, match="NaN") as caught:
+        stream(pixel_dtype="float32").receive(message(P, 0, pixels=np.float32([[1, value]])), 0.0)
+    assert caught.value.reason == "not-finite"

@@ -11,6 +11,7 @@ import dataclasses
 import math
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ministream import log
@@ -136,7 +137,7 @@ class DaqStream:
             pixels = self._pixels(image)
             frames = self._number(image.seq)
         except FrameError as error:
-            raise FrameError(f"{self._peer}: {error}") from None
+            raise FrameError(f"{self._peer}: {error}", reason=error.reason) from None
         self.received += 1
         kind = _KINDS[image.image_type]
         is_projection = kind is FrameKind.PROJECTION
@@ -154,13 +155,19 @@ class DaqStream:
 
     def _pixels(self, image: Image) -> NDArray[Any]:
         if image.image_type is ImageType.END:
-            raise FrameError(f"TImage seq {image.seq}: itype 0 END marks a reconstruction, not a detector image")
+            raise FrameError(
+                f"TImage seq {image.seq}: itype 0 END marks a reconstruction, not a detector image", reason="kind"
+            )
         if image.dims[0] != 1:
-            raise FrameError(f"TImage seq {image.seq}: dims {image.dims} has {image.dims[0]} slices instead of 1")
+            raise FrameError(f"TImage seq {image.seq}: dims {image.dims} has {image.dims[0]} slices", reason="size")
         shape = image.dims[1:]
         if self.shape is not None and shape != self.shape:
-            raise FrameError(f"TImage seq {image.seq}: dims {shape} differ from {self.shape} of the images before")
+            raise FrameError(
+                f"TImage seq {image.seq}: dims {shape} differ from {self.shape} of the images before", reason="size"
+            )
         pixels: NDArray[Any] = image.pixels(self._dtype)[0]
+        if pixels.dtype.kind == "f" and not (np.isfinite(pixels.min()) and np.isfinite(pixels.max())):
+            raise FrameError(f"TImage seq {image.seq}: tdata holds NaN or infinity", reason="not-finite")
         self.shape = shape
         if self.axis_col is None and image.center > 0:
             self.axis_col = image.center - 0.5
@@ -169,7 +176,10 @@ class DaqStream:
     def _number(self, seq: int) -> list[Frame]:
         """Book a number; one that was there before begins the next pass, and what waited for the old one goes on."""
         if seq < 0 or seq == self._last_seq:
-            raise FrameError(f"TImage: seq {seq} after {self._last_seq}, but every image needs a number of its own")
+            raise FrameError(
+                f"TImage: seq {seq} after {self._last_seq}, but every image needs a number of its own",
+                reason="sequence",
+            )
         frames: list[Frame] = []
         if seq in self._numbers:
             frames = self._release() if self._held else []

@@ -76,7 +76,8 @@ class Image:
         if count * wanted.itemsize != len(self.tdata):
             raise FrameError(
                 f"TImage seq {self.seq}: tdata holds {len(self.tdata)} bytes, but dims {self.dims} of {wanted.name} "
-                f"are {count * wanted.itemsize}: {_fitting(len(self.tdata), count)}"
+                f"are {count * wanted.itemsize}: {_fitting(len(self.tdata), count)}",
+                reason="dtype",
             )
         return np.require(np.frombuffer(self.tdata, wanted), requirements="A").reshape(self.dims)
 
@@ -94,10 +95,10 @@ def decode(message: bytes | memoryview) -> Image:
     table = Table(memoryview(message).cast("B"), "TImage")
     dims = table.values(1, _DIM3, "dims")
     if dims is None or min(dims) < 1:
-        raise FrameError(f"TImage: dims {dims} must be three positive numbers (slices, rows, columns)")
+        raise FrameError(f"TImage: dims {dims} must be three positive numbers (slices, rows, columns)", reason="size")
     rotation, center = _number(table, 2, _FLOAT32, "rotation"), _number(table, 3, _FLOAT32, "center")
     if not (math.isfinite(rotation) and math.isfinite(center)):
-        raise FrameError(f"TImage: rotation {rotation} and center {center} must be finite")
+        raise FrameError(f"TImage: rotation {rotation} and center {center} must be finite", reason="not-finite")
     return Image(
         seq=_number(table, 0, _INT32, "seq"),
         dims=(dims[0], dims[1], dims[2]),
@@ -114,7 +115,7 @@ def _image_type(value: int) -> ImageType:
         return ImageType(value)
     except ValueError:
         known = ", ".join(f"{one:d} {one.name}" for one in ImageType)
-        raise FrameError(f"TImage: itype {value} is none of {known}") from None
+        raise FrameError(f"TImage: itype {value} is none of {known}", reason="kind") from None
 
 
 def _number(table: Table, slot: int, layout: struct.Struct, field: str) -> Any:
@@ -130,20 +131,27 @@ def encode(
     rotation: float = 0.0,
     center: float,
     unique_id: int,
+    dtype: DTypeLike | None = None,
 ) -> memoryview:
-    """One TImage as one contiguous buffer; the pixels [rows, cols] or [slices, rows, cols] are copied once.
+    """One TImage as one contiguous buffer; the pixels [rows, cols] or [slices, rows, cols] are copied once, and
+    converted to `dtype` on the way where one is given.
 
     The table has a fixed layout and is laid by hand before the pixels: `flatbuffers.Builder` copies a vector twice.
 
-    Raises UsageError for a dtype that the wire does not know and for more pixels than one message can hold.
+    Raises UsageError for a dtype that the wire does not know or that cannot hold the pixels, and for more pixels
+    than one message can hold.
     """
-    if pixels.dtype.name not in PIXEL_DTYPES or pixels.ndim not in (2, 3):
+    wire = np.dtype(dtype or pixels.dtype).newbyteorder("<")
+    if wire.name not in PIXEL_DTYPES or pixels.ndim not in (2, 3):
         raise UsageError(
-            f"a TImage carries two or three dimensions of {', '.join(PIXEL_DTYPES)}, not {pixels.dtype} {pixels.shape}"
+            f"a TImage carries two or three dimensions of {', '.join(PIXEL_DTYPES)}, not {wire.name} {pixels.shape}"
         )
-    if _PREFIX.size + pixels.nbytes > LARGEST_BYTES:
-        raise UsageError(f"{pixels.nbytes} bytes of pixels do not fit in one TImage (2 GiB): send fewer slices")
-    message = np.empty(_PREFIX.size + pixels.nbytes, np.uint8)
+    if wire.kind != "f" and not np.can_cast(pixels.dtype, wire, "safe"):
+        raise UsageError(f"pixels of {pixels.dtype} cannot be sent as {wire.name}: choose --pixel-dtype float32")
+    nbytes = pixels.size * wire.itemsize
+    if _PREFIX.size + nbytes > LARGEST_BYTES:
+        raise UsageError(f"{nbytes} bytes of pixels do not fit in one TImage (2 GiB): send fewer slices")
+    message = np.empty(_PREFIX.size + nbytes, np.uint8)
     dims = (1, *pixels.shape)[-3:]
     _PREFIX.pack_into(
         message.data,
@@ -160,7 +168,7 @@ def encode(
         center,
         unique_id,
         image_type,
-        pixels.nbytes,
+        nbytes,
     )
-    np.copyto(message[_PREFIX.size :].view(pixels.dtype.newbyteorder("<")).reshape(pixels.shape), pixels)
+    np.copyto(message[_PREFIX.size :].view(wire).reshape(pixels.shape), pixels, casting="same_kind")
     return message.data
