@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from ministream.model import Frame, FrameKind, Scan, Slab
 from ministream.source import _order, _samples
 from ministream.source._ellipsoids import Ellipsoids
 
-LOG = log.get(__name__)
+_LOG = log.get(__name__)
 
 SampleName = Literal["shepp-logan", "foam"]
 Pixels = Annotated[int, Field(ge=1, le=1 << 16)]
@@ -94,7 +95,7 @@ class Source(source.Source):
         self._angles_rad = np.deg2rad(_order.angles(order, options.projections, options.range_deg))
         self._flat, self._dark = _fixed_pattern(options)
         if options.dtype == "uint16" and options.i0 + options.dark > np.iinfo(np.uint16).max:
-            LOG.warning("phantom: i0 + dark = %g counts: pixels saturate at 65535", options.i0 + options.dark)
+            _LOG.warning("phantom: i0 + dark = %g counts: pixels saturate at 65535", options.i0 + options.dark)
         self.scan = Scan(
             scan_id=uuid.uuid4().hex,
             rows=options.rows,
@@ -157,25 +158,25 @@ def truth(recipe: str, slab: Slab) -> NDArray[np.float32]:
     within the plane a pixel holds the mean over its area. Raises ProtocolError for a malformed recipe, which comes
     from the producer, and for rows that it does not have.
     """
-    known = _read(recipe)
+    known, sample = _built(recipe)
     if not 0 <= slab.first < slab.stop <= known.rows:
         raise ProtocolError(f"the scan's truth recipe has {known.rows} rows, not rows {slab.first} to {slab.stop - 1}")
-    sample = known.build()
     image = np.empty((slab.rows, known.cols, known.cols), dtype=np.float32)
     for i, row in enumerate(range(slab.first, slab.stop)):
         image[i] = sample.slice_at((known.rows - 1) / 2 - row, known.cols)
     return image
 
 
-def _read(recipe: str) -> Recipe:
+@functools.lru_cache(maxsize=1)
+def _built(recipe: str) -> tuple[Recipe, Ellipsoids]:
+    """The recipe, validated, and its sample; kept because the truth is asked for slice by slice."""
     try:
-        return Recipe.model_validate_json(recipe)
+        known = Recipe.model_validate_json(recipe)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ProtocolError(
-            f"the scan's phantom recipe is malformed: {key} {first['msg']}".replace("  ", " ")
-        ) from None
+        problem = " ".join([*map(str, first["loc"]), first["msg"]])
+        raise ProtocolError(f"the scan's phantom recipe is malformed: {problem}") from None
+    return known, known.build()
 
 
 def _fixed_pattern(options: Options) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
