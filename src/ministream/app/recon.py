@@ -54,17 +54,18 @@ def recon(
             offered = ingress.wait_for_scan() if ingress is not None else None
         scan = comm.bcast(offered)
         with comm.together():
-            job = Job(assign(comm, config, scan, threads), ingress, console)
+            my = assign(comm.rank, comm.size, config, scan, threads)
+            job = Job(comm, my, ingress, console)
         if ingress is not None:
-            ingress.begin(batch=job.batch, step=job.step)
+            ingress.begin(batch=my.batch, step=my.config.window.step)
         return job.run()
 
 
 class Job:
     """One rank's part of one scan: its slab, its window, its image."""
 
-    def __init__(self, my: Assignment, ingress: Ingress | None, console: Console) -> None:
-        self._comm, self._ingress, self._clock = my.comm, ingress, StageClock()
+    def __init__(self, comm: mpi.Comm, my: Assignment, ingress: Ingress | None, console: Console) -> None:
+        self._comm, self._ingress, self._clock = comm, ingress, StageClock()
         scan, slices, window = my.scan, my.slab.rows, my.config.window
         geometry = Geometry(n=scan.cols, cols=scan.cols, axis_col=my.axis_col)
         self._window = Window(length=window.length, step=window.step, cols=scan.cols, slices=slices)
@@ -72,8 +73,8 @@ class Job:
         self._algorithm = open_algorithm(my.config.recon, geometry, slices)
         self._image = geometry.new_image(slices)
         self._iterations = window.iterations
-        self._distributor = Distributor(my.comm, scan, my.slabs, my.batch, ingress.feed if ingress else None)
-        self._results = Results(my, self._clock, ingress, console)
+        self._distributor = Distributor(comm, scan, my.slabs, my.batch, ingress.feed if ingress else None)
+        self._results = Results(comm, my, self._clock, ingress, console)
 
     def run(self) -> Summary | None:
         """Take batches until the stream ends; update the image whenever the window is due."""

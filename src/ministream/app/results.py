@@ -16,6 +16,7 @@ from ministream.app.settle import Assignment
 from ministream.model import Counters, Slab
 from ministream.monitor import Latency, Progress, StageClock, Summary, peak_memory_mib
 from ministream.parallel.distribute import Rows
+from ministream.parallel.mpi import Comm
 from ministream.quality import QualitySums, slab_quality
 from ministream.source import truth
 from ministream.storage import VolumeState, VolumeWriter
@@ -26,10 +27,12 @@ _LOG = log.get(__name__)
 class Results:
     """Every rank makes one; writing is collective. Only rank 0, the one with an `ingress`, counts and reports."""
 
-    def __init__(self, my: Assignment, clock: StageClock, ingress: Ingress | None, console: Console) -> None:
-        self._my, self._clock, self._ingress = my, clock, ingress
+    def __init__(
+        self, comm: Comm, my: Assignment, clock: StageClock, ingress: Ingress | None, console: Console
+    ) -> None:
+        self._comm, self._my, self._clock, self._ingress = comm, my, clock, ingress
         self._writer = VolumeWriter(
-            my.comm.dup(),
+            comm.dup(),
             my.config.output.directory,
             scan=my.scan,
             n=my.scan.cols,
@@ -88,8 +91,8 @@ class Results:
         complete = self._ingress.complete if self._ingress is not None else False
         with self._clock.timed("write"):
             self._files.append(self._writer.final(image, self._state(complete=complete, measured=measured)))
-        memory = self._my.comm.allgather(peak_memory_mib())
-        repaired = int(self._my.comm.sum(np.array([float(self._repaired)]))[0])
+        memory = self._comm.allgather(peak_memory_mib())
+        repaired = int(self._comm.sum(np.array([float(self._repaired)]))[0])
         if self._ingress is None:
             return None
         summary = Summary(
@@ -104,7 +107,7 @@ class Results:
             projections_per_s=self._counters.used / seconds,
             latency_s={"p50": self._latency.percentile(50), "p99": self._latency.percentile(99)},
             latency_negative=self._latency.negative,
-            ranks=self._my.comm.size,
+            ranks=self._comm.size,
             threads=self._my.threads,
             tunnel=self._ingress.tunnel(),
             bytes=self._ingress.bytes_received,
@@ -131,10 +134,10 @@ class Results:
     def _measure_quality(self, image: NDArray[np.float32]) -> dict[str, float]:
         """Compare with the ground truth, slice by slice so that no second volume is held; empty where it is unknown."""
         sums = QualitySums()
-        with self._my.comm.together():
+        with self._comm.together():
             for k in range(self._my.slab.rows):
                 known = truth(self._my.scan, Slab(self._my.slab.first + k, 1))
                 if known is None:
                     return {}
                 sums += slab_quality(image[None, :, :, k], known)
-        return sum(self._my.comm.allgather(sums), start=QualitySums()).mean()
+        return sum(self._comm.allgather(sums), start=QualitySums()).mean()

@@ -8,7 +8,6 @@ from ministream import partition
 from ministream.config import Config
 from ministream.errors import ConfigError
 from ministream.model import Scan, Slab
-from ministream.parallel.mpi import Comm
 
 # Frames that one broadcast announces: enough to amortise it, few enough that a rank's staging stays
 # small beside its window.
@@ -46,7 +45,7 @@ def axis_of(config: Config, scan: Scan) -> float:
 class Assignment:
     """What one rank knows before the first frame: the settled configuration, the scan, and who owns which rows."""
 
-    comm: Comm
+    rank: int
     config: Config
     scan: Scan
     slabs: tuple[Slab, ...]
@@ -56,7 +55,7 @@ class Assignment:
     @property
     def slab(self) -> Slab:
         """This rank's rows."""
-        return self.slabs[self.comm.rank]
+        return self.slabs[self.rank]
 
     @property
     def batch(self) -> int:
@@ -64,13 +63,13 @@ class Assignment:
         return min(MAX_BATCH, self.config.window.step)
 
 
-def assign(comm: Comm, config: Config, scan: Scan, threads: int) -> Assignment:
-    """Settle the configuration and deal the rows. Raises ConfigError as `settled`, `axis_of` and `slabs` do."""
+def assign(rank: int, ranks: int, config: Config, scan: Scan, threads: int) -> Assignment:
+    """Settle the configuration and deal the rows to `ranks`. Raises ConfigError as `settled`, `axis_of` and `slabs` do."""
     return Assignment(
-        comm=comm,
+        rank=rank,
         config=settled(config, scan),
         scan=scan,
-        slabs=partition.slabs(scan.rows, comm.size),
+        slabs=partition.slabs(scan.rows, ranks),
         axis_col=axis_of(config, scan),
         threads=threads,
     )

@@ -98,6 +98,7 @@ def _terminate(_signum: int, _frame: object) -> NoReturn:
     sys.exit(128 + signal.SIGTERM)
 
 
-from ministream.cli import jobs  # noqa: E402 - the commands need the shared options above
+from ministream.cli import check, jobs  # noqa: E402 - the commands need the shared options above
 
-jobs.register(cli)
+for topic in (jobs, check):
+    topic.register(cli)

@@ -1,0 +1,186 @@
+"""Before anything starts: is the configuration sound, what will the job need, and will it keep up?"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ministream import config as configuration
+from ministream import registry
+from ministream.app.settle import Assignment, assign
+from ministream.config import Config
+from ministream.errors import ConfigError
+from ministream.model import Scan
+from ministream.monitor import peak_memory_mib
+from ministream.parallel.distribute import Distributor
+from ministream.recon import Geometry, Window, memory_bytes, open_algorithm, padded_slices, set_threads, warm_up
+from ministream.source import open_source
+from ministream.storage import scratch_bytes
+from ministream.tunnel.credentials import Credentials
+
+# The sample that the speed is measured on: enough work to be steady, little enough to be quick.
+_SAMPLE_UPDATES = 3e8
+_SAMPLE_SLICES = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """What one job will need on this kind of machine.
+
+    Memory is in MiB: `base` is an idle rank (interpreter, MPI, numba), the other parts are of the rank with the
+    largest slab; `credit` counts on rank 0 only. `update_s` is one window update on all ranks together;
+    `projections_per_s` what the job keeps up with; `needed_mib_per_s` what the stream then carries.
+    """
+
+    scan: Scan
+    ranks: int
+    threads: int
+    window_length: int
+    window_step: int
+    iterations: int
+    memory_mib: dict[str, float]
+    update_s: float
+    gups: float
+    projections_per_s: float
+    needed_mib_per_s: float
+    volume_mib: float
+    free_mib: float
+    warnings: tuple[str, ...]
+
+    @property
+    def peak_mib(self) -> dict[str, float]:
+        """Predicted peak of rank 0 and of every other rank."""
+        others = sum(size for part, size in self.memory_mib.items() if part not in {"credit", "staging"})
+        return {
+            "rank 0": others + self.memory_mib["credit"],
+            "other ranks": others + self.memory_mib["staging"],
+        }
+
+
+def check(config: Config, ranks: int) -> Prediction:
+    """Validate everything that can be validated without starting, and predict memory, traffic and speed.
+
+    Opens the configured source (reads no pixels), the credentials and the output directory; measures the
+    kernels for about a second on this machine's cores.
+
+    Raises the typed error that the job itself would end with.
+    """
+    _check_tunnel(config)
+    free_mib = _free_mib(config.output.directory)
+    with open_source(config.source, order=config.producer.order, repeat=config.producer.repeat) as source:
+        scan = source.scan
+    cores = len(os.sched_getaffinity(0))
+    threads = config.recon.threads or max(1, cores // ranks)
+    my = assign(0, ranks, config, scan, threads)
+    base_mib = _base_mib()
+    gups = _measured_gups(my, min(cores, ranks * threads))
+    window = my.config.window
+    updates_per_update = scan.cols**2 * window.length * scan.rows * window.iterations
+    update_s = updates_per_update / (gups * 1e9)
+    rate = window.step / update_s
+    volume_mib = scan.rows * scan.cols**2 * 4 / 2**20
+    return Prediction(
+        scan=scan,
+        ranks=ranks,
+        threads=threads,
+        window_length=window.length,
+        window_step=window.step,
+        iterations=window.iterations,
+        memory_mib={"base": base_mib} | {part: size / 2**20 for part, size in _memory(my).items()},
+        update_s=update_s,
+        gups=gups,
+        projections_per_s=rate,
+        needed_mib_per_s=(config.producer.rate or rate) * scan.frame_bytes / 2**20,
+        volume_mib=volume_mib,
+        free_mib=free_mib,
+        warnings=tuple(_warnings(my, rate, _volumes(my) * volume_mib, free_mib, cores)),
+    )
+
+
+def _check_tunnel(config: Config) -> None:
+    tunnel = config.tunnel
+    registry.load("ministream.tunnel.proxy", tunnel.kind)
+    if tunnel.control is None or tunnel.insecure:
+        return
+    if tunnel.credentials is None:
+        raise ConfigError("[tunnel] control needs credentials: make them with `ministream certs init DIR`")
+    Credentials.load(tunnel.credentials)
+
+
+def _free_mib(directory: Path) -> float:
+    existing = next(parent for parent in (directory.absolute(), *directory.absolute().parents) if parent.is_dir())
+    if not os.access(existing, os.W_OK):
+        raise ConfigError(f"[output] directory {directory}: {existing} is not writable")
+    return shutil.disk_usage(existing).free / 2**20
+
+
+def _base_mib() -> float:
+    """What an idle rank holds: this process has imported what a rank imports, and loads the kernels as it does."""
+    warm_up()
+    return peak_memory_mib()
+
+
+def _measured_gups(my: Assignment, threads: int) -> float:
+    """10⁹ pixel updates per second of the configured algorithm, measured on a part of its own window."""
+    n = my.scan.cols
+    slices = min(my.slab.rows, _SAMPLE_SLICES)
+    projections = max(1, min(my.config.window.length, math.ceil(_SAMPLE_UPDATES / (n * n * slices))))
+    geometry = Geometry(n=n, cols=n, axis_col=my.axis_col)
+    window = Window(length=projections, step=projections, cols=n, slices=slices)
+    for index in range(projections):
+        window.slot(index, math.pi * index / projections)
+    set_threads(threads)
+    algorithm = open_algorithm(my.config.recon, geometry, slices)
+    image = geometry.new_image(slices)
+    algorithm.update(image, window, 1)  # makes the weights
+    started = time.perf_counter()
+    report = algorithm.update(image, window, 2)
+    return n * n * projections * slices * report.iterations / (time.perf_counter() - started) / 1e9
+
+
+def _memory(my: Assignment) -> dict[str, int]:
+    """Bytes by part, of the largest slab, which is rank 0's."""
+    scan, slices, window = my.scan, my.slab.rows, my.config.window
+    geometry = Geometry(n=scan.cols, cols=scan.cols, axis_col=my.axis_col)
+    slab = memory_bytes(geometry, slices, window.length)
+    frames = scan.projections + scan.flats + scan.darks
+    return {
+        "window": slab.window,
+        "image": slab.images,
+        "residual": slab.residuals,
+        "weights": slab.weights,
+        "calibration": 6 * slices * scan.cols * 8,
+        "staging": Distributor.memory_bytes(scan, my.slab, my.batch, rank=1),
+        "credit": min(int(my.config.stream.credit_mib * 2**20), frames * scan.frame_bytes),
+        "writing": scratch_bytes(slices, scan.cols),
+    }
+
+
+def _volumes(my: Assignment) -> int:
+    """How many volumes the job writes."""
+    window = my.config.window
+    updates = -(-my.scan.projections // window.step)
+    return 1 + (updates // window.write_freq if window.write_freq else 0)
+
+
+def _warnings(my: Assignment, rate: float, written_mib: float, free_mib: float, cores: int) -> list[str]:
+    found = []
+    asked = my.config.producer.rate
+    if asked and asked > rate:
+        found.append(
+            f"the producer's {asked:g} projections/s are more than the {rate:.3g} that this machine keeps up with: "
+            f"use more ranks, fewer iterations or a larger step"
+        )
+    if written_mib > free_mib:
+        found.append(f"the volumes need {written_mib:.0f} MiB, the output directory has {free_mib:.0f} MiB free")
+    if len(my.slabs) > cores:
+        found.append(f"{len(my.slabs)} ranks share {cores} cores here: the prediction is for this machine")
+    if padded_slices(my.slab.rows) > 1.5 * my.slab.rows:
+        found.append(
+            f"slabs of {my.slab.rows} rows are padded to {padded_slices(my.slab.rows)}: fewer ranks do less work"
+        )
+    return found

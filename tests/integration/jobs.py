@@ -1,0 +1,142 @@
+"""The two jobs as a user starts them: by command line, in process trees of their own, joined by the network alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+MINISTREAM = [str(Path(sys.executable).with_name("ministream"))]
+
+MPI_ENVIRONMENT = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+}
+
+
+class Job:
+    """One process tree, started in a session of its own; its output goes to a file."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self.log = log
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM", "PMIX", "PMI_"))}
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=environment | MPI_ENVIRONMENT,
+            )
+
+    @property
+    def text(self) -> str:
+        """Everything printed so far."""
+        return self.log.read_text(errors="replace")
+
+    def wait(self, timeout_s: float = 90.0) -> int:
+        """The exit code; a job that hangs fails the test with its output."""
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.process.args} did not end in {timeout_s} s:\n{self.text}") from None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the job's first process."""
+        self.process.send_signal(number)
+
+    def stop(self) -> None:
+        """End the whole process group, whatever its state."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if not alive(self.process.pid):
+                break
+            os.killpg(self.process.pid, number)
+            deadline = time.monotonic() + 5
+            while alive(self.process.pid) and time.monotonic() < deadline:
+                self.process.poll()
+                time.sleep(0.02)
+        self.process.wait()
+
+
+def alive(session: int) -> list[int]:
+    """Pids of the processes that belong to a session."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+class Lab:
+    """Starts jobs in a folder and ends all of them when the test is over."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.out = folder / "out"
+        self.jobs: list[Job] = []
+
+    def start(self, name: str, command: list[str]) -> Job:
+        """Start a command; its output is kept in `name`.log."""
+        job = Job(command, self.folder / f"{name}.log")
+        self.jobs.append(job)
+        return job
+
+    def produce(self, *arguments: str) -> Job:
+        """`ministream produce …`, announcing its addresses in producer.json."""
+        announce = ["--announce", str(self.folder / "producer.json")]
+        return self.start("producer", [*MINISTREAM, "produce", *arguments, *announce])
+
+    def recon(self, ranks: int, *arguments: str) -> Job:
+        """`mpirun -n RANKS ministream recon …` into the folder `out`, announcing its addresses in recon.json."""
+        command = [*MINISTREAM, "recon", *arguments, "--out", str(self.out)]
+        command += ["--announce", str(self.folder / "recon.json"), "--ranks", str(ranks)]
+        return self.start("recon", ["mpirun", "-n", str(ranks), *command] if ranks > 1 else command)
+
+    def announced(self, name: str, job: Job, timeout_s: float = 30.0) -> dict[str, str]:
+        """The addresses that a job announces, once it listens."""
+        path = self.folder / f"{name}.json"
+        deadline = time.monotonic() + timeout_s
+        while not path.exists():
+            assert job.process.poll() is None, f"{name} ended before it listened:\n{job.text}"
+            assert time.monotonic() < deadline, f"{name} does not listen after {timeout_s} s:\n{job.text}"
+            time.sleep(0.02)
+        return json.loads(path.read_text())
+
+    def summary(self) -> dict:
+        """The reconstruction job's summary.json."""
+        return json.loads((self.out / "summary.json").read_text())
+
+
+@contextmanager
+def lab(folder: Path):
+    """A Lab whose process trees are gone afterwards; a stray process is an error."""
+    lab = Lab(folder)
+    try:
+        yield lab
+        for job in lab.jobs:
+            job.wait(20)
+        strays = {job.log.stem: pids for job in lab.jobs if (pids := _lingering(job))}
+        assert not strays, f"processes outlived their jobs: {strays}"
+    finally:
+        for job in lab.jobs:
+            job.stop()
+
+
+def _lingering(job: Job) -> list[int]:
+    deadline = time.monotonic() + 5
+    while (pids := alive(job.process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return pids
