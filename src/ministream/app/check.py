@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ministream import config as configuration
 from ministream import registry
 from ministream.app.settle import Assignment, assign
 from ministream.config import Config

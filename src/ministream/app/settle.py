@@ -64,7 +64,7 @@ class Assignment:
 
 
 def assign(rank: int, ranks: int, config: Config, scan: Scan, threads: int) -> Assignment:
-    """Settle the configuration and deal the rows to `ranks`. Raises ConfigError as `settled`, `axis_of` and `slabs` do."""
+    """Settle the configuration and deal the rows. Raises ConfigError as `settled`, `axis_of` and `slabs` do."""
     return Assignment(
         rank=rank,
         config=settled(config, scan),
