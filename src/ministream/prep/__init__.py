@@ -1,0 +1,1 @@
+"""From detector counts to line integrals."""

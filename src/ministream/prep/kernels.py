@@ -1,0 +1,70 @@
+"""Flat/dark correction, logarithm and transposition into the window in one pass over the pixels."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ministream.jit import inline, jit
+
+BLOCK = 16
+"""Rows corrected together: their transposed columns fill whole cache lines of the window."""
+
+
+@inline
+def _transmissions(raw, dark, gain, smallest, repair, line):  # type: ignore[no-untyped-def]
+    """line = (raw - dark) · gain, or `repair` where that is below `smallest` or NaN; returns how many, dead ones aside."""
+    repaired = 0
+    for u in range(raw.size):
+        value = (np.float32(raw[u]) - dark[u]) * gain[u]
+        good = value >= smallest
+        repaired += (not good) and gain[u] != 0
+        line[u] = value if good else repair
+    return repaired
+
+
+@inline
+def _bridge(line, left, right):  # type: ignore[no-untyped-def]
+    """Replace pixel u by the line between its nearest sound neighbours left[u] and right[u]; returns how many.
+
+    left[u] = u marks a sound pixel; -1 stands for no sound pixel on that side.
+    """
+    bridged = 0
+    for u in range(line.size):
+        a, b = left[u], right[u]
+        if a == u:
+            continue
+        bridged += 1
+        if a < 0 and b < 0:
+            line[u] = 0
+        elif a < 0:
+            line[u] = line[b]
+        elif b < 0:
+            line[u] = line[a]
+        else:
+            line[u] = line[a] + (line[b] - line[a]) * np.float32((u - a) / (b - a))
+    return bridged
+
+
+@jit
+def correct(raw, dark, gain, left, right, minus_log, smallest, repair, lines, out):  # type: ignore[no-untyped-def]
+    """out[col, row] = line integrals of raw[row, col]; returns the number of repaired pixels.
+
+    `lines` is scratch, float32 [BLOCK, cols]. Without `minus_log` the transmissions themselves are written.
+    """
+    rows, cols = raw.shape
+    repaired = 0
+    for first in range(0, rows, BLOCK):
+        count = min(BLOCK, rows - first)
+        for k in range(count):
+            row, line = first + k, lines[k]
+            repaired += _transmissions(raw[row], dark[row], gain[row], smallest, repair, line)
+            if minus_log:
+                for u in range(cols):
+                    line[u] = -math.log(line[u])
+            repaired += _bridge(line, left[row], right[row])
+        for u in range(cols):
+            for k in range(count):
+                out[u, first + k] = lines[k, u]
+    return repaired

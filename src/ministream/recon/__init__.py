@@ -1,0 +1,19 @@
+"""Reconstruction of one slab: geometry, window, kernels and algorithms."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from ministream import config, registry
+from ministream.recon.algorithms import Algorithm
+from ministream.recon.geometry import Geometry
+
+
+def open_algorithm(section: config.ReconSection, geometry: Geometry, slices: int) -> Algorithm:
+    """The algorithm that `[recon]` names, for a slab of `slices` slices.
+
+    Raises ConfigError for an unknown algorithm or a key that it does not know.
+    """
+    module = registry.load("ministream.recon.algorithms", section.kind)
+    options = config.parse(module.Options, section.options, f"[recon] {section.kind}")
+    return cast(Algorithm, module.Algorithm(geometry, slices, options))

@@ -1,0 +1,59 @@
+"""Threads for kernels: Python's own, each inside one call that holds no GIL and takes tasks from a shared counter.
+
+OpenMP and numba's work queue are not used: the first does not survive a fork and fights with the MPI library for
+cores, the second allows one caller only. Here the calling thread works too and comes back between tasks to let MPI
+progress; with one thread nothing is started at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+Work = Callable[[NDArray[np.int64], int], int]
+"""Work(counter, quota): take up to `quota` tasks from the counter, return how many were done."""
+
+_CALLS_BETWEEN_PROGRESS = 8
+
+
+class _Crew:
+    """The helpers beside the calling thread."""
+
+    threads = 1
+    pool: ThreadPoolExecutor | None = None
+
+
+def set_threads(threads: int) -> None:
+    """Use `threads` threads for every kernel from now on."""
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}")
+    if _Crew.pool is not None:
+        _Crew.pool.shutdown()
+    _Crew.threads = threads
+    _Crew.pool = ThreadPoolExecutor(threads - 1, "kernel") if threads > 1 else None
+
+
+def get_threads() -> int:
+    """How many threads kernels use."""
+    return _Crew.threads
+
+
+def idle() -> None:
+    """A `progress` that has nothing to do."""
+
+
+def run(work: Work, tasks: int, progress: Callable[[], None] = idle) -> None:
+    """Do `tasks` tasks on all threads; `progress` is called on this thread a few times in between and at the end."""
+    counter = np.zeros(1, dtype=np.int64)
+    helpers: list[Future[int]] = []
+    if _Crew.pool is not None:
+        helpers = [_Crew.pool.submit(work, counter, tasks) for _ in range(min(_Crew.threads, tasks) - 1)]
+    quota = max(1, tasks // (_CALLS_BETWEEN_PROGRESS * _Crew.threads))
+    while work(counter, quota) == quota:
+        progress()
+    for helper in helpers:
+        helper.result()
+    progress()

@@ -1,0 +1,69 @@
+"""Row and column sums of the matrix that the window holds, kept up to date as projections come and go."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ministream.recon import kernels
+from ministream.recon.geometry import Geometry, aligned_zeros
+from ministream.recon.window import Window
+
+_NEGLIGIBLE = 1e-3
+"""Sums below this (a pixel's width is 1) count as not seen at all."""
+
+
+class Weights:
+    """SIRT's R and C: the inverse row sums [length, cols] and the inverse column sums [n, n] of the window's A.
+
+    `support` [n, n] limits the image: pixels outside take no part in the row sums and have no column weight.
+    A sum that is zero has weight zero.
+    """
+
+    def __init__(self, geometry: Geometry, length: int, support: NDArray[np.bool_] | None = None) -> None:
+        n = geometry.n
+        self._geometry = geometry
+        self._support = np.ones((n, n), bool) if support is None else support
+        self._column_sums = np.zeros((n, n))
+        self._stamps = np.zeros(length, dtype=np.int64)
+        self._angles_rad = np.zeros(length)
+        self.rows = np.zeros((length, geometry.cols), np.float32)
+        self.columns = np.zeros((n, n), np.float32)
+
+    def update(self, window: Window) -> None:
+        """Take in what is new in the window and take out what has left."""
+        stamps = np.zeros_like(self._stamps)
+        stamps[: window.held] = window.stamps
+        changed = np.flatnonzero(stamps != self._stamps)
+        if not changed.size:
+            return
+        gone = changed[self._stamps[changed] != 0]
+        if changed.size == window.held:
+            self._column_sums[:] = 0  # everything is new: start without the rounding of the past
+        elif gone.size:
+            self._column_sums -= self._seen(self._angles_rad, gone)
+        self._angles_rad[: window.held] = window.angles_rad
+        self._column_sums += self._seen(self._angles_rad, changed)
+        self._stamps = stamps
+        self._sum_rows(changed)
+        self.columns[:] = _inverse(self._column_sums) * self._support
+
+    def _seen(self, angles_rad: NDArray[np.float64], slots: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Column sums of the projections `slots` alone, [n, n]."""
+        ones = np.ones((angles_rad.size, self._geometry.cols, 1), np.float32)
+        image = aligned_zeros((self._geometry.n, self._geometry.n, 1))
+        beams = kernels.Beams.at(angles_rad, self._geometry.axis_col, slots)
+        kernels.back(ones, image, beams, factor=np.ones(image.shape[:2], np.float32))
+        return image[:, :, 0]
+
+    def _sum_rows(self, slots: NDArray[np.int64]) -> None:
+        image = aligned_zeros((self._geometry.n, self._geometry.n, 1))
+        image[:, :, 0] = self._support
+        sums = aligned_zeros((self._angles_rad.size, self._geometry.cols, 1))
+        kernels.forward(image, sums, kernels.Beams.at(self._angles_rad, self._geometry.axis_col, slots))
+        self.rows[slots] = _inverse(sums[slots, :, 0])
+
+
+def _inverse(sums: NDArray[np.floating]) -> NDArray[np.float32]:
+    seen = sums > _NEGLIGIBLE
+    return np.divide(1.0, sums, out=np.zeros(sums.shape), where=seen).astype(np.float32)

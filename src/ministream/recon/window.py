@@ -1,0 +1,88 @@
+"""The sliding window: the last projections, in the layout the kernels read."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ministream.recon.geometry import aligned_zeros, padded_slices
+
+
+class Window:
+    """A ring of line integrals `data` [length, cols, padded slices] float32; the padding stays zero.
+
+    A projection is written where `slot` says; when the ring is full the one that came first makes room. The held
+    projections are always `data[:held]`, in no particular order, with `angles_rad` beside them. `stamps` [held]
+    changes wherever a projection was written, so that whoever keeps something per projection sees what is new.
+    """
+
+    def __init__(self, *, length: int, step: int, cols: int, slices: int) -> None:
+        if not 1 <= step <= length:
+            raise ValueError(f"step {step} must be between 1 and the window's length {length}")
+        self.length = length
+        self.step = step
+        self.slices = slices
+        self.data = aligned_zeros((length, cols, padded_slices(slices)))
+        self.held = 0
+        self.fresh = 0
+        self._angles_rad = np.zeros(length)
+        self._stamps = np.zeros(length, dtype=np.int64)
+        self._slot_of: dict[int, int] = {}
+        self._index_in: list[int] = []
+        self._next = 0
+        self._written = 0
+
+    @property
+    def angles_rad(self) -> NDArray[np.float64]:
+        """Angles of the held projections, [held]."""
+        return self._angles_rad[: self.held]
+
+    @property
+    def stamps(self) -> NDArray[np.int64]:
+        """For each held projection a number that is never used twice, [held]."""
+        return self._stamps[: self.held]
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Scan indices of the held projections, [held]."""
+        return tuple(self._index_in)
+
+    @property
+    def until_due(self) -> int:
+        """How many new projections are missing until an update is due."""
+        return max(self.step - self.fresh, 0)
+
+    @property
+    def due(self) -> bool:
+        """An update is due: `step` projections are new since the last one."""
+        return self.fresh >= self.step
+
+    def slot(self, index: int, angle_rad: float) -> NDArray[np.float32]:
+        """Reserve the place [cols, padded slices] for projection `index`; the caller fills the first `slices` of each row.
+
+        A repeated index gets its own place again and does not count as new.
+        """
+        place = self._slot_of.get(index)
+        if place is None:
+            place = self._take(index)
+            self.fresh += 1
+        self._written += 1
+        self._angles_rad[place] = angle_rad
+        self._stamps[place] = self._written
+        return self.data[place]
+
+    def updated(self) -> None:
+        """An update has used everything held: count new projections from here."""
+        self.fresh = 0
+
+    def _take(self, index: int) -> int:
+        place = self._next
+        if self.held < self.length:
+            self.held += 1
+            self._index_in.append(index)
+        else:
+            del self._slot_of[self._index_in[place]]
+            self._index_in[place] = index
+        self._slot_of[index] = place
+        self._next = (place + 1) % self.length
+        return place
