@@ -1,0 +1,302 @@
+"""What a control server does for a caller it knows: sessions, ports and data servers in step. Nothing of gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ministream import log, registry
+from ministream.errors import PeerLostError
+from ministream.tunnel.address import Endpoint, check_uid, parse_endpoint
+from ministream.tunnel.policy import Policy, Target
+from ministream.tunnel.ports import PortPool, endpoint_of
+from ministream.tunnel.proxy import Addresses, DataServer, Setup, Traffic
+from ministream.tunnel.refusal import Code, RefusedError
+from ministream.tunnel.sessions import Session, Sessions, State
+
+PROXIES = "ministream.tunnel.proxy"
+# Stock s2uc sends hello half a second after req, and gives up on an answer after five.
+_HELLO_GRACE_S = 4.0
+_SWEEP_S = 1.0
+_MAX_TARGETS = 256
+_ANYWHERE = (Target("*", 1, 65535),)
+
+logger = log.get(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionInfo:
+    """A session as an outsider may see it."""
+
+    uid: str
+    owner: str
+    role: str
+    state: str
+    kind: str
+    listeners: tuple[str, ...]
+    targets: tuple[str, ...]
+    age_s: float
+    secure: bool
+    traffic: Traffic
+
+    @property
+    def cipher(self) -> str | None:
+        """TLS version and cipher suite between the gateways; None before the first connection, or without TLS."""
+        return self.traffic.cipher
+
+
+@dataclass(kw_only=True, slots=True)
+class _Live:
+    """What belongs to a session besides its state: sockets' owner, and who waits for it."""
+
+    server: DataServer
+    said_hello: asyncio.Event
+    lock: asyncio.Lock
+    secure: bool = False
+
+
+class Gateway:
+    """One side of the tunnel.
+
+    `targets` are the embedding job's own: what a hello that names none means, and all that is allowed by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        side: str | None,
+        kind: str,
+        ports: PortPool,
+        policy: Policy,
+        targets: Sequence[Endpoint],
+        plain_data: bool,
+    ) -> None:
+        """`side` PROD or CONS restricts the sessions' role; raises ConfigError for an unknown `kind`."""
+        self.kind = kind
+        self._proxy = registry.load(PROXIES, kind).Proxy
+        self._side = side
+        self._ports = ports
+        self._policy = policy
+        self._own = tuple(targets)
+        self._plain_data = plain_data
+        self._sessions = Sessions(policy.quota)
+        self._live: dict[str, _Live] = {}
+        self._changed = asyncio.Condition()
+        self._waiting_hellos: dict[str, int] = {}
+
+    async def request(self, caller: str, uid: str, role: str, num_conn: int, rate: int) -> tuple[Session, bytes | None]:
+        """Open a session with its listeners. Returns it, and the data server's offer to the other side."""
+        check_uid(uid)
+        self._policy.admit(caller)
+        if self._side is not None and role != self._side:
+            raise RefusedError(
+                Code.PERMISSION_DENIED, f"this server is the {self._side} side: it opens no {role} session"
+            )
+        session = self._sessions.open(
+            uid=uid, caller=caller, role=role, num_conn=num_conn, rate_kbytes_s=rate, now_s=time.monotonic()
+        )
+        try:
+            self._policy.check_role(caller, role)
+            server = self._serve(session)
+        except BaseException:
+            self._sessions.end(session, State.RELEASED)
+            raise
+        self._live[uid] = _Live(server=server, said_hello=asyncio.Event(), lock=asyncio.Lock())
+        logger.info("session %s opened by %s: %s, %d connections", uid, caller, role, num_conn)
+        await self._announce()
+        return session, server.offer
+
+    async def wait_hello(self, session: Session) -> None:
+        """Until the session's hello. Raises RefusedError when it ends or is overdue before."""
+        live = self._live.get(session.uid)
+        if live is not None:
+            await live.said_hello.wait()
+        if session.state is State.EXPIRED:
+            raise RefusedError(Code.DEADLINE_EXCEEDED, f"session {session.uid}: no hello in time; send it after req")
+        if session.state is State.RELEASED:
+            raise RefusedError(
+                Code.FAILED_PRECONDITION, f"session {session.uid} was released while req waited for hello"
+            )
+
+    async def hello(self, caller: str, uid: str, listeners: Sequence[str]) -> Session:
+        """The application is there and listens on `listeners`; comes at most a few seconds before its req."""
+        check_uid(uid)
+        self._policy.admit(caller)
+        targets = _parse_all(listeners) or self._own
+        session = await self._find_soon(caller, uid)
+        self._sessions.hello(session, targets, time.monotonic())
+        self._live[uid].said_hello.set()
+        await self._announce()
+        return session
+
+    async def update(self, caller: str, uid: str, listeners: Sequence[str], peer: bytes | None) -> Session:
+        """Let the session's connections flow to `listeners` (none: hello's), secured with the other side's offer."""
+        check_uid(uid)
+        self._policy.admit(caller)
+        named = _parse_all(listeners)
+        session = self._sessions.owned(uid, caller)
+        live = self._live[uid]
+        async with live.lock:
+            targets = self._sessions.update(session, named, time.monotonic())
+            addresses = {target: await self._resolve(caller, session, target, peer) for target in set(targets)}
+            if peer is None and not self._plain_data:
+                text = (
+                    "this server carries no data without TLS, and update named no certificate of the other side:"
+                    " use `ministream connect`, or allow plain data in the server's policy"
+                )
+                raise RefusedError(Code.PERMISSION_DENIED, text)
+            await live.server.forward([addresses[target] for target in targets], peer)
+            if session.state in (State.RELEASED, State.EXPIRED):
+                raise RefusedError(Code.NOT_FOUND, f"session {uid} ended during its update")
+            live.secure = peer is not None
+            self._sessions.activate(session, targets, time.monotonic())
+        logger.info("session %s forwards to %s", uid, ", ".join(map(str, targets)))
+        await self._announce()
+        return session
+
+    async def release(self, caller: str, uid: str) -> None:
+        """End a session; no error if there is none."""
+        check_uid(uid)
+        self._policy.admit(caller)
+        session = self._sessions.find(uid)
+        if session is not None:
+            if not self._policy.is_admin(caller):
+                self._sessions.owned(uid, caller)
+            await self._end(session, State.RELEASED, "released")
+
+    async def abandon(self, session: Session) -> None:
+        """The caller of req has gone: its session ends."""
+        await self._end(session, State.RELEASED, "caller gone")
+
+    async def list(self, caller: str | None) -> list[SessionInfo]:
+        """The caller's sessions; all of them for an administrator and for the embedding job (None)."""
+        every = caller is None or self._policy.is_admin(caller)
+        return [await self._info(s) for s in self._sessions if every or s.owner == caller]
+
+    async def wait_active(self, timeout_s: float) -> SessionInfo:
+        """The first session whose bytes can flow. Raises PeerLostError when there is none in time."""
+
+        def first() -> Session | None:
+            return next((s for s in self._sessions if s.state is State.ACTIVE), None)
+
+        try:
+            async with asyncio.timeout(timeout_s), self._changed:
+                while (session := first()) is None:
+                    await self._changed.wait()
+        except TimeoutError:
+            text = f"no tunnel session was opened within {timeout_s:g} s: run `ministream connect` with both addresses"
+            raise PeerLostError(text) from None
+        return await self._info(session)
+
+    async def sweep(self) -> None:
+        """Until cancelled: end what is overdue."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            for session in self._sessions.overdue(time.monotonic()):
+                await self._end(session, State.EXPIRED, "expired")
+
+    async def close(self) -> None:
+        """End every session."""
+        await asyncio.gather(*(self._end(session, State.RELEASED, "server ends") for session in self._sessions))
+
+    def _serve(self, session: Session) -> DataServer:
+        listeners = self._ports.bind(session.num_conn)
+        session.listeners = tuple(map(endpoint_of, listeners))
+        loop = asyncio.get_running_loop()
+
+        def failed(reason: str) -> None:
+            logger.error("session %s: %s", session.uid, reason)
+            ending = loop.create_task(self._end(session, State.RELEASED, reason))
+            ending.add_done_callback(lambda task: task.exception())
+
+        try:
+            server: DataServer = self._proxy(
+                Setup(
+                    listeners=listeners,
+                    side=session.role,
+                    rate_kbytes_s=session.rate_kbytes_s,
+                    on_failure=failed,
+                )
+            )
+        except BaseException:
+            for listener in listeners:
+                listener.close()
+            raise
+        return server
+
+    async def _find_soon(self, caller: str, uid: str) -> Session:
+        """The session, waiting briefly for a req that is still under way; one identity's waits are limited."""
+        if self._sessions.find(uid) is None:
+            waiting = self._waiting_hellos.get(caller, 0)
+            if waiting >= self._policy.quota.sessions_per_identity:
+                raise RefusedError(Code.RESOURCE_EXHAUSTED, f"{waiting} of your hellos wait for a req already")
+            self._waiting_hellos[caller] = waiting + 1
+            try:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_HELLO_GRACE_S), self._changed:
+                        while self._sessions.find(uid) is None:
+                            await self._changed.wait()
+            finally:
+                left = self._waiting_hellos.pop(caller) - 1
+                if left:
+                    self._waiting_hellos[caller] = left
+        return self._sessions.owned(uid, caller)
+
+    async def _resolve(self, caller: str, session: Session, target: Endpoint, peer: bytes | None) -> Addresses:
+        """Numeric addresses of a target, each of them allowed."""
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise RefusedError(Code.INVALID_ARGUMENT, f"target {target}: {error.strerror}") from error
+        for _, _, _, _, address in found:
+            self._policy.check_target(caller, target, str(address[0]), self._default_rules(session, peer))
+        return tuple((int(family), tuple(address)) for family, _, _, _, address in found)
+
+    def _default_rules(self, session: Session, peer: bytes | None) -> tuple[Target, ...]:
+        """Where a server without a list of targets may connect to.
+
+        Beside the producer only the embedding job itself. Beside the consumer anywhere, if whoever answers there
+        must prove to be the other side of this session before a byte of data moves.
+        """
+        if session.role == "CONS" and peer is not None:
+            return _ANYWHERE
+        return tuple(Target(own.host, own.port, own.port) for own in self._own)
+
+    async def _end(self, session: Session, state: State, why: str) -> None:
+        if not self._sessions.end(session, state):
+            return
+        live = self._live.pop(session.uid)
+        live.said_hello.set()
+        logger.info("session %s ends: %s", session.uid, why)
+        await self._announce()
+        async with live.lock:
+            await live.server.close()
+
+    async def _announce(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _info(self, session: Session) -> SessionInfo:
+        live = self._live.get(session.uid)
+        return SessionInfo(
+            uid=session.uid,
+            owner=session.owner,
+            role=session.role,
+            state=session.state.value,
+            kind=self.kind,
+            listeners=tuple(map(str, session.listeners)),
+            targets=tuple(map(str, session.targets)),
+            age_s=time.monotonic() - session.opened_s,
+            secure=live.secure if live else False,
+            traffic=await live.server.traffic() if live else Traffic(),
+        )
+
+
+def _parse_all(listeners: Sequence[str]) -> tuple[Endpoint, ...]:
+    if len(listeners) > _MAX_TARGETS:
+        raise RefusedError(Code.INVALID_ARGUMENT, f"{len(listeners)} listeners; at most {_MAX_TARGETS}")
+    return tuple(parse_endpoint(text.strip()) for text in listeners)

@@ -1,0 +1,61 @@
+"""Data servers (S2DS), one module each: what carries a session's bytes.
+
+A module of this package defines `class Proxy`, described by `DataServer`; its name is the choice in `[tunnel] kind`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+# One target of one listener: the resolved addresses to try in turn, as (family, socket address).
+Addresses = tuple[tuple[int, tuple[Any, ...]], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    """What a data server needs to know about its session.
+
+    `listeners` are bound and listening already; the data server owns them from now on. `side` is PROD or CONS.
+    `on_failure` is called once, with a reason, if the data server dies before it is closed.
+    """
+
+    listeners: Sequence[socket.socket]
+    side: str
+    rate_kbytes_s: int
+    on_failure: Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traffic:
+    """What a data server has carried; None where the program does not tell. `inward` is towards the dialled side."""
+
+    inward: int | None = None
+    outward: int | None = None
+    connections: int | None = None
+    refused: int | None = None
+    cipher: str | None = None
+
+
+class DataServer(Protocol):
+    """One session's data server."""
+
+    def __init__(self, setup: Setup) -> None: ...
+
+    @property
+    def offer(self) -> bytes | None:
+        """What the other side's data server needs to talk to this one securely; goes over the control channel only."""
+
+    async def forward(self, targets: Sequence[Addresses], peer: bytes | None) -> None:
+        """Start or retarget: listener i goes to `targets[i]`; `peer` is the other side's offer, None for plain bytes.
+
+        Returns when connections are served. Raises TunnelError if that cannot be had.
+        """
+
+    async def traffic(self) -> Traffic:
+        """Counters up to now."""
+
+    async def close(self) -> None:
+        """End all connections, give the ports back, leave nothing behind. May be called again."""

@@ -1,0 +1,115 @@
+"""The control server's handle on one relay process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+from ministream import log
+from ministream.errors import TunnelError
+
+_MODULE = "ministream.tunnel.proxy._relay_worker"
+_ANSWER_S = 20.0
+_END_S = 3.0
+_LOG_LINES_PER_PROCESS = 1000
+
+logger = log.get(__name__)
+
+
+class RelayProcess:
+    """A child started by exec, spoken to over a socket pair; it ends when the socket closes."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, control: socket.socket, fail: Callable[[str], None]
+    ) -> None:
+        self.report: dict[str, Any] = {"inward": 0, "outward": 0, "open": 0, "opened": 0, "refused": 0, "cipher": None}
+        self._process = process
+        self._socket = control
+        self._fail = fail
+        self._closing = False
+        self._answered = asyncio.Event()
+        self._writer: asyncio.StreamWriter | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def start(cls, listeners: Sequence[socket.socket], fail: Callable[[str], None]) -> Self:
+        """Start a process that inherits the listeners. Raises TunnelError."""
+        ours, theirs = socket.socketpair()
+        fds = [listener.fileno() for listener in listeners]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                "-m",
+                _MODULE,
+                *map(str, fds),
+                stdin=theirs.fileno(),
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=fds,
+            )
+        except OSError as error:
+            ours.close()
+            raise TunnelError(f"the relay process could not be started: {error.strerror}") from error
+        finally:
+            theirs.close()
+        self = cls(process, ours, fail)
+        await self._attach()
+        return self
+
+    async def order(self, orders: dict[str, Any]) -> None:
+        """Send orders and wait until they are followed. Raises TunnelError."""
+        assert self._writer is not None
+        self._answered.clear()
+        try:
+            self._writer.write(json.dumps(orders).encode() + b"\n")
+            await self._writer.drain()
+            await asyncio.wait_for(self._answered.wait(), _ANSWER_S)
+        except (OSError, TimeoutError):
+            raise TunnelError("the relay process does not answer: see the server's log") from None
+        if self._process.returncode is not None:
+            raise TunnelError("the relay process ended: see the server's log")
+
+    async def close(self) -> None:
+        """Hang up, wait for the end, reap."""
+        self._closing = True
+        if self._writer is not None:
+            self._writer.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), _END_S)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _attach(self) -> None:
+        reader, self._writer = await asyncio.open_connection(sock=self._socket)
+        self._tasks = [
+            asyncio.create_task(self._read_reports(reader)),
+            asyncio.create_task(self._read_log()),
+        ]
+
+    async def _read_reports(self, reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(ConnectionError):
+            while line := await reader.readline():
+                self.report = json.loads(line)
+                self._answered.set()
+        status = await self._process.wait()
+        self._answered.set()
+        if not self._closing:
+            self._closing = True
+            self._fail(f"relay process {self._process.pid} ended by itself (status {status})")
+
+    async def _read_log(self) -> None:
+        assert self._process.stderr is not None
+        count = 0
+        while line := await self._process.stderr.readline():
+            count += 1
+            if count <= _LOG_LINES_PER_PROCESS:
+                logger.info("relay %d: %s", self._process.pid, line.decode("utf-8", "replace").rstrip()[:300])
