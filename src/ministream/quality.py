@@ -77,14 +77,15 @@ def circle(n: int) -> NDArray[np.bool_]:
 
 
 def value_range(truth: Image) -> tuple[float, float]:
-    """Smallest and largest value of a truth [slices, n, n]; SSIM needs that of all ranks together."""
-    return float(truth.min()), float(truth.max())
+    """Smallest and largest value of a truth [slices, n, n] in its circle; SSIM needs that of all ranks together."""
+    values = truth[:, circle(truth.shape[1])]
+    return float(values.min()), float(values.max())
 
 
 def slab_quality(image: Image, truth: Image, data_range: float) -> QualitySums:
     """Compare a slab [slices, n, n] with its truth inside the inscribed circle, slice by slice.
 
-    `data_range` is largest minus smallest value of the truth of the whole volume, so that the result does
+    `data_range` is largest minus smallest `value_range` of the whole volume, so that the result does
     not depend on how slices are dealt to ranks. SSIM as Wang et al., IEEE TIP 13 (2004) 600: Gaussian
     window of 1.5 pixels, K1 = 0.01, K2 = 0.03.
 
@@ -119,8 +120,8 @@ def _slice_sums(image: Image, truth: Image, inside: NDArray[np.bool_], data_rang
         image_2=float(a @ a),
         truth_2=float(b @ b),
         product=float(a @ b),
-        low=float(truth.min()),
-        high=float(truth.max()),
+        low=float(b.min()),
+        high=float(b.max()),
     )
 
 

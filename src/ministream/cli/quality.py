@@ -1,0 +1,170 @@
+"""`ministream quality`: compare volumes as the quality check of aps-mini-apps does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ministream.errors import ConfigError, InputError
+
+COLUMNS = {
+    "ms_ssim": ("MS-SSIM", "{:.4f}"),
+    "ssim": ("SSIM", "{:.4f}"),
+    "uqi": ("UQI", "{:.4f}"),
+    "mse": ("MSE", "{:.6f}"),
+    "psnr": ("PSNR dB", "{:.2f}"),
+    "nrmse": ("NRMSE", "{:.4f}"),
+    "correlation": ("corr.", "{:.5f}"),
+}
+
+
+def register(cli: typer.Typer) -> None:
+    """Add the command."""
+    cli.command("quality")(quality)
+
+
+def quality(
+    image: Annotated[Path, typer.Argument(metavar="A.h5", help="Volume to judge.", show_default=False)],
+    reference: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="B.h5",
+            help="Reference. None: recon.h5 beside A; and if A is that, every snapshot beside it is judged.",
+            show_default=False,
+        ),
+    ] = None,
+    dataset: Annotated[str, typer.Option(help="Dataset [slice, row, col] in the files.")] = "/data",
+    reference_dataset: Annotated[
+        str | None, typer.Option(help="Dataset in B, where it has another name.", metavar="TEXT")
+    ] = None,
+    transpose: Annotated[
+        bool, typer.Option("--transpose", help="A was written by sirt_stream: its slices are transposed.")
+    ] = False,
+    slices: Annotated[
+        str | None, typer.Option(help="Slices to compare, as in Python: 10, 0:100 or ::8.", metavar="RANGE")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all numbers here (- for standard output).", metavar="FILE")
+    ] = None,
+) -> None:
+    """MS-SSIM, SSIM, UQI, MSE and PSNR as iqcheck.py computes them, with NRMSE and correlation."""
+    from ministream.storage import Volume
+
+    reference_path, images = _pairs(image, reference)
+    with Volume(reference_path, reference_dataset or dataset) as truth:
+        results = []
+        for path in images:
+            with Volume(path, dataset) as volume:
+                results.append(_compare(volume, truth, transpose, slices))
+    report = {"reference": str(reference_path), "volumes": results}
+    if json_file is None or str(json_file) != "-":
+        Console().print(_table(report))
+    if json_file is not None:
+        _write(report, json_file)
+
+
+def _pairs(image: Path, reference: Path | None) -> tuple[Path, list[Path]]:
+    from ministream.storage import FINAL, snapshots
+
+    if reference is not None:
+        return reference, [image]
+    final = image.parent / FINAL
+    if image.name != FINAL:
+        if not final.exists():
+            raise ConfigError(f"{image}: nothing to compare with, {final} does not exist; name a second volume")
+        return final, [image]
+    found = snapshots(image.parent)
+    if not found:
+        raise ConfigError(f"{image}: no snapshots beside it to judge; name a second volume")
+    return final, found
+
+
+def _compare(volume: Any, truth: Any, transpose: bool, chosen: str | None) -> dict[str, Any]:
+    from ministream import quality as metrics
+
+    if volume.shape != truth.shape:
+        raise InputError(
+            f"{volume.path} is {list(volume.shape)} and {truth.path} is {list(truth.shape)} [slice, row, col]: "
+            "only volumes of one shape can be compared"
+        )
+    numbers = _numbers(chosen, volume.shape[0])
+    rows = []
+    for number in numbers:
+        plane = volume.plane(0, number)
+        try:
+            rows.append(metrics.compare(plane.T if transpose else plane, truth.plane(0, number)))
+        except InputError as error:
+            raise InputError(f"{volume.path} against {truth.path}, slice {number}: {error}") from error
+    return {
+        "file": str(volume.path),
+        "projections": volume.attributes.get("projections_used"),
+        "ms_ssim_scales": metrics.ms_ssim_scales(volume.shape[1:]),
+        "slices": [{"slice": number} | dataclasses.asdict(row) for number, row in zip(numbers, rows, strict=True)],
+        "mean": dataclasses.asdict(metrics.SliceQuality.mean(rows)),
+    }
+
+
+def _numbers(chosen: str | None, slices: int) -> list[int]:
+    if chosen is None:
+        return list(range(slices))
+    try:
+        parts = [int(part) if part else None for part in chosen.split(":")]
+        numbers = list(range(slices)[slice(*parts)]) if len(parts) > 1 else [range(slices)[int(chosen)]]
+    except (ValueError, TypeError, IndexError):
+        numbers = []
+    if not numbers:
+        raise ConfigError(f"--slices {chosen}: names none of the slices 0 to {slices - 1}; write 10, 0:100 or ::8")
+    return numbers
+
+
+def _table(report: dict[str, Any]) -> Table:
+    table = Table(title=f"against {report['reference']}", title_justify="left", caption_justify="left")
+    table.add_column("volume" if len(report["volumes"]) > 1 else "slice", justify="right", no_wrap=True)
+    for heading, _ in COLUMNS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    if len(report["volumes"]) > 1:
+        for volume in report["volumes"]:
+            table.add_row(Path(volume["file"]).name.removesuffix("-recon.h5"), *_cells(volume["mean"]))
+    else:
+        (volume,) = report["volumes"]
+        for row in volume["slices"]:
+            table.add_row(str(row["slice"]), *_cells(row))
+        table.add_section()
+        table.add_row("mean", *_cells(volume["mean"]))
+    scales = report["volumes"][0]["ms_ssim_scales"]
+    if scales < 5:
+        table.caption = f"MS-SSIM on {scales} of 5 scales: the slices are too small for more"
+    return table
+
+
+def _cells(row: dict[str, float]) -> list[str]:
+    return [form.format(row[name]) for name, (_, form) in COLUMNS.items()]
+
+
+def _write(report: dict[str, Any], file: Path) -> None:
+    from ministream import atomic
+
+    text = json.dumps(_finite(report), indent=2, allow_nan=False) + "\n"
+    if str(file) == "-":
+        typer.echo(text, nl=False)
+        return
+    with atomic.replacing(file) as part:
+        part.write_text(text)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no word for infinity and NaN: they become null. NumPy's numbers become Python's."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
