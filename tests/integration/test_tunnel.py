@@ -25,7 +25,7 @@ class Echo:
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:{}".format(self._listener.getsockname()[1])
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.accepted = 0
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -201,7 +201,7 @@ def test_a_failed_connect_lets_go_of_what_it_opened(secrets: Credentials, produc
 def test_only_the_jobs_own_address_is_a_target(
     gateways: tuple[ControlServer, ControlServer], secrets: Credentials
 ) -> None:
-    with pytest.raises(AccessError, match="127.0.0.1:22 is not in this server's policy"):
+    with pytest.raises(AccessError, match=r"127\.0\.0\.1:22 is not in this server's policy"):
         client.connect(gateways[0].address, gateways[1].address, secrets, targets=["127.0.0.1:22"])
     assert relays() == []
 
