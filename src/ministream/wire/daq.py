@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +32,19 @@ _KINDS = {
     ImageType.DARK: FrameKind.DARK,
     ImageType.DARK_RESET: FrameKind.DARK,
 }
+ORIGINAL_GROUP = 16
+"""Images per pass of the original's interleaving."""
+
 _RESETS = (ImageType.WHITE_RESET, ImageType.DARK_RESET)
+
+
+def original_order(frames: Iterable[Frame]) -> list[tuple[int, Frame]]:
+    """Number a dataset and interleave it as `DAQStream.py` does: flats, darks and projections, in passes of 16 images
+    from all over the dataset.
+    """
+    dataset = sorted(frames, key=lambda frame: (FrameKind.FLAT, FrameKind.DARK, FrameKind.PROJECTION).index(frame.kind))
+    passes = math.ceil(len(dataset) / ORIGINAL_GROUP)
+    return [(seq, dataset[seq]) for first in range(passes) for seq in range(first, len(dataset), passes)]
 
 
 class Numbers:
@@ -99,8 +112,9 @@ class AngleCheck:
 class DaqStream:
     """One DAQ stream, from its first TImage to its end.
 
-    `receive()` returns the frames that may go on, in order; their pixels are views of the messages. Flats and darks
-    are numbered from 0 in each set, so index 0 starts a new one. Projections are numbered as they go on.
+    `receive()` returns the frames that may go on, in order; their pixels are views of the messages. Before the
+    first projection, and again after every new flat or dark, come the whole sets, each numbered from 0. Projections
+    are numbered as they go on.
     """
 
     def __init__(self, *, pixel_dtype: str, angle_unit: AngleUnit, hold_bytes: int, peer: str) -> None:
@@ -215,12 +229,10 @@ class DaqStream:
             # Interleaving may bring images of the new set before the one that announces it: the numbers decide.
             for old in [seq for seq in images if seq < image.seq]:
                 del images[old]
-            if self._open:
-                self._open = False
-                self._numbers.start_at(image.seq)
-        images[image.seq] = frame
         if self._open:
-            return [dataclasses.replace(frame, index=len(images) - 1)]
+            self._open = False
+            self._numbers.start_at(image.seq)
+        images[image.seq] = frame
         return self._release() if self._complete() else []
 
     def _complete(self) -> bool:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ministream.errors import ProtocolError, UsageError
+from ministream.errors import ConfigError, FrameError, ProtocolError, UsageError
 from ministream.model import Slab
 
 LARGEST_RANKS = 65536
@@ -89,6 +89,17 @@ class Finished:
     """The other side says that there is no more."""
 
 
+def split_address(url: str) -> tuple[str, int]:
+    """`tcp://HOST:PORT` as `tcp://HOST` and the port, on which and above which the workers are served.
+
+    Raises ConfigError for anything else.
+    """
+    host, _, port = url.rpartition(":")
+    if not host.startswith("tcp://") or not port.isdecimal():
+        raise ConfigError(f"{url}: write the distributor's address as tcp://HOST:PORT")
+    return host, int(port)
+
+
 class _Party:
     """What both ends share: the sequence number, and the framing of messages."""
 
@@ -151,7 +162,8 @@ class Worker(_Party):
     def receive(self, data: bytes | memoryview) -> Assigned | Projection | Finished:
         """Read the distributor's next message.
 
-        Raises ProtocolError, naming the peer and the field, for anything malformed or out of turn.
+        Raises ProtocolError, naming the peer and the field, for anything malformed or out of turn; FrameError where
+        only this projection is bad: it is to be answered like a good one.
         """
         if self.assigned is None:
             return self._receive_assignment(data)
@@ -180,10 +192,14 @@ class Worker(_Party):
 
     def _projection(self, body: memoryview, assigned: Assigned) -> Projection:
         shape = (assigned.slab.rows, assigned.cols)
-        payload = self._sized(body, _DATA_REPLY.size + 4 * shape[0] * shape[1], MessageType.DATA_REPLY)
+        try:
+            payload = self._sized(body, _DATA_REPLY.size + 4 * shape[0] * shape[1], MessageType.DATA_REPLY)
+        except ProtocolError as error:
+            raise FrameError(str(error), reason="size") from None
         projection_id, theta, center = _DATA_REPLY.unpack_from(payload)
         if not (math.isfinite(theta) and math.isfinite(center)):
-            raise self._bad(f"theta {theta} and center {center} of projection {projection_id} must be finite")
+            text = f"{self._peer}: theta {theta} and center {center} of projection {projection_id} must be finite"
+            raise FrameError(text, reason="not-finite")
         pixels = np.require(np.frombuffer(payload, "<f4", offset=_DATA_REPLY.size), requirements="A").reshape(shape)
         return Projection(projection_id=projection_id, theta=theta, center=center, pixels=pixels)
 

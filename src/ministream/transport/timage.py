@@ -1,0 +1,180 @@
+"""The data-acquisition wire of aps-mini-apps over ZeroMQ, read: TImage from a publisher, and a word that says ready."""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable
+from typing import Self
+
+import numpy as np
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from ministream import log
+from ministream.errors import ConfigError, FrameError, PeerLostError
+from ministream.model import Frame, FrameKind, Scan
+from ministream.transport import Arrived, Ended, Event, Lost, Refused
+from ministream.wire import timage
+from ministream.wire.daq import AngleUnit, DaqStream
+from ministream.wire.native import Totals
+
+_log = log.get(__name__)
+
+RECEIVE_QUEUE = 16
+"""Messages that ZeroMQ holds for a receiver; what does not fit stays with the sender."""
+
+
+class DaqReceiver:
+    """Reads one scan from a program that publishes TImage, as the native receiver reads one from our producer.
+
+    `url` is the publisher; `sync_url`, where there is one, its REP socket, which counts the subscribers it waits for.
+    A publisher does not wait for a slow subscriber: what it drops shows as missing numbers.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        sync_url: str | None,
+        pixel_dtype: str,
+        angle_unit: AngleUnit,
+        hold_bytes: int,
+        connect_timeout_s: float,
+        stall_timeout_s: float,
+    ) -> None:
+        self._url, self._sync_url = url, sync_url
+        self._dtype = np.dtype(pixel_dtype)
+        self._connect_timeout_s, self._stall_timeout_s = connect_timeout_s, stall_timeout_s
+        self._stream = DaqStream(pixel_dtype=pixel_dtype, angle_unit=angle_unit, hold_bytes=hold_bytes, peer=url)
+        self._events: deque[Event] = deque()
+        self._counts = dict.fromkeys(FrameKind, 0)
+        self._refused = 0
+        self._over = False
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.SUB)
+        self._socket.set(zmq.LINGER, 0)
+        self._socket.set(zmq.RCVHWM, RECEIVE_QUEUE)
+        self._socket.set(zmq.MAXMSGSIZE, timage.LARGEST_BYTES)
+        self._socket.subscribe(b"")
+        self._heard_s = math.inf
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the publisher; harmless when called again."""
+        self._socket.close()
+        self._context.term()
+
+    def scan(self) -> Scan:
+        """Connect, say that this end is ready, and wait for the first image; the counts are not known on this wire.
+
+        Raises PeerLostError when publisher or first image stay away longer than the time allowed, FrameError when
+        the pixels are not of the dtype that the user named.
+        """
+        self._connect()
+        if self._sync_url is not None:
+            self._synchronize(self._sync_url)
+        deadline = time.monotonic() + self._connect_timeout_s
+        while self._stream.shape is None:
+            self._read(deadline - time.monotonic())
+            last = self._events[-1] if self._events else None
+            if isinstance(last, Refused) and last.reason == "dtype":
+                raise FrameError(last.text, reason=last.reason)
+            if self._over or time.monotonic() > deadline:
+                raise PeerLostError(f"{self._url}: no image came within {self._connect_timeout_s:g} s")
+        rows, cols = self._stream.shape
+        return Scan(
+            scan_id=f"daq-{uuid.uuid4().hex}",
+            rows=rows,
+            cols=cols,
+            projections=0,
+            flats=0,
+            darks=0,
+            dtype=self._dtype.str,
+            axis_col=self._stream.axis_col,
+        )
+
+    def next(self, timeout_s: float) -> Event | None:
+        """The next event, waiting for it at most `timeout_s`; None when there is none yet."""
+        deadline = time.monotonic() + timeout_s
+        remaining_s = timeout_s
+        while not self._events and not self._over and remaining_s >= 0:
+            self._read(remaining_s)
+            remaining_s = deadline - time.monotonic()
+        return self._events.popleft() if self._events else None
+
+    def ack(self, seq: int) -> None:
+        """Nothing to say: this wire knows no acknowledgement."""
+
+    def _connect(self) -> None:
+        """Dial, and wait until the subscription is on its way: what is published before that is lost."""
+        monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        try:
+            self._socket.connect(self._url)
+            if not monitor.poll(self._connect_timeout_s * 1000):
+                raise PeerLostError(f"{self._url}: nobody publishes there within {self._connect_timeout_s:g} s")
+            recv_monitor_message(monitor)
+        except zmq.ZMQError as error:
+            raise ConfigError(f"{self._url}: not an address to connect to: {error.strerror}") from error
+        finally:
+            self._socket.disable_monitor()
+
+    def _synchronize(self, url: str) -> None:
+        with self._context.socket(zmq.REQ) as socket:
+            socket.set(zmq.LINGER, 0)
+            try:
+                socket.connect(url)
+            except zmq.ZMQError as error:
+                raise ConfigError(f"{url}: not an address to connect to: {error.strerror}") from error
+            socket.send(b"")
+            if not socket.poll(self._connect_timeout_s * 1000):
+                raise PeerLostError(f"{url}: the publisher did not answer within {self._connect_timeout_s:g} s")
+            socket.recv()
+
+    def _read(self, timeout_s: float) -> None:
+        """Take one message, if one comes in time, and queue what it causes."""
+        if not self._socket.poll(max(0, math.ceil(timeout_s * 1000))):
+            silence_s = time.monotonic() - self._heard_s
+            if silence_s > self._stall_timeout_s:
+                text = f"{self._url}: silent for {silence_s:.0f} s without having sent end_data"
+                self._end(Lost(text=text))
+            return
+        self._heard_s = time.monotonic()
+        parts = self._socket.recv_multipart(copy=False)
+        message = parts[0].buffer
+        if message == timage.END_OF_DATA:
+            self._end(None)
+            return
+        try:
+            frames = self._stream.receive(message, time.time())
+        except FrameError as error:
+            self._refused += 1
+            self._events.append(Refused(seq=self._seq, reason=error.reason, text=str(error)))
+        else:
+            self._pass_on(frames)
+
+    def _pass_on(self, frames: Iterable[Frame]) -> None:
+        for frame in frames:
+            self._events.append(Arrived(seq=self._seq, frame=frame))
+            self._counts[frame.kind] += 1
+
+    def _end(self, loss: Lost | None) -> None:
+        self._over = True
+        self._pass_on(self._stream.end())
+        if self._stream.missing:
+            _log.warning("%s: %d sequence numbers never arrived", self._url, self._stream.missing)
+        # Whether what is missing was a projection is not known; that it is missing must show.
+        projections = self._counts[FrameKind.PROJECTION] + self._refused + self._stream.missing
+        totals = Totals(darks=self._counts[FrameKind.DARK], flats=self._counts[FrameKind.FLAT], projections=projections)
+        self._events.append(loss or Ended(totals=totals))
+
+    @property
+    def _seq(self) -> int:
+        return sum(self._counts.values()) + self._refused

@@ -1,0 +1,151 @@
+"""The data-acquisition wire of aps-mini-apps over ZeroMQ, written: TImage to subscribers, once they say ready."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Self
+
+import zmq
+
+from ministream.errors import ConfigError, PeerLostError
+from ministream.model import Frame, FrameKind, Scan
+from ministream.transport import SenderReport
+from ministream.wire import timage
+from ministream.wire.daq import AngleUnit
+from ministream.wire.timage import ImageType
+
+
+class DaqSender:
+    """Publishes one scan as TImage, as the native sender sends one to our receiver.
+
+    It waits for `subscribers` subscriptions, and with `sync_listen` for as many subscribers to say there that they
+    are ready, as those of aps-mini-apps do. A subscriber that lags by more than `queue` images makes `send` wait.
+    `pixel_dtype` converts the pixels; None sends them as they are.
+    """
+
+    def __init__(
+        self,
+        listen: str,
+        scan: Scan,
+        *,
+        sync_listen: str | None,
+        subscribers: int,
+        queue: int,
+        pixel_dtype: str | None,
+        angle_unit: AngleUnit,
+        peer_timeout_s: float,
+        stall_timeout_s: float,
+    ) -> None:
+        self._center = scan.axis_or_middle + 0.5
+        self._wanted, self._subscribers = subscribers, 0
+        self._pixel_dtype, self._angle_unit = pixel_dtype, angle_unit
+        self._peer_timeout_s, self._stall_timeout_s = peer_timeout_s, stall_timeout_s
+        self._seq = self._projections = self._bytes = 0
+        self._started_s: float | None = None
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.XPUB)
+        self._socket.set(zmq.XPUB_VERBOSER, 1)
+        self._socket.set(zmq.XPUB_NODROP, 1)
+        self._socket.set(zmq.SNDHWM, queue)
+        self._socket.set(zmq.SNDTIMEO, math.ceil(stall_timeout_s * 1000))
+        self._socket.set(zmq.LINGER, math.ceil(stall_timeout_s * 1000))
+        self._sync = None if sync_listen is None else self._context.socket(zmq.REP)
+        try:
+            self.address = _bind(self._socket, listen)
+            self.sync_address = None if self._sync is None else _bind(self._sync, str(sync_listen))
+        except ConfigError:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the ports back; what is on its way to subscribers that still read gets time to leave."""
+        if self._sync is not None:
+            self._sync.close(linger=1000)
+        self._socket.close()
+        self._context.term()
+
+    def send(self, frame: Frame, seq: int | None = None) -> None:
+        """Publish one frame under the next number, or under `seq`; the first one waits for the subscribers.
+
+        Raises PeerLostError when they stay away, leave, or do not read for longer than the time allowed.
+        """
+        if self._started_s is None:
+            self._wait_for_subscribers()
+            self._started_s = time.monotonic()
+        number = self._seq if seq is None else seq
+        self._seq += 1
+        message = timage.encode(
+            frame.pixels,
+            image_type=_image_type(frame),
+            seq=number,
+            rotation=frame.angle_rad if self._angle_unit == "radians" else math.degrees(frame.angle_rad),
+            center=self._center,
+            unique_id=number,
+            dtype=self._pixel_dtype,
+        )
+        self._hand_over(message)
+        self._projections += frame.kind is FrameKind.PROJECTION
+        self._bytes += len(message)
+
+    def finish(self) -> SenderReport:
+        """Publish the end. Nothing on this wire says that it arrived."""
+        self._hand_over(timage.END_OF_DATA)
+        seconds = time.monotonic() - (self._started_s or time.monotonic())
+        return SenderReport(projections=self._projections, bytes=self._bytes, seconds=seconds)
+
+    def _wait_for_subscribers(self) -> None:
+        ready = self._wanted if self._sync is None else 0
+        poller = zmq.Poller()
+        for socket in filter(None, (self._socket, self._sync)):
+            poller.register(socket, zmq.POLLIN)
+        deadline = time.monotonic() + self._peer_timeout_s
+        while ready < self._wanted or self._subscribers < self._wanted:
+            waiting = poller.poll(max(0, deadline - time.monotonic()) * 1000)
+            if not waiting:
+                came = min(ready, self._subscribers) if self._sync else self._subscribers
+                raise PeerLostError(
+                    f"{self.address}: {came} of {self._wanted} subscribers came within {self._peer_timeout_s:g} s"
+                )
+            if self._sync is not None and (self._sync, zmq.POLLIN) in waiting:
+                self._sync.recv()
+                self._sync.send(b"")
+                ready += 1
+            self._count_subscribers()
+
+    def _count_subscribers(self) -> None:
+        while self._socket.poll(0):
+            self._subscribers += 1 if self._socket.recv()[:1] == b"\x01" else -1
+
+    def _hand_over(self, message: bytes | memoryview) -> None:
+        self._count_subscribers()
+        if self._subscribers < 1:
+            raise PeerLostError(f"{self.address}: the last subscriber left before the end of the scan")
+        try:
+            self._socket.send(message, copy=False)
+        except zmq.Again:
+            raise PeerLostError(f"{self.address}: a subscriber read nothing for {self._stall_timeout_s:g} s") from None
+
+
+def _bind(socket: zmq.Socket[bytes], address: str) -> str:
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        raise ConfigError(f"{address}: cannot listen there: {error.strerror}") from error
+    return socket.get_string(zmq.LAST_ENDPOINT)
+
+
+def _image_type(frame: Frame) -> ImageType:
+    match frame.kind:
+        case FrameKind.PROJECTION:
+            return ImageType.PROJECTION
+        case FrameKind.FLAT:
+            return ImageType.WHITE if frame.index else ImageType.WHITE_RESET
+        case FrameKind.DARK:
+            return ImageType.DARK if frame.index else ImageType.DARK_RESET

@@ -1,0 +1,157 @@
+"""The distributor wire of aps-mini-apps over ZeroMQ, read in the place of a `sirt_stream` worker."""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections import deque
+from typing import Self
+
+import zmq
+
+from ministream.errors import ConfigError, FrameError, PeerLostError, ProtocolError
+from ministream.model import Frame, FrameKind, Scan, Slab
+from ministream.transport import Arrived, Ended, Event, Lost, Refused
+from ministream.wire import tracemq
+from ministream.wire.daq import AngleCheck, AngleUnit
+from ministream.wire.native import Totals
+from ministream.wire.tracemq import Assigned, Finished, Projection, Worker, split_address
+
+
+class TraceMqReceiver:
+    """Worker `rank` of `size`, as the native receiver reads one scan; alone, it gets every detector row.
+
+    `url` is the distributor's first port; worker r talks to the one r higher. The pixels are what the distributor
+    made of them, usually line integrals. One projection is under way while the one before it is used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        rank: int,
+        size: int,
+        angle_unit: AngleUnit,
+        connect_timeout_s: float,
+        stall_timeout_s: float,
+    ) -> None:
+        host, base = split_address(url)
+        self._url = f"{host}:{base + rank}"
+        self._connect_timeout_s, self._stall_timeout_s = connect_timeout_s, stall_timeout_s
+        self._worker = Worker(rank=rank, size=size, peer=self._url)
+        self._angles = AngleCheck(angle_unit, self._url)
+        self._events: deque[Event] = deque()
+        self._axis_col: float | None = None
+        self._arrived = self._refused = 0
+        self._over = False
+        self._heard_s = math.inf
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.REQ)
+        self._socket.set(zmq.LINGER, 1000)
+        self._socket.set(zmq.MAXMSGSIZE, tracemq.LARGEST_BYTES + 64)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the distributor; harmless when called again."""
+        self._socket.close()
+        self._context.term()
+
+    @property
+    def slab(self) -> Slab:
+        """The detector rows that the distributor gave this worker."""
+        assert self._worker.assigned is not None
+        return self._worker.assigned.slab
+
+    def scan(self) -> Scan:
+        """Introduce this worker and wait for its rows and the first projection; `rows` are those of all workers.
+
+        Raises PeerLostError when the distributor stays away longer than the time allowed, ProtocolError when it
+        speaks something else.
+        """
+        try:
+            self._socket.connect(self._url)
+        except zmq.ZMQError as error:
+            raise ConfigError(f"{self._url}: not an address to connect to: {error.strerror}") from error
+        deadline = time.monotonic() + self._connect_timeout_s
+        self._socket.send(self._worker.hello())
+        while not self._events:
+            self._read(deadline - time.monotonic())
+            if time.monotonic() > deadline:
+                what = "introduction" if self._worker.assigned is None else "request for a projection"
+                raise PeerLostError(f"{self._url}: no answer to the {what} within {self._connect_timeout_s:g} s")
+        if isinstance(self._events[0], Lost):
+            raise ProtocolError(self._events[0].text)
+        assert self._worker.assigned is not None
+        return Scan(
+            scan_id=f"tracemq-{uuid.uuid4().hex}",
+            rows=self._worker.assigned.rows,
+            cols=self._worker.assigned.cols,
+            projections=0,
+            flats=0,
+            darks=0,
+            dtype="<f4",
+            axis_col=self._axis_col,
+        )
+
+    def next(self, timeout_s: float) -> Event | None:
+        """The next event, waiting for it at most `timeout_s`; None when there is none yet."""
+        if not self._events and not self._over:
+            self._read(timeout_s)
+        return self._events.popleft() if self._events else None
+
+    def ack(self, seq: int) -> None:
+        """Nothing to say: asking for the next projection is this wire's acknowledgement."""
+
+    def _read(self, timeout_s: float) -> None:
+        """Take one message, if one comes in time, answer it, and queue what it causes."""
+        if not self._socket.poll(max(0, math.ceil(timeout_s * 1000))):
+            silence_s = time.monotonic() - self._heard_s
+            if silence_s > self._stall_timeout_s:
+                self._lose(f"{self._url}: silent for {silence_s:.0f} s without having finished")
+            return
+        self._heard_s = time.monotonic()
+        message = self._socket.recv(copy=False).buffer
+        try:
+            event = self._worker.receive(message)
+        except FrameError as error:
+            self._events.append(Refused(seq=self._seq, reason=error.reason, text=str(error)))
+            self._refused += 1
+        except ProtocolError as error:
+            self._lose(str(error))
+            return
+        else:
+            self._take(event)
+        self._socket.send(self._worker.answer())
+
+    def _lose(self, text: str) -> None:
+        self._over = True
+        self._events.append(Lost(text=text))
+
+    def _take(self, event: Assigned | Projection | Finished) -> None:
+        match event:
+            case Projection(theta=theta, center=center, pixels=pixels):
+                if self._axis_col is None and center > 0:
+                    self._axis_col = center - 0.5
+                frame = Frame(
+                    kind=FrameKind.PROJECTION,
+                    index=self._arrived,
+                    angle_rad=self._angles.radians(theta),
+                    pixels=pixels,
+                    acquired_s=time.time(),
+                )
+                self._events.append(Arrived(seq=self._seq, frame=frame))
+                self._arrived += 1
+            case Finished():
+                self._over = True
+                self._angles.check()
+                self._events.append(Ended(totals=Totals(projections=self._seq)))
+
+    @property
+    def _seq(self) -> int:
+        return self._arrived + self._refused
