@@ -53,6 +53,7 @@ class ProducerSection(Section):
     rate: float | None = Field(default=None, gt=0, description="projections/s; none: as fast as credit allows")
     order: Literal["sequential", "interlaced", "golden-angle"] = "sequential"
     repeat: int = Field(default=1, ge=1, description="how often the projections are played")
+    wire: Literal["native", "timage"] = Field(default="native", description="timage: as aps-mini-apps' DAQ speaks")
     listen: str = Field(default="tcp://127.0.0.1:0", description="data socket; port 0: any free port")
     peer_timeout_s: float = Field(default=120.0, gt=0, description="how long to wait for a receiver")
 
@@ -60,6 +61,9 @@ class ProducerSection(Section):
 class StreamSection(Section):
     """`[stream]`: the native stream between producer and receiver."""
 
+    wire: Literal["native", "timage", "tracemq"] = Field(
+        default="native", description="timage, tracemq: as DAQ and distributor of aps-mini-apps speak"
+    )
     connect: str | None = Field(default=None, description="producer's data address; none: through the tunnel")
     credit_mib: float = Field(default=256.0, gt=0, description="bytes in flight that the receiver grants")
     checksum: bool = True
@@ -125,8 +129,30 @@ class PrepSection(Section):
 class OutputSection(Section):
     """`[output]`: where results go."""
 
+    publish: str | None = Field(default=None, description="publish reconstructions as TImage here, tcp://HOST:PORT")
+
     directory: Path = Field(default=Path("results"), strict=False)
     pictures: bool = True
+
+
+class ApsSection(Section):
+    """`[aps]`: the wires of aps-mini-apps, where `[producer]` or `[stream]` chooses one of them."""
+
+    sync: str | None = Field(default=None, description="the REP socket on which subscribers say that they are ready")
+    subscribers: int = Field(default=1, ge=1, description="how many the publisher waits for")
+    queue: int = Field(default=64, ge=1, description="images by which a subscriber may lag before the publisher waits")
+    pixel_dtype: Literal["uint8", "uint16", "float32"] | None = Field(
+        default=None, description="dtype of the pixels, which the wire does not tell; none: the source's own"
+    )
+    angle_unit: Literal["degrees", "radians"] | None = Field(
+        default=None, description="unit of the angles on the wire; none: degrees in TImage, radians in TraceMQ"
+    )
+    hold_mib: float = Field(default=1024.0, gt=0, description="projections that wait for their calibration")
+    original_order: bool = Field(default=False, description="publish interleaved, as the original does")
+    pass_pause_s: float = Field(default=0.0, ge=0, description="pause after each pass over the dataset")
+    first_row: int = Field(default=0, ge=0, description="first detector row that is sent")
+    rows: int = Field(default=0, ge=0, description="detector rows that are sent; 0: all from the first")
+    every_rank: bool = Field(default=False, description="every rank is a TraceMQ worker, instead of rank 0 alone")
 
 
 class Config(Section):
@@ -140,6 +166,7 @@ class Config(Section):
     recon: ReconSection = ReconSection()
     prep: PrepSection = PrepSection()
     output: OutputSection = OutputSection()
+    aps: ApsSection = ApsSection()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     def as_dict(self) -> dict[str, Any]:
