@@ -1,0 +1,85 @@
+"""What both sessions share: how long they wait and what they report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ministream.model import Frame
+from ministream.wire.native import Totals
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How long one end waits for the other, in seconds.
+
+    * `first_contact_s`: until the peer is there for the first time.
+    * `stall_s`: without a single valid message, over however many connections; then the peer is lost. A producer
+      whose source is slow sends heartbeats, so it is not lost.
+    * `silence_s`: without a message on one connection; then the path is dead, the receiver dials again, and the
+      producer lets another receiver take over.
+    * `heartbeat_s`: after so long without anything to say, an end says that it is there.
+    """
+
+    first_contact_s: float
+    stall_s: float
+    silence_s: float = 5.0
+    heartbeat_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """Frame `seq` of the stream, whole and sound."""
+
+    seq: int
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Frame `seq` is bad and has been skipped; `reason` is a short, stable word, `text` names the frame."""
+
+    seq: int
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The scan is over, and every frame that the producer sent has arrived or was refused."""
+
+    totals: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """The producer is there and may send, but no frame has come for `seconds`: its source is slow, or it hangs."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The scan ended early: the producer gave up, or has been silent too long; what has arrived is all there is."""
+
+    text: str
+
+
+ReceiverEvent: TypeAlias = Arrived | Refused | Ended | Stalled | Lost
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A receiver is served from frame `resume` on."""
+
+    resume: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """A caller was refused, and told so; `text` says why."""
+
+    text: str
+
+
+SenderEvent: TypeAlias = Joined | TurnedAway

@@ -1,0 +1,227 @@
+"""The producer's end of the native stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from ministream.errors import ConfigError, InputError, PeerError, PeerLostError, ProtocolError
+from ministream.model import FrameKind, Scan
+from ministream.wire import native
+from ministream.wire._events import Joined, Patience, SenderEvent, TurnedAway
+from ministream.wire._states import SENDER_TURNS, SenderState, trigger
+from ministream.wire._store import FrameStore, MemoryStore, Parts
+from ministream.wire.frames import CODECS
+from ministream.wire.native import Bye, End, FrameHeader, Grant, Heartbeat, Hello, Message, Part, Reason, Totals
+
+
+class SenderSession:
+    """Serves one scan to one receiver at a time, over as many connections as it takes.
+
+    A `peer` is the transport's name of one connection. `now` is a monotonic time in seconds. Frames are kept until
+    they are acknowledged; a receiver that comes back gets them again from where it asks.
+    """
+
+    def __init__(
+        self,
+        scan: Scan,
+        *,
+        patience: Patience,
+        now: float,
+        codec: str = "none",
+        max_held: int = 4096,
+        store: FrameStore | None = None,
+    ) -> None:
+        if codec not in CODECS:
+            raise ConfigError(f"unknown codec {codec!r}: choose one of {', '.join(CODECS)}")
+        self.info = native.ScanInfo.of(scan, codec=codec)
+        try:
+            native.decode([native.encode(self.info)])
+        except ProtocolError as error:
+            raise InputError(f"scan {scan.scan_id!r} cannot be streamed: {error}") from None
+        self.state = SenderState.WAITING
+        self.totals = Totals()
+        self.acked = 0
+        self.refused = 0
+        self.retransmitted = 0
+        self._patience = patience
+        self._max_held = max_held
+        self._store = MemoryStore() if store is None else store
+        self._limit = 0
+        self._end: bytes | None = None
+        self._peer: bytes | None = None
+        self._receiver = ""
+        self._cursor = 0
+        self._sent = 0
+        self._end_sent = False
+        self._outbox: list[tuple[bytes, Parts]] = []
+        self._heard_at = now
+        self._sent_at = now
+        self._last_refusal = ""
+        self._farewell: PeerError | None = None
+
+    # what the producer does
+
+    @property
+    def room(self) -> bool:
+        """Whether the credit allows one more frame."""
+        return self._end is None and self.totals.frames < min(self._limit, self.acked + self._max_held)
+
+    def submit(self, header: FrameHeader, payload: Part) -> None:
+        """Take a packed frame, if there is `room`; its `seq` is set here. Raises ProtocolError if out of turn."""
+        if self._end is not None:
+            raise ProtocolError(f"{header.kind.name.lower()} {header.index} after the end of the scan")
+        if header.kind is not FrameKind.PROJECTION and self.totals.projections:
+            raise ProtocolError(f"{header.kind.name.lower()} {header.index} after the first projection")
+        encoded = native.encode(replace(header, seq=self.totals.frames))
+        self.totals = self.totals.after(header.kind, encoded)
+        self._store.append((encoded, payload))
+
+    def end(self, dropped: int) -> None:
+        """No more frames; `dropped` were left out on purpose."""
+        self.totals = replace(self.totals, dropped=dropped)
+        self._end = native.encode(End(totals=self.totals))
+
+    def abort(self, text: str) -> None:
+        """Give up; the receiver is told why."""
+        self._post(Bye(reason=Reason.LEFT, text=native.line(text)))
+        self.state = SenderState.OVER
+        self._farewell = PeerLostError(f"the stream was given up: {text}")
+
+    # what the transport does
+
+    def receive(self, peer: bytes, parts: Sequence[Part], now: float) -> list[SenderEvent]:
+        """Take one message. A bad one costs its sender the connection, never the producer the scan."""
+        try:
+            message = native.decode(parts)
+            if isinstance(message, Hello):
+                return self._welcome(peer, message, now)
+            if peer == self._peer:
+                self._take(message, now)
+            return []  # what a superseded connection still had to say has no effect
+        except ProtocolError as error:
+            self.lost(peer)
+            return self._turn_away(peer, Reason.PROTOCOL, str(error))
+
+    def lost(self, peer: bytes) -> None:
+        """The transport no longer reaches `peer`."""
+        if peer == self._peer:
+            self._peer = None
+            if self.state is SenderState.STREAMING:
+                self.state = SenderState.WAITING
+
+    def outgoing(self, now: float) -> list[tuple[bytes, Parts]]:
+        """Everything that can be sent now, in order: (peer, message)."""
+        out, self._outbox = self._outbox, []
+        peer = self._peer
+        if peer is not None and self.state in (SenderState.STREAMING, SenderState.DONE):
+            out += [(peer, parts) for parts in self._stream()]
+            if now - self._sent_at >= self._patience.heartbeat_s and not out:
+                out.append((peer, (native.encode(Heartbeat()),)))
+        if any(to == peer for to, _ in out):
+            self._sent_at = now
+        return out
+
+    def check(self, now: float) -> None:
+        """Raises PeerLostError when the receiver stays away, or PeerError when it has left."""
+        if self._farewell is not None:
+            raise self._farewell
+        if self.state is SenderState.DONE or now - self._heard_at <= self._limit_s:
+            return
+        refusal = f"; the last caller was turned away: {self._last_refusal}" if self._last_refusal else ""
+        if not self._receiver:
+            raise PeerLostError(f"no receiver came within {self._limit_s:g} s{refusal}")
+        raise PeerLostError(f"the receiver has been silent for more than {self._limit_s:g} s{refusal}")
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until `outgoing` or `check` must be asked again, if nothing happens before."""
+        due = self._heard_at + self._limit_s
+        if self._peer is not None:
+            due = min(due, self._sent_at + self._patience.heartbeat_s)
+        return max(0.0, due - now)
+
+    # the protocol
+
+    @property
+    def _limit_s(self) -> float:
+        return self._patience.stall_s if self._receiver else self._patience.first_contact_s
+
+    def _welcome(self, peer: bytes, hello: Hello, now: float) -> list[SenderEvent]:
+        refusal = self._refusal(peer, hello, now)
+        if refusal is not None:
+            return self._turn_away(peer, *refusal)
+        self.state = self._following(hello)
+        self._peer, self._receiver, self._heard_at = peer, hello.receiver, now
+        self._limit = hello.limit
+        self._cursor = hello.resume
+        self._end_sent = False
+        self._post(replace(self.info, first=hello.resume))
+        return [Joined(hello.resume)]
+
+    def _refusal(self, peer: bytes, hello: Hello, now: float) -> tuple[Reason, str] | None:
+        served = self._peer is not None and now - self._heard_at <= self._patience.silence_s
+        if served and hello.receiver != self._receiver:
+            return Reason.BUSY, "another receiver is being served"
+        if hello.scan not in ("", self.info.scan_id):
+            return Reason.OTHER_SCAN, f"scan {hello.scan!r} was asked for, this is scan {self.info.scan_id!r}"
+        if hello.streams != 1 or self.info.codec not in hello.codecs:
+            wanted = f"{hello.streams} streams with codec {' or '.join(hello.codecs)}"
+            return Reason.UNABLE, f"{wanted} asked for, this is one stream with codec {self.info.codec}"
+        if not self._store.first <= hello.resume <= self.totals.frames:
+            held = f"frames {self._store.first} to {self.totals.frames - 1} are held"
+            return Reason.NOT_HELD, f"frame {hello.resume} was asked for, {held}: start the scan again"
+        return None
+
+    def _turn_away(self, peer: bytes, reason: Reason, text: str) -> list[SenderEvent]:
+        self._outbox.append((peer, (native.encode(Bye(reason=reason, text=native.line(text))),)))
+        self._last_refusal = text
+        return [TurnedAway(text)]
+
+    def _take(self, message: Message, now: float) -> None:
+        following = self._following(message)
+        match message:
+            case Grant():
+                self._credit(message)
+            case Bye(reason=Reason.DONE):
+                self._confirmed()
+            case Bye(reason=reason, text=text):
+                left = f"the receiver left with {self.acked} of {self.totals.frames} frames consumed: {text}"
+                self._farewell = (ProtocolError if reason is Reason.PROTOCOL else PeerLostError)(left)
+        self.state = following
+        self._heard_at = now
+
+    def _following(self, message: Message) -> SenderState:
+        following = SENDER_TURNS[self.state].get(trigger(message))
+        if following is None:
+            raise ProtocolError(f"{type(message).__name__} out of turn, {self.state.name.lower()}")
+        return following
+
+    def _credit(self, grant: Grant) -> None:
+        if grant.acked > self._cursor:
+            raise ProtocolError(f"{grant.acked} frames acknowledged, {self._cursor} sent")
+        self.acked = max(self.acked, grant.acked)
+        self.refused = max(self.refused, grant.refused)
+        self._limit = max(self._limit, grant.limit)
+        self._store.release(self.acked)
+
+    def _confirmed(self) -> None:
+        if not self._end_sent or self.acked < self.totals.frames:
+            raise ProtocolError(f"an end confirmed with {self.acked} of {self.totals.frames} frames acknowledged")
+        self._post(Bye(reason=Reason.DONE))
+
+    def _stream(self) -> list[Parts]:
+        out: list[Parts] = []
+        while self._cursor < min(self.totals.frames, self._limit):
+            out.append(self._store.get(self._cursor))
+            self.retransmitted += self._cursor < self._sent
+            self._cursor += 1
+            self._sent = max(self._sent, self._cursor)
+        if self._end is not None and self._cursor == self.totals.frames and not self._end_sent:
+            out.append((self._end,))
+            self._end_sent = True
+        return out
+
+    def _post(self, message: Message) -> None:
+        if self._peer is not None:
+            self._outbox.append((self._peer, (native.encode(message),)))

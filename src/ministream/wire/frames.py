@@ -1,0 +1,110 @@
+"""Frames as header and payload. With codec `none` the payload is the pixels' own memory, at both ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from ministream.errors import FrameError
+from ministream.model import Frame
+from ministream.wire.native import FrameHeader, Part, ScanInfo
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Codec:
+    """`encode` takes C-contiguous pixels; `decode` takes a payload and the number of bytes that the pixels take.
+
+    `decode` never returns more than that, whatever the payload claims, and raises FrameError (reason `codec`)
+    for what it cannot read.
+    """
+
+    encode: Callable[[NDArray[Any]], Part]
+    decode: Callable[[Part, int], Part]
+
+
+def _own_memory(pixels: NDArray[Any]) -> memoryview:
+    return pixels.reshape(-1).view(np.uint8).data
+
+
+def _unchanged(payload: Part, frame_bytes: int) -> Part:
+    return payload
+
+
+CODECS = {"none": Codec(encode=_own_memory, decode=_unchanged)}
+"""By the name that `Hello` and `ScanInfo` carry."""
+
+
+def pack(frame: Frame, info: ScanInfo, *, checksum: bool) -> tuple[FrameHeader, Part]:
+    """The header of a frame, with `seq` still 0, and its payload; only pixels not in C order are copied.
+
+    Raises FrameError (reason `size` or `dtype`) when the frame is not of the scan's shape and dtype.
+    """
+    pixels = np.ascontiguousarray(frame.pixels)
+    name = f"{frame.kind.name.lower()} {frame.index}"
+    _check_form(pixels.shape, pixels.dtype.str, info, name)
+    payload = CODECS[info.codec].encode(pixels)
+    header = FrameHeader(
+        seq=0,
+        kind=frame.kind,
+        index=frame.index,
+        angle_rad=frame.angle_rad,
+        shape=(info.rows, info.cols),
+        dtype=info.dtype,
+        codec=info.codec,
+        checksum=xxhash.xxh3_64_digest(payload) if checksum else None,
+        acquired_s=frame.acquired_s,
+    )
+    return header, payload
+
+
+def unpack(header: FrameHeader, payload: Part, info: ScanInfo) -> Frame:
+    """The frame of a received header and payload. Its pixels [rows, cols] are read-only.
+
+    They are copied only where the payload is not aligned for their dtype, as ZeroMQ leaves messages of less
+    than 8 KiB.
+
+    Raises FrameError with the reason `size`, `dtype`, `codec`, `checksum` or `not-finite`.
+    """
+    name = f"{header.kind.name.lower()} {header.index}"
+    _check_form(header.shape, header.dtype, info, name)
+    if header.codec != info.codec:
+        raise FrameError(f"{name} is packed with {header.codec!r}, the scan with {info.codec!r}", reason="codec")
+    raw = CODECS[info.codec].decode(payload, info.frame_bytes)
+    if len(raw) != info.frame_bytes:
+        raise FrameError(f"{name} holds {len(raw)} bytes where its shape takes {info.frame_bytes}", reason="size")
+    if header.checksum is not None and header.checksum != xxhash.xxh3_64_digest(payload):
+        raise FrameError(f"{name} does not match its checksum: it was damaged on the way", reason="checksum")
+    pixels = np.frombuffer(raw, info.dtype).reshape(info.rows, info.cols)
+    if not pixels.flags.aligned:
+        pixels = pixels.copy()
+    pixels.flags.writeable = False
+    if not (math.isfinite(header.angle_rad) and math.isfinite(header.acquired_s) and _finite(pixels)):
+        raise FrameError(f"{name} holds NaN or infinity", reason="not-finite")
+    return Frame(
+        kind=header.kind,
+        index=header.index,
+        angle_rad=header.angle_rad,
+        pixels=pixels,
+        acquired_s=header.acquired_s,
+    )
+
+
+def _check_form(shape: tuple[int, ...], dtype: str, info: ScanInfo, name: str) -> None:
+    if shape != (info.rows, info.cols):
+        raise FrameError(f"{name} has the shape {shape}, the scan's is ({info.rows}, {info.cols})", reason="size")
+    if dtype != info.dtype:
+        raise FrameError(f"{name} has the dtype {dtype!r}, the scan's is {info.dtype!r}", reason="dtype")
+
+
+def _finite(pixels: NDArray[Any]) -> bool:
+    """Whether no pixel is NaN or infinite: NaN propagates through min, so two passes tell and allocate nothing."""
+    if pixels.dtype.kind != "f":
+        return True
+    with np.errstate(invalid="ignore"):
+        return math.isfinite(pixels.min()) and math.isfinite(pixels.max())

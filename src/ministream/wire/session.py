@@ -1,0 +1,49 @@
+"""The native stream's two ends as pure state machines: messages in, messages and events out.
+
+They know no sockets, no threads and no clock but the time they are given. A driver does, for either end, the same:
+pass on what comes (`receive`), send what is due (`outgoing`), ask after what has not happened (`check`), and sleep
+no longer than `wait_s`.
+
+Every frame of a scan, dark, flat or projection, has a number `seq` without gaps. The receiver grants credit by
+absolute numbers; the sender keeps what is not acknowledged. When a connection breaks, the receiver makes a new one
+and says from which frame on it wants to hear; so nothing is lost and nothing arrives twice. Both ends chain a
+digest over all headers (which hold the payloads' checksums) and compare it at the end. The end is confirmed both
+ways: `End`, then `Bye` (done) from the receiver when everything is consumed, then `Bye` (done) from the sender.
+"""
+
+from ministream.wire._events import (
+    Arrived,
+    Ended,
+    Joined,
+    Lost,
+    Patience,
+    ReceiverEvent,
+    Refused,
+    SenderEvent,
+    Stalled,
+    TurnedAway,
+)
+from ministream.wire._receiver import MAX_CREDIT_FRAMES, ReceiverSession
+from ministream.wire._sender import SenderSession
+from ministream.wire._states import ReceiverState, SenderState
+from ministream.wire._store import FrameStore, MemoryStore
+
+__all__ = [
+    "MAX_CREDIT_FRAMES",
+    "Arrived",
+    "Ended",
+    "FrameStore",
+    "Joined",
+    "Lost",
+    "MemoryStore",
+    "Patience",
+    "ReceiverEvent",
+    "ReceiverSession",
+    "ReceiverState",
+    "Refused",
+    "SenderEvent",
+    "SenderSession",
+    "SenderState",
+    "Stalled",
+    "TurnedAway",
+]

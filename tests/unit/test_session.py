@@ -1,0 +1,599 @@
+"""The native stream's two ends, back to back in memory: every frame once, in order, whatever the link does."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from native_stream import make_frame, make_frames, make_scan, same
+
+from ministream.errors import ConfigError, InputError, PeerError, PeerLostError, ProtocolError
+from ministream.model import FrameKind, Scan
+from ministream.wire import native
+from ministream.wire.frames import pack
+from ministream.wire.native import Bye, End, Grant, Heartbeat, Hello, Reason, ScanInfo
+from ministream.wire.session import (
+    MAX_CREDIT_FRAMES,
+    Arrived,
+    Ended,
+    Lost,
+    Patience,
+    ReceiverEvent,
+    ReceiverSession,
+    ReceiverState,
+    Refused,
+    SenderSession,
+    SenderState,
+    Stalled,
+    TurnedAway,
+)
+
+PATIENCE = Patience(first_contact_s=60, stall_s=30)
+FRAME_BYTES = make_scan().frame_bytes
+
+
+def a_receiver(credit: int = 4, **changes: object) -> ReceiverSession:
+    facts = {"patience": PATIENCE, "now": 0.0, "credit_bytes": credit * FRAME_BYTES, "max_frame_bytes": 2**20}
+    return ReceiverSession(**facts | changes)  # type: ignore[arg-type]
+
+
+@dataclass
+class Link:
+    """Two sessions and what is on the way between them."""
+
+    scan: Scan = field(default_factory=make_scan)
+    receiver: ReceiverSession = field(default_factory=a_receiver)
+    damaged: set[int] = field(default_factory=set)
+    now: float = 0.0
+    connection: int = 0
+    to_sender: deque[list[native.Part]] = field(default_factory=deque)
+    to_receiver: deque[list[native.Part]] = field(default_factory=deque)
+    events: list[ReceiverEvent] = field(default_factory=list)
+    told: list[object] = field(default_factory=list)
+    most_held: int = 0
+
+    def __post_init__(self) -> None:
+        self.sender = SenderSession(self.scan, patience=PATIENCE, now=0.0)
+        self.source = list(make_frames(self.scan))
+        self.submitted = 0
+        self.receiver.connect(0.0)
+
+    @property
+    def peer(self) -> bytes:
+        return b"connection %d" % self.connection
+
+    @property
+    def arrived(self) -> list[Arrived]:
+        return [e for e in self.events if isinstance(e, Arrived)]
+
+    # one step each
+
+    def submit(self) -> None:
+        if self.sender.room and self.submitted < len(self.source):
+            header, payload = pack(self.source[self.submitted], self.sender.info, checksum=True)
+            self.sender.submit(header, bytes(len(payload)) if self.submitted in self.damaged else payload)
+            self.submitted += 1
+        elif self.submitted == len(self.source):
+            self.sender.end(0)
+            self.submitted += 1
+        self.most_held = max(self.most_held, self.sender.totals.frames - self.sender.acked)
+
+    def send(self) -> None:
+        self.to_receiver += [list(parts) for peer, parts in self.sender.outgoing(self.now) if peer == self.peer]
+
+    def reply(self) -> None:
+        self.to_sender += [list(parts) for parts in self.receiver.outgoing(self.now)]
+
+    def hear(self) -> None:
+        if self.to_receiver:
+            self.events += self.receiver.receive(self.to_receiver.popleft(), self.now)
+
+    def listen(self) -> None:
+        if self.to_sender:
+            self.told += self.sender.receive(self.peer, self.to_sender.popleft(), self.now)
+
+    def consume(self) -> None:
+        if self.receiver.acked < self.receiver.totals.frames:
+            self.receiver.ack(self.receiver.acked, self.now)
+
+    def wait(self) -> None:
+        self.now += 1.0
+
+    def cut(self) -> None:
+        """The connection breaks; the sender does not notice. What was on the way is gone."""
+        if self.receiver.state is ReceiverState.OVER:
+            return
+        self.to_sender.clear()
+        self.to_receiver.clear()
+        self.receiver.disconnect(self.now)
+        self.connection += 1
+        self.receiver.connect(self.now)
+
+    def cut_noticed(self) -> None:
+        """The same, and the sender's transport notices."""
+        self.sender.lost(self.peer)
+        self.cut()
+
+    def settle(self) -> None:
+        """Let everything that can happen without time passing happen, to the confirmed end."""
+        for _ in range(1000):
+            for step in (self.submit, self.send, self.hear, self.reply, self.listen, self.consume):
+                step()
+            if self.sender.state is SenderState.DONE and self.receiver.state is ReceiverState.OVER:
+                return
+        raise AssertionError(f"stuck: {self.sender.state}, {self.receiver.state}")
+
+
+STEPS = ["submit", "send", "reply", "hear", "listen", "consume", "wait", "cut", "cut_noticed"]
+# Cuts are rarer than the rest, or nothing would ever get through between two of them.
+CHAOS = st.lists(st.sampled_from(STEPS[:6] * 3 + STEPS[6:]), max_size=300)
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps=CHAOS, credit=st.integers(0, 20))
+def test_every_frame_arrives_once_and_in_order_whatever_the_link_does(steps: list[str], credit: int) -> None:
+    link = Link(receiver=a_receiver(credit))
+    for step in steps:
+        getattr(link, step)()
+    link.settle()
+    assert [e.seq for e in link.arrived] == list(range(12))
+    assert all(same(e.frame, sent) for e, sent in zip(link.arrived, link.source, strict=True))
+    assert link.events[-1] == Ended(link.sender.totals)
+    assert len(link.events) == 13
+    assert link.most_held <= max(2, credit)
+
+
+@settings(max_examples=100, deadline=None)
+@given(steps=CHAOS, bad=st.sets(st.integers(0, 11)))
+def test_refused_frames_are_skipped_once_and_need_no_acknowledgement(steps: list[str], bad: set[int]) -> None:
+    link = Link(damaged=bad)
+    for step in steps:
+        getattr(link, step)()
+    link.settle()
+    refused = [e for e in link.events if isinstance(e, Refused)]
+    assert {e.seq for e in refused} == bad
+    assert all(e.reason == "checksum" for e in refused)
+    assert sorted([e.seq for e in link.arrived] + [e.seq for e in refused]) == list(range(12))
+    assert link.sender.refused == len(bad)
+
+
+# the receiver, against a producer written by hand
+
+INFO = ScanInfo.of(make_scan(), codec="none")
+
+
+def encoded(message: native.Message) -> list[native.Part]:
+    return [native.encode(message)]
+
+
+def framed(seq: int, kind: FrameKind = FrameKind.PROJECTION) -> list[native.Part]:
+    header, payload = pack(make_frame(make_scan(), kind, seq), INFO, checksum=True)
+    return [native.encode(msgspec.structs.replace(header, seq=seq)), payload]
+
+
+def greeted(**changes: object) -> ReceiverSession:
+    """A receiver that has connected and knows the scan."""
+    receiver = a_receiver(**changes)
+    receiver.connect(0.0)
+    receiver.receive(encoded(INFO), 0.0)
+    return receiver
+
+
+def said(session: ReceiverSession, now: float = 0.0) -> list[native.Message]:
+    return [native.decode(parts) for parts in session.outgoing(now)]
+
+
+def test_a_receiver_greets_then_grants() -> None:
+    receiver = a_receiver(credit=5)
+    receiver.connect(0.0)
+    (hello,) = said(receiver)
+    assert isinstance(hello, Hello)
+    assert (hello.scan, hello.resume, hello.limit, hello.codecs) == ("", 0, 0, ("none",))
+    receiver.receive(encoded(INFO), 0.0)
+    assert said(receiver) == [Grant(acked=0, limit=5)]
+    assert said(receiver) == []
+    receiver.receive(framed(0), 0.0)
+    receiver.ack(0, 0.0)
+    assert said(receiver) == [Grant(acked=1, limit=6)]
+
+
+def test_a_receiver_that_dials_again_names_itself_its_scan_and_its_position() -> None:
+    receiver = a_receiver(credit=5)
+    receiver.connect(0.0)
+    first, *_ = said(receiver)
+    for parts in (encoded(INFO), framed(0), framed(1)):
+        receiver.receive(parts, 0.0)
+    receiver.disconnect(1.0)
+    receiver.connect(2.0)
+    second, *_ = said(receiver)
+    assert second == Hello(receiver=first.receiver, scan="scan-1", resume=2, limit=5)
+
+
+@pytest.mark.parametrize(("credit_bytes", "frames"), [(0, 2), (1000, 33), (2**40, MAX_CREDIT_FRAMES)])
+def test_credit_is_counted_in_whole_frames(credit_bytes: int, frames: int) -> None:
+    assert said(greeted(credit_bytes=credit_bytes))[-1] == Grant(acked=0, limit=frames)
+
+
+BREACHES = {
+    "a gap": [framed(1)],
+    "a repetition": [framed(0), framed(0)],
+    "beyond the credit": [framed(0), framed(1), framed(2)],
+    "calibration after data": [framed(0), framed(1, FrameKind.FLAT)],
+    "a second description": [encoded(INFO)],
+    "totals that do not fit": [encoded(End(totals=native.Totals(projections=1)))],
+    "a digest that does not fit": [framed(0), encoded(End(totals=native.Totals(projections=1, digest=b"otherone")))],
+    "two ends": [encoded(End(totals=native.Totals())), encoded(End(totals=native.Totals()))],
+    "a frame after the end": [encoded(End(totals=native.Totals())), framed(0)],
+    "done before the end": [encoded(Bye(reason=Reason.DONE))],
+    "a receiver's message": [encoded(Grant(acked=0, limit=1))],
+    "garbage": [[b"garbage"]],
+}
+
+
+@pytest.mark.parametrize("breach", BREACHES.values(), ids=BREACHES.keys())
+def test_a_breach_of_protocol_ends_the_receiver_and_is_told_to_the_producer(breach: list[list[native.Part]]) -> None:
+    receiver = greeted(credit=2)
+    said(receiver)
+    for parts in breach[:-1]:
+        receiver.receive(parts, 0.0)
+    with pytest.raises(ProtocolError) as raised:
+        receiver.receive(breach[-1], 0.0)
+    assert said(receiver) == [Bye(reason=Reason.PROTOCOL, text=str(raised.value))]
+    assert receiver.state is ReceiverState.OVER
+
+
+def test_frames_before_the_description_are_out_of_turn() -> None:
+    receiver = a_receiver()
+    receiver.connect(0.0)
+    with pytest.raises(ProtocolError, match="FrameHeader out of turn"):
+        receiver.receive(framed(0), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"rows": 2**20, "cols": 2**20}, "are allowed"),
+        ({"codec": "unheard-of"}, "unknown codec 'unheard-of'"),
+        ({"first": 3}, "goes on at frame 3"),
+    ],
+)
+def test_a_description_that_cannot_be_served_is_refused(changes: dict[str, object], match: str) -> None:
+    receiver = a_receiver()
+    receiver.connect(0.0)
+    with pytest.raises(ProtocolError, match=match):
+        receiver.receive(encoded(msgspec.structs.replace(INFO, **changes)), 0.0)
+
+
+def test_a_scan_that_changes_between_connections_is_refused() -> None:
+    receiver = greeted()
+    receiver.connect(1.0)
+    with pytest.raises(ProtocolError, match="changed its description"):
+        receiver.receive(encoded(msgspec.structs.replace(INFO, rows=4)), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("reason", "error"), [(Reason.BUSY, PeerError), (Reason.LEFT, PeerLostError), (Reason.PROTOCOL, ProtocolError)]
+)
+def test_a_refusal_at_the_door_is_an_error_with_the_producers_words(reason: Reason, error: type[PeerError]) -> None:
+    receiver = a_receiver()
+    receiver.connect(0.0)
+    with pytest.raises(error, match="because of this"):
+        receiver.receive(encoded(Bye(reason=reason, text="because of this")), 0.0)
+
+
+def test_a_producer_that_gives_up_in_the_middle_leaves_what_has_arrived() -> None:
+    receiver = greeted()
+    receiver.receive(framed(0), 0.0)
+    assert receiver.receive(encoded(Bye(reason=Reason.LEFT, text="beam dump")), 0.0) == [
+        Lost("the producer gave up: beam dump")
+    ]
+    assert receiver.state is ReceiverState.OVER
+
+
+def test_the_end_is_confirmed_only_when_everything_is_consumed() -> None:
+    receiver = greeted()
+    receiver.receive(framed(0), 0.0)
+    receiver.receive(encoded(End(totals=receiver.totals)), 0.0)
+    assert Bye(reason=Reason.DONE) not in said(receiver)
+    receiver.ack(0, 0.0)
+    assert said(receiver) == [Grant(acked=1, limit=5), Bye(reason=Reason.DONE)]
+    assert said(receiver) == []
+    receiver.receive(encoded(Bye(reason=Reason.DONE)), 0.0)
+    assert receiver.state is ReceiverState.OVER
+
+
+def test_acknowledging_what_has_not_arrived_is_a_mistake_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="frame 0 acknowledged, 0 have arrived"):
+        greeted().ack(0, 0.0)
+
+
+def test_a_receiver_gives_up_when_nobody_ever_answers() -> None:
+    receiver = a_receiver()
+    for now in range(0, 61, 5):
+        receiver.connect(now)
+        assert receiver.check(now) == []
+    with pytest.raises(PeerLostError, match="within 60 s"):
+        receiver.check(60.1)
+
+
+def test_a_receiver_reports_a_producer_that_has_been_silent_for_the_stall_time() -> None:
+    receiver = greeted()
+    receiver.receive(framed(0), 10.0)
+    for now in (20.0, 30.0, 39.9):
+        receiver.disconnect(now)
+        receiver.connect(now)
+        assert receiver.check(now) == []
+    assert receiver.check(40.1) == [Lost("the producer has been silent for more than 30 s")]
+    assert receiver.check(50.0) == []
+
+
+def test_a_producer_with_heartbeats_and_no_frames_is_stalled_not_lost() -> None:
+    receiver = greeted()
+    events = []
+    for now in range(100):
+        receiver.receive(encoded(Heartbeat()), now)
+        events += receiver.check(now)
+    assert events == [Stalled(31)]
+    receiver.receive(framed(0), 100.0)
+    receiver.receive(encoded(Heartbeat()), 130.0)
+    assert receiver.check(130.5) == [Stalled(30.5)]
+
+
+def test_a_receiver_that_grants_nothing_does_not_call_the_producer_stalled() -> None:
+    receiver = greeted(credit=2)
+    for seq in (0, 1):
+        receiver.receive(framed(seq), 0.0)
+    for now in range(1, 50):
+        receiver.receive(encoded(Heartbeat()), now)
+        assert receiver.check(now) == []
+    receiver.ack(0, 50.0)
+    receiver.receive(encoded(Heartbeat()), 79.0)
+    assert receiver.check(79.9) == []
+    assert receiver.check(80.1) == [Stalled(pytest.approx(30.1))]
+
+
+def test_a_silent_connection_is_given_longer_each_time_until_a_frame_comes() -> None:
+    receiver = greeted()
+    assert not receiver.silent(5.0)
+    assert receiver.silent(5.1)
+    receiver.disconnect(5.1)
+    receiver.connect(6.0)
+    assert not receiver.silent(16.0)
+    assert receiver.silent(16.1)
+    receiver.receive(encoded(INFO), 16.1)
+    receiver.receive(framed(0), 17.0)
+    assert receiver.silent(22.1)
+
+
+def test_a_receiver_with_nothing_to_say_sends_heartbeats() -> None:
+    receiver = greeted()
+    said(receiver)
+    assert receiver.wait_s(0.0) == 1.0
+    assert said(receiver, 0.9) == []
+    assert said(receiver, 1.0) == [Heartbeat()]
+    assert said(receiver, 1.5) == []
+
+
+def test_a_receiver_that_leaves_says_why() -> None:
+    receiver = greeted()
+    said(receiver)
+    receiver.leave("disk full")
+    assert said(receiver) == [Bye(reason=Reason.LEFT, text="disk full")]
+
+
+# the sender, against receivers written by hand
+
+NAME, OTHER = "a" * 32, "b" * 32
+
+
+def a_sender(frames: int = 0, scan: Scan | None = None, **changes: object) -> SenderSession:
+    """A sender that has a receiver on `one` with credit for 5, and has sent `frames` projections."""
+    scan = scan or make_scan(darks=0, flats=0)
+    sender = SenderSession(scan, patience=PATIENCE, now=0.0, **changes)  # type: ignore[arg-type]
+    if frames:
+        tell(sender, b"one", Hello(receiver=NAME, resume=0, limit=5))
+        for index in range(frames):
+            sender.submit(*pack(make_frame(scan, FrameKind.PROJECTION, index), sender.info, checksum=True))
+        sender.outgoing(0.0)
+    return sender
+
+
+def tell(sender: SenderSession, peer: bytes, message: native.Message, now: float = 0.0) -> list[object]:
+    return list(sender.receive(peer, encoded(message), now))
+
+
+def answers(sender: SenderSession, now: float = 0.0) -> list[tuple[bytes, native.Message]]:
+    return [(peer, native.decode(parts)) for peer, parts in sender.outgoing(now)]
+
+
+def seqs(sender: SenderSession) -> list[int]:
+    return [message.seq for _, message in answers(sender) if isinstance(message, native.FrameHeader)]
+
+
+def turned_away(sender: SenderSession, peer: bytes, hello: Hello, now: float = 0.0) -> Bye:
+    """Say `hello`, which must be refused; the refusal."""
+    (event,) = tell(sender, peer, hello, now)
+    assert isinstance(event, TurnedAway)
+    (refusal,) = [m for to, m in answers(sender, now) if to == peer]
+    assert isinstance(refusal, Bye)
+    assert refusal.text == event.text
+    return refusal
+
+
+def test_nothing_is_sent_beyond_the_credit_or_the_senders_own_limit() -> None:
+    sender = a_sender(frames=5)
+    assert not sender.room
+    tell(sender, b"one", Grant(acked=1, limit=6))
+    assert sender.room
+    sender = SenderSession(make_scan(), patience=PATIENCE, now=0.0, max_held=3)
+    tell(sender, b"one", Hello(receiver=NAME, resume=0, limit=2**50))
+    for index in range(3):
+        assert sender.room
+        sender.submit(*pack(make_frame(make_scan(), FrameKind.DARK, index), sender.info, checksum=False))
+    assert not sender.room
+
+
+def test_a_grant_that_comes_late_or_twice_changes_nothing() -> None:
+    sender = a_sender(frames=4)
+    for grant in (Grant(acked=3, limit=8), Grant(acked=1, limit=6), Grant(acked=3, limit=8)):
+        tell(sender, b"one", grant)
+    assert sender.acked == 3
+    assert seqs(sender) == []
+
+
+def test_a_receiver_that_dials_again_gets_the_frames_from_where_it_asks() -> None:
+    sender = a_sender(frames=5)
+    tell(sender, b"one", Grant(acked=2, limit=7))
+    tell(sender, b"two", Hello(receiver=NAME, resume=3, limit=7))
+    (peer, info), *frames = answers(sender)
+    assert peer == b"two"
+    assert info == msgspec.structs.replace(sender.info, first=3)
+    assert [(to, m.seq) for to, m in frames] == [(b"two", 3), (b"two", 4)]
+    assert sender.retransmitted == 2
+    tell(sender, b"one", Grant(acked=5, limit=10))
+    assert sender.acked == 2, "a superseded connection has nothing to say"
+
+
+def test_a_second_receiver_is_turned_away_while_the_first_is_there() -> None:
+    sender = a_sender(frames=2)
+    assert turned_away(sender, b"two", Hello(receiver=OTHER, resume=0, limit=5)).reason is Reason.BUSY
+    tell(sender, b"one", Grant(acked=1, limit=6))
+    assert sender.acked == 1
+
+
+def test_another_receiver_may_take_over_from_one_that_is_silent_or_gone() -> None:
+    sender = a_sender(frames=2)
+    tell(sender, b"two", Hello(receiver=OTHER, resume=0, limit=5), now=5.1)
+    assert seqs(sender) == [0, 1]
+    sender.lost(b"two")
+    assert sender.state is SenderState.WAITING
+    tell(sender, b"three", Hello(receiver=NAME, resume=1, limit=5), now=5.2)
+    assert seqs(sender) == [1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "match"),
+    [
+        ({"scan": "scan-2"}, Reason.OTHER_SCAN, "'scan-2' was asked for, this is scan 'scan-1'"),
+        ({"streams": 4, "stream": 1}, Reason.UNABLE, "4 streams"),
+        ({"codecs": ("zstd",)}, Reason.UNABLE, "codec zstd"),
+        ({"resume": 1}, Reason.NOT_HELD, "frame 1 was asked for, frames 2 to 3 are held"),
+        ({"resume": 5}, Reason.NOT_HELD, "frame 5 was asked for"),
+    ],
+)
+def test_a_hello_that_cannot_be_served_is_turned_away(changes: dict[str, object], reason: Reason, match: str) -> None:
+    sender = a_sender(frames=4)
+    tell(sender, b"one", Grant(acked=2, limit=7))
+    hello = msgspec.structs.replace(Hello(receiver=NAME, resume=2, limit=7), **changes)
+    refusal = turned_away(sender, b"two", hello)
+    assert refusal.reason is reason
+    assert match in refusal.text
+    assert sender.state is SenderState.STREAMING
+
+
+@pytest.mark.parametrize("parts", [[b"garbage"], [b""], [], [b"x", b"y"]])
+def test_garbage_from_a_stranger_costs_the_stream_nothing(parts: list[bytes]) -> None:
+    sender = a_sender(frames=2)
+    (event,) = sender.receive(b"stranger", parts, 0.0)
+    assert isinstance(event, TurnedAway)
+    assert sender.state is SenderState.STREAMING
+    ((peer, refusal),) = answers(sender)
+    assert (peer, refusal.reason) == (b"stranger", Reason.PROTOCOL)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [Grant(acked=3, limit=9), Bye(reason=Reason.DONE), End(totals=native.Totals()), INFO],
+    ids=["acked unsent", "done too early", "end", "scan info"],
+)
+def test_a_receiver_that_breaks_the_protocol_must_greet_again(message: native.Message) -> None:
+    sender = a_sender(frames=2)
+    (event,) = tell(sender, b"one", message)
+    assert isinstance(event, TurnedAway)
+    assert sender.state is SenderState.WAITING
+    tell(sender, b"one", Hello(receiver=NAME, resume=0, limit=5))
+    assert seqs(sender) == [0, 1]
+
+
+def test_the_end_follows_the_last_frame_and_is_confirmed_again_if_asked_again() -> None:
+    sender = a_sender(frames=2)
+    sender.end(dropped=4)
+    ((_, end),) = answers(sender)
+    assert isinstance(end, End)
+    assert (end.totals.projections, end.totals.dropped) == (2, 4)
+    tell(sender, b"one", Grant(acked=2, limit=7))
+    assert sender.state is SenderState.STREAMING
+    tell(sender, b"one", Bye(reason=Reason.DONE))
+    assert sender.state is SenderState.DONE
+    assert answers(sender) == [(b"one", Bye(reason=Reason.DONE))]
+    tell(sender, b"two", Hello(receiver=NAME, resume=2, limit=7))
+    assert [type(m) for _, m in answers(sender)] == [ScanInfo, End]
+    tell(sender, b"two", Bye(reason=Reason.DONE))
+    assert answers(sender) == [(b"two", Bye(reason=Reason.DONE))]
+    sender.check(1e6)
+
+
+def test_a_producer_out_of_turn_is_told() -> None:
+    sender = a_sender(frames=1)
+    flat = pack(make_frame(make_scan(), FrameKind.FLAT, 0), sender.info, checksum=False)
+    with pytest.raises(ProtocolError, match="flat 0 after the first projection"):
+        sender.submit(*flat)
+    sender.end(0)
+    assert not sender.room
+    with pytest.raises(ProtocolError, match="flat 0 after the end"):
+        sender.submit(*flat)
+
+
+def test_a_receiver_that_leaves_ends_the_sender_with_its_words() -> None:
+    sender = a_sender(frames=3)
+    tell(sender, b"one", Grant(acked=1, limit=6))
+    tell(sender, b"one", Bye(reason=Reason.LEFT, text="disk full"))
+    with pytest.raises(PeerLostError, match="with 1 of 3 frames consumed: disk full"):
+        sender.check(0.0)
+    sender = a_sender(frames=3)
+    tell(sender, b"one", Bye(reason=Reason.PROTOCOL, text="a gap"))
+    with pytest.raises(ProtocolError, match="a gap"):
+        sender.check(0.0)
+
+
+def test_a_sender_that_gives_up_says_why() -> None:
+    sender = a_sender(frames=1)
+    sender.abort("shutter closed")
+    assert answers(sender) == [(b"one", Bye(reason=Reason.LEFT, text="shutter closed"))]
+    with pytest.raises(PeerLostError, match="shutter closed"):
+        sender.check(0.0)
+
+
+def test_a_sender_waits_so_long_for_the_first_contact_and_so_long_in_silence() -> None:
+    sender = a_sender()
+    sender.check(60.0)
+    with pytest.raises(PeerLostError, match=r"no receiver came within 60 s$"):
+        sender.check(60.1)
+    sender.receive(b"stranger", [b"garbage"], 0.0)
+    with pytest.raises(PeerLostError, match="the last caller was turned away: a message that is not"):
+        sender.check(60.1)
+    sender = a_sender(frames=1)
+    tell(sender, b"one", Heartbeat(), now=10.0)
+    sender.lost(b"one")
+    sender.check(40.0)
+    with pytest.raises(PeerLostError, match="silent for more than 30 s"):
+        sender.check(40.1)
+
+
+def test_a_sender_with_nothing_to_send_sends_heartbeats() -> None:
+    sender = a_sender(frames=1)
+    assert sender.wait_s(0.25) == 0.75
+    assert answers(sender, 0.9) == []
+    assert answers(sender, 1.0) == [(b"one", Heartbeat())]
+    assert answers(sender, 1.5) == []
+
+
+def test_a_scan_that_no_receiver_would_take_is_refused_at_once() -> None:
+    with pytest.raises(InputError, match=r"scan 'scan-1' cannot be streamed: .*rows"):
+        a_sender(scan=make_scan(rows=0))
+    with pytest.raises(ConfigError, match="unknown codec 'lzw': choose one of none"):
+        a_sender(codec="lzw")
