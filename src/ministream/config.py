@@ -129,10 +129,9 @@ class PrepSection(Section):
 class OutputSection(Section):
     """`[output]`: where results go."""
 
-    publish: str | None = Field(default=None, description="publish reconstructions as TImage here, tcp://HOST:PORT")
-
     directory: Path = Field(default=Path("results"), strict=False)
     pictures: bool = True
+    publish: str | None = Field(default=None, description="publish reconstructions as TImage here, tcp://HOST:PORT")
 
 
 class ApsSection(Section):
