@@ -16,7 +16,10 @@ from ministream.errors import ConfigError
 from ministream.model import Scan
 from ministream.monitor import peak_memory_mib
 from ministream.parallel.distribute import Distributor
-from ministream.recon import Geometry, Window, memory_bytes, open_algorithm, padded_slices, set_threads, warm_up
+from ministream.recon import open_algorithm
+from ministream.recon.geometry import Geometry, memory_bytes, padded_slices
+from ministream.recon.kernels import set_threads, warm_up
+from ministream.recon.window import Window
 from ministream.source import open_source
 from ministream.storage import scratch_bytes
 from ministream.tunnel.credentials import Credentials
@@ -75,7 +78,7 @@ def check(config: Config, ranks: int) -> Prediction:
     cores = len(os.sched_getaffinity(0))
     threads = config.recon.threads or max(1, cores // ranks)
     my = assign(0, ranks, config, scan, threads)
-    base_mib = _base_mib()
+    base_mib = _base_mib(my.slab.rows)
     gups = _measured_gups(my, min(cores, ranks * threads))
     window = my.config.window
     updates_per_update = scan.cols**2 * window.length * scan.rows * window.iterations
@@ -117,9 +120,9 @@ def _free_mib(directory: Path) -> float:
     return shutil.disk_usage(existing).free / 2**20
 
 
-def _base_mib() -> float:
+def _base_mib(slices: int) -> float:
     """What an idle rank holds: this process has imported what a rank imports, and loads the kernels as it does."""
-    warm_up()
+    warm_up(padded_slices(slices))
     return peak_memory_mib()
 
 

@@ -19,8 +19,11 @@ from ministream.model import FrameKind
 from ministream.monitor import StageClock, Summary
 from ministream.parallel import mpi
 from ministream.parallel.distribute import Distributor, Rows
-from ministream.prep import Corrector
-from ministream.recon import Geometry, Window, open_algorithm, set_threads, warm_up
+from ministream.prep.corrections import Corrector
+from ministream.recon import open_algorithm
+from ministream.recon.geometry import Geometry
+from ministream.recon.kernels import padded_slices, set_threads, warm_up
+from ministream.recon.window import Window
 
 _LOG = log.get(__name__)
 
@@ -49,7 +52,6 @@ def recon(
         log.setup(f"rank {comm.rank}", log_level or config.log_level)
         threads = config.recon.threads or mpi.fair_threads(comm)
         set_threads(threads)
-        warm_up()  # while the producer is still on its way
         with comm.together():
             offered = ingress.wait_for_scan() if ingress is not None else None
         scan = comm.bcast(offered)
@@ -67,6 +69,7 @@ class Job:
     def __init__(self, comm: mpi.Comm, my: Assignment, ingress: Ingress | None, console: Console) -> None:
         self._comm, self._ingress, self._clock = comm, ingress, StageClock()
         scan, slices, window = my.scan, my.slab.rows, my.config.window
+        warm_up(padded_slices(slices))
         geometry = Geometry(n=scan.cols, cols=scan.cols, axis_col=my.axis_col)
         self._window = Window(length=window.length, step=window.step, cols=scan.cols, slices=slices)
         self._corrector = Corrector(rows=slices, cols=scan.cols, options=my.config.prep)
@@ -110,9 +113,13 @@ class Job:
         self._results.accepted(rows, new=self._window.fresh > before, repaired=repaired)
 
     def _update(self) -> None:
-        report = self._algorithm.update(self._image, self._window, self._iterations, progress=self._distributor.poll)
+        with self._clock.timed("update"):
+            report = self._algorithm.update(self._image, self._window, self._iterations, progress=self._move_frames)
+            self._clock.add("forward", report.forward_s)
+            self._clock.add("back", report.back_s)
         self._window.updated()
-        self._clock.add("forward", report.forward_s)
-        self._clock.add("back", report.back_s)
         residuals = self._comm.sum(np.array(report.residual_norm2))
         self._results.updated(self._image, residuals)
+
+    def _move_frames(self) -> None:
+        self._distributor.poll()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,14 @@ from rich.console import Console
 from ministream import __version__, log
 from ministream.app.ingress import Ingress
 from ministream.app.settle import Assignment
+from ministream.errors import ConfigError
 from ministream.model import Counters, Slab
-from ministream.monitor import Latency, Progress, StageClock, Summary, peak_memory_mib
+from ministream.monitor import Latency, Progress, StageClock, Summary, peak_memory_mib, pictures
 from ministream.parallel.distribute import Rows
 from ministream.parallel.mpi import Comm
-from ministream.quality import QualitySums, slab_quality
+from ministream.quality import QualitySums, slab_quality, value_range
 from ministream.source import truth
-from ministream.storage import VolumeState, VolumeWriter
+from ministream.storage import FINAL, Volume, VolumeState, VolumeWriter, snapshots
 
 _LOG = log.get(__name__)
 
@@ -95,6 +97,9 @@ class Results:
         repaired = int(self._comm.sum(np.array([float(self._repaired)]))[0])
         if self._ingress is None:
             return None
+        if self._my.config.output.pictures:
+            with self._clock.timed("pictures"):
+                self._files += self._draw()
         summary = Summary(
             scan_id=self._my.scan.scan_id,
             version=__version__,
@@ -133,11 +138,34 @@ class Results:
 
     def _measure_quality(self, image: NDArray[np.float32]) -> dict[str, float]:
         """Compare with the ground truth, slice by slice so that no second volume is held; empty where it is unknown."""
-        sums = QualitySums()
+        if self._my.scan.truth is None:
+            return {}
         with self._comm.together():
-            for k in range(self._my.slab.rows):
-                known = truth(self._my.scan, Slab(self._my.slab.first + k, 1))
-                if known is None:
-                    return {}
-                sums += slab_quality(image[None, :, :, k], known)
-        return sum(self._comm.allgather(sums), start=QualitySums()).mean()
+            ranges = [value_range(self._truth(k)) for k in range(self._my.slab.rows)]
+        lows, highs = zip(*(limits for part in self._comm.allgather(ranges) for limits in part), strict=True)
+        data_range = max(highs) - min(lows)
+        with self._comm.together():
+            sums = QualitySums.total(
+                slab_quality(image[None, :, :, k], self._truth(k), data_range) for k in range(self._my.slab.rows)
+            )
+        return QualitySums.total(self._comm.allgather(sums)).mean()
+
+    def _truth(self, k: int) -> NDArray[np.float32]:
+        known = truth(self._my.scan, Slab(self._my.slab.first + k, 1))
+        assert known is not None
+        return known
+
+    def _draw(self) -> list[Path]:
+        """Pictures of the volume and of its first slice over time, on rank 0, from the files."""
+        directory = self._my.config.output.directory
+        try:
+            with ExitStack() as stack:
+                volume = stack.enter_context(Volume(directory / FINAL))
+                moments = [stack.enter_context(Volume(path)) for path in snapshots(directory)]
+                drawn = [directory / "orthogonal.png", directory / "over-time.png"]
+                pictures.orthogonal(volume, drawn[0])
+                pictures.over_time([*moments, volume], drawn[1])
+        except ConfigError as error:
+            _LOG.warning("no pictures: %s", error)
+            return []
+        return drawn

@@ -34,6 +34,13 @@ class StageClock:
             self._charge()
             self._running.pop()
 
+    def add(self, stage: str, seconds: float) -> None:
+        """Charge seconds that were measured elsewhere; inside a `timed` block they are taken from its stage."""
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+        if self._running:
+            around = self._running[-1]
+            self._seconds[around] = self._seconds.get(around, 0.0) - seconds
+
     def _charge(self) -> None:
         now = self._clock()
         if self._running:

@@ -19,7 +19,8 @@ from ministream.model import Counters
 class Summary:
     """The outcome of one reconstruction job.
 
-    `latency_s` holds p50 and p99 from acquisition to image, None where nothing was measured; `tunnel`
+    `ending` says how the stream ended; `repaired_pixels` counts dead and photon-starved pixels that were
+    mended. `latency_s` holds p50 and p99 from acquisition to image, None where nothing was measured; `tunnel`
     kind and cipher, None without a tunnel; `bytes` counts what the data connection received; `stages`
     seconds per stage on rank 0; `quality` ssim and psnr (dB) against the truth, None where it is not
     known; `residuals` the residual norm after each update.
@@ -28,7 +29,9 @@ class Summary:
     scan_id: str
     version: str
     complete: bool
+    ending: str
     counters: Counters
+    repaired_pixels: int = 0
     updates: int
     seconds: float
     projections_per_s: float
@@ -85,6 +88,8 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
     return [
         ("projections", _projections(summary.counters)),
         ("refused because", ", ".join(f"{reason}: {count}" for reason, count in summary.counters.reasons.items())),
+        ("repaired", f"{summary.repaired_pixels} pixels" if summary.repaired_pixels else ""),
+        ("ending", "" if summary.complete else summary.ending),
         ("updates", str(summary.updates)),
         ("time", f"{summary.seconds:.1f} s, {summary.projections_per_s:.1f} projections/s"),
         ("latency", _latency(summary)),
