@@ -10,26 +10,32 @@ from pathlib import Path
 _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
-def reserve(path: Path) -> None:
-    """Claim the blocks of every byte of the existing file `path`.
+def reserve(path: Path, size: int) -> None:
+    """Claim the blocks of the first `size` bytes of the file `path`, which is created where it does not exist.
 
     Raises OSError with the cause: disk full, quota, file too large. Where the file system cannot reserve
     (fallocate(2) not supported) the free space is compared instead. `os.posix_fallocate` is not used
     because it then writes one byte into every 4 KiB of the file.
     """
-    size = path.stat().st_size
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-    descriptor = os.open(path, os.O_RDWR)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        failed = libc.fallocate(descriptor, 0, 0, size) != 0
-        code = ctypes.get_errno()
+        code = _fallocate(descriptor, size)
     finally:
         os.close(descriptor)
-    if not failed:
-        return
-    if code not in _NOT_SUPPORTED:
+    if code in _NOT_SUPPORTED:
+        _compare(path, size)
+    elif code:
         raise OSError(code, os.strerror(code), str(path))
+
+
+def _fallocate(descriptor: int, size: int) -> int:
+    """The error number of fallocate(2), 0 for success."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    return ctypes.get_errno() if libc.fallocate(descriptor, 0, 0, size) else 0
+
+
+def _compare(path: Path, size: int) -> None:
     space = os.statvfs(path)
     missing = size - path.stat().st_blocks * 512 - space.f_bavail * space.f_frsize
     if missing > 0:

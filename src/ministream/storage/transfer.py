@@ -92,7 +92,8 @@ class ThroughRoot:
     def open(self, part: Path) -> None:
         if self._comm.rank == 0:
             self._part = part
-            self._file = h5py.File(part, "r+", locking=False)
+            # without a chunk cache a write fails where it is made; HDF5 can crash when closing fails to flush
+            self._file = h5py.File(part, "r+", locking=False, rdcc_nbytes=0)
 
     def write(self, rows: slice, block: Block) -> None:
         if self._comm.rank != 0:

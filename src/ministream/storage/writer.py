@@ -24,6 +24,7 @@ from ministream.storage.transfer import Collective, ThroughRoot, Transfer, band
 _LOG = log.get(__name__)
 
 FINAL = "recon.h5"
+METADATA_BYTES = 256 << 10
 
 
 class VolumeWriter:
@@ -86,21 +87,22 @@ class VolumeWriter:
 
     def _lay_out(self, part: Path, state: VolumeState) -> None:
         """Create the file with all metadata and unwritten data, and reserve its space."""
-        part.unlink(missing_ok=True)
-        n = self._header.n
+        n, slices = self._header.n, self._header.scan.rows
+        # first of all: HDF5 can crash when the disk is too full for its own metadata
+        reserve(part, slices * n * n * layout.ITEM + METADATA_BYTES)
         creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         with h5py.File(part, "w", locking=False) as file:
             file.create_dataset(
                 schema.DATASET,
-                shape=(self._header.scan.rows, n, n),
+                shape=(slices, n, n),
                 dtype="<f4",
                 chunks=layout.chunk_shape(n),
                 fill_time="never",
                 dcpl=creation,
             )
             schema.describe(file, self._header, state)
-        reserve(part)
+        reserve(part, part.stat().st_size)
 
     def _fill(self, path: Path, part: Path, image: NDArray[np.float32]) -> None:
         transfer = self._transfer()

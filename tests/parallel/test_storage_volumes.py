@@ -1,0 +1,180 @@
+"""Volumes written by several ranks: the same file whatever the ranks, and the same error on all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from ministream import partition, storage
+from ministream.errors import StorageError
+from ministream.model import Counters, Scan
+
+pytestmark = pytest.mark.mpi
+
+
+def state():
+    return storage.VolumeState(counters=Counters(sent=4, used=4), complete=True, updates=1, elapsed_s=0.5)
+
+
+def names(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
+def whole(rows, n):
+    """The volume [slice, row, col]; every value differs."""
+    return np.random.default_rng(11).permutation(rows * n * n).astype(np.float32).reshape(rows, n, n)
+
+
+def writer_and_image(comm, directory, rows, n):
+    slab = partition.slabs(rows, comm.size)[comm.rank]
+    image = np.zeros((n, n, -(-slab.rows // 16) * 16), np.float32)
+    image[:, :, : slab.rows] = whole(rows, n)[slab.slice].transpose(1, 2, 0)
+    scan = Scan(scan_id="p", rows=rows, cols=n, projections=4, flats=1, darks=1, dtype="<u2")
+    writer = storage.VolumeWriter(comm, directory, scan=scan, n=n, slab=slab, axis_col=(n - 1) / 2, config={})
+    return writer, image
+
+
+class WithoutMpi:
+    """The same ranks, but HDF5 gets no communicator: everything goes through rank 0."""
+
+    def __init__(self, comm):
+        self._comm = comm
+        self.raw = None
+
+    def __getattr__(self, name):
+        return getattr(self._comm, name)
+
+
+@pytest.mark.parametrize("through_root", [False, True])
+@pytest.mark.parametrize(("rows", "n"), [(4, 16), (7, 31), (9, 40)])
+def test_every_rank_writes_its_slab(comm, shared_tmp, rows, n, through_root):
+    ours = WithoutMpi(comm.dup()) if through_root else comm.dup()
+    writer, image = writer_and_image(ours, shared_tmp, rows, n)
+    if comm.size > 1:
+        assert writer.way == ("HDF5 through rank 0" if through_root else "parallel HDF5")
+    for path in (writer.snapshot(0, image, state()), writer.final(image, state())):
+        assert np.array_equal(storage.read_volume(path), whole(rows, n))
+    comm.barrier()
+    assert names(shared_tmp) == ["000000-recon.h5", "recon.h5"]
+    ours.free()
+
+
+@pytest.mark.parametrize("through_root", [False, True])
+def test_many_blocks(comm, shared_tmp, monkeypatch, through_root):
+    monkeypatch.setattr(storage.layout, "SCRATCH_BYTES", 3 * 31 * 4 * 5)
+    ours = WithoutMpi(comm.dup()) if through_root else comm.dup()
+    writer, image = writer_and_image(ours, shared_tmp, 6, 31)
+    assert np.array_equal(storage.read_volume(writer.final(image, state())), whole(6, 31))
+    ours.free()
+
+
+@pytest.fixture
+def small_disk(comm, shared_tmp):
+    """A file system of 6 MiB, for all ranks."""
+    point = shared_tmp / "disk"
+    failed = None
+    if comm.rank == 0:
+        point.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", "size=6m", "ministream-test", str(point)]
+        failed = subprocess.run(command, check=False).returncode
+    if comm.bcast(failed):
+        pytest.skip("cannot mount a tmpfs here")
+    yield point
+    comm.barrier()
+    if comm.rank == 0:
+        subprocess.run(["umount", str(point)], check=True)
+
+
+def test_a_full_disk_fails_on_every_rank(comm, small_disk):
+    ours = comm.dup()
+    writer, image = writer_and_image(ours, small_disk, 9, 300)
+    first = writer.snapshot(0, image, state())
+    with pytest.raises(StorageError, match=r"000001-recon\.h5: cannot be written: No space left") as caught:
+        writer.snapshot(1, image, state())
+    assert caught.value.everywhere
+    comm.barrier()
+    assert names(small_disk) == [first.name]
+    assert np.array_equal(storage.read_volume(first), whole(9, 300))
+    ours.free()
+
+
+class LimitAfterLayout:
+    """A file system that refuses data on every rank once rank 0 has laid the file out."""
+
+    def __init__(self, comm, limit):
+        self._comm, self._limit, self._agreed = comm, limit, 0
+
+    def __getattr__(self, name):
+        return getattr(self._comm, name)
+
+    def agree(self, error):
+        self._comm.agree(error)
+        self._agreed += 1
+        if self._agreed == 2:
+            self._limit()
+
+
+@contextlib.contextmanager
+def limited_files(size):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("through_root", [False, True])
+def test_data_that_does_not_reach_the_file_is_noticed(comm, shared_tmp, through_root):
+    """Open MPI's OMPIO reports success for such a write; the read-back must not."""
+    with limited_files(1 << 20) as limit:
+        ours = LimitAfterLayout(comm.dup(), limit)
+        writer, image = writer_and_image(WithoutMpi(ours) if through_root else ours, shared_tmp, 9, 300)
+        with pytest.raises(StorageError, match=r"recon\.h5: cannot be written") as caught:
+            writer.final(image, state())
+    assert caught.value.everywhere
+    comm.barrier()
+    assert names(shared_tmp) == []
+    ours.free()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_storage_volumes import state, writer_and_image
+from ministream.parallel import mpi
+from ministream.storage import transfer
+comm = mpi.world()
+writer, image = writer_and_image(comm.dup(), Path(sys.argv[1]), 9, 40)
+writer.snapshot(0, image, state())
+write = transfer.Collective.write
+def write_then_die(self, rows, block):
+    write(self, rows, block)
+    if comm.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+transfer.Collective.write = write_then_die
+writer.snapshot(1, image, state())
+"""
+
+
+@pytest.mark.skipif("OMPI_COMM_WORLD_SIZE" in os.environ, reason="starts ranks of its own")
+@pytest.mark.skipif(not h5py.get_config().mpi, reason="needs an MPI build of h5py")
+def test_a_rank_killed_while_writing_leaves_the_earlier_snapshot(tmp_path):
+    allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    allowed |= {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
+    clean = {name: text for name, text in os.environ.items() if not name.startswith(("OMPI_", "PMIX_", "PMI_"))}
+    command = ["mpirun", "-n", "2", sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
+    job = subprocess.run(command, env=clean | allowed, check=False, timeout=60, capture_output=True, text=True)
+    assert job.returncode != 0
+    assert f"signal {signal.SIGKILL.value}" in job.stdout + job.stderr
+    assert storage.snapshots(tmp_path) == [tmp_path / "000000-recon.h5"]
+    assert np.array_equal(storage.read_volume(tmp_path / "000000-recon.h5"), whole(9, 40))
