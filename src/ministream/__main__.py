@@ -1,0 +1,5 @@
+"""`python -m ministream`: the command line."""
+
+from ministream.cli import main
+
+main()

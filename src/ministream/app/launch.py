@@ -1,0 +1,119 @@
+"""Start the two jobs of a pair, or one of them, bring them together, and see them to one outcome."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import Self
+
+from ministream import log
+from ministream.app.keeper import JOB, Keeper
+from ministream.app.plan import PROGRAM, Plan, command
+from ministream.app.processes import Child
+from ministream.app.rendezvous import Appointment, Card, Meeting, Outcome, Rendezvous, Side, check_fingerprint
+from ministream.app.scratch import CopyOut
+from ministream.errors import ConfigError
+
+_LOG = log.get(__name__)
+
+STEP_S = 0.1
+
+
+def launch(plan: Plan) -> Outcome:
+    """Run the plan to its end, and leave no process behind.
+
+    At the first USR1, TERM, HUP or INT the reconstruction finishes its window and writes, and the pair ends; at
+    the second everything ends at once. Raises ConfigError, AccessError, StorageError or MachineError for what
+    cannot be started.
+    """
+    sides: tuple[Side, ...] = (plan.side,) if plan.side else ("producer", "recon")
+    with ExitStack() as stack:
+        asked = stack.enter_context(_Asked())
+        private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ministream-")))
+        keepers = [stack.enter_context(_start(plan, side, private, stack)) for side in sides]
+        seen = 0
+        while any(keeper.outcome is None for keeper in keepers):
+            if asked.times > seen:
+                seen = asked.times
+                for keeper in reversed(keepers):
+                    keeper.stop(asked.by, at_once=seen > 1)
+            for keeper in keepers:
+                keeper.step()
+            time.sleep(STEP_S)
+        outcome = keepers[-1].outcome
+        assert outcome is not None
+        return outcome
+
+
+class _Asked:
+    """Counts the signals that ask this process to end, instead of dying of them."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.by = ""
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.times += 1
+        self.by = signal.Signals(number).name
+
+
+def _start(plan: Plan, side: Side, private: Path, stack: ExitStack) -> Keeper:
+    meeting = _meeting(plan, side, private)
+    credentials = meeting.credentials(plan.host_of(side))
+    announcement = meeting.folder / f".{side}.listens"
+    announcement.unlink(missing_ok=True)
+    copy = stack.enter_context(CopyOut(plan.scratch, plan.out)) if plan.scratch and side == "recon" else None
+
+    def connect(partner: Card, control: str) -> Child:
+        if partner.fingerprint is not None:
+            check_fingerprint(partner, credentials)
+        addresses = ("--prod", partner.control, "--cons", control)
+        return Child("the tunnel's client", (*PROGRAM, "connect", *addresses, "--credentials", str(credentials)))
+
+    job = JOB[side] + _where()
+    start = command(plan, side, credentials, announcement)
+    _LOG.debug("%s: %s", job, shlex.join(start.words))
+    return Keeper(
+        side,
+        Child(job, start.words, start.env),
+        meeting,
+        job=job,
+        announcement=announcement,
+        limits=plan.limits,
+        connect=connect if side == "recon" else None,
+        after=copy.finish if copy else None,
+    )
+
+
+def _meeting(plan: Plan, side: Side, private: Path) -> Meeting:
+    if plan.side is None:
+        return Rendezvous(plan.rendezvous or private / "pair", side)
+    if plan.rendezvous is not None:
+        return Rendezvous(plan.rendezvous, side)
+    if plan.credentials is None:
+        raise ConfigError("one job alone needs a --rendezvous folder, or --credentials that the other side knows")
+    if side == "recon" and plan.producer is None:
+        raise ConfigError("where is the producer? give a --rendezvous folder, or --producer HOST:PORT")
+    return Appointment(private, plan.credentials, plan.producer)
+
+
+def _where() -> str:
+    """How Slurm knows this job, for messages that are read at the other side."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return f" (Slurm job {job} on {os.uname().nodename})" if job else ""

@@ -1,0 +1,123 @@
+"""What this machine grants to this process, and how ranks and threads are laid on it."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from ministream.errors import ConfigError
+
+_CPUS = Path("/sys/devices/system/cpu")
+_NODES = Path("/sys/devices/system/node")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grant:
+    """The cores that this process may use: by affinity, and by a cgroup's quota (None: no limit).
+
+    `domains` is how many of the granted cores each NUMA domain has; hyper-threads of one core count once.
+    `whole` says that they are all cores of the machine.
+    """
+
+    domains: tuple[int, ...]
+    quota: float | None = None
+    whole: bool = True
+
+    @property
+    def cores(self) -> int:
+        """Whole cores that may be kept busy; at least one."""
+        affine = sum(self.domains)
+        return max(1, affine if self.quota is None else min(affine, math.floor(self.quota)))
+
+    @property
+    def ranks(self) -> int:
+        """Ranks that suit the machine: one per NUMA domain, so that no thread reads memory of another."""
+        return min(self.cores, len(self.domains))
+
+    def threads(self, ranks: int) -> int:
+        """Threads of each of `ranks` ranks on this machine; at least one."""
+        return max(1, self.cores // ranks)
+
+    def __str__(self) -> str:
+        quota = f", by quota {self.quota:.1f}" if self.quota is not None else ""
+        return (
+            f"cores granted: {self.cores} (by affinity {sum(self.domains)}{quota}), NUMA domains: {len(self.domains)}"
+        )
+
+
+def granted() -> Grant:
+    """Read what the kernel grants to this process."""
+    cores = physical(os.sched_getaffinity(0))
+    domains = [len(cores & _list(node / "cpulist")) for node in sorted(_NODES.glob("node[0-9]*"))]
+    online = physical(_list(_CPUS / "online"))
+    return Grant(
+        domains=tuple(filter(None, domains)) or (len(cores),),
+        quota=_quota(),
+        whole=cores >= online,
+    )
+
+
+def physical(cpus: set[int]) -> set[int]:
+    """One CPU of each core among `cpus`: the first of its hyper-threads."""
+    return {min(_list(_CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list") & cpus or {cpu}) for cpu in cpus}
+
+
+def parse_list(text: str) -> set[int]:
+    """The numbers of a kernel list such as `0-3,8`."""
+    numbers: set[int] = set()
+    for part in filter(None, text.strip().split(",")):
+        first, _, last = part.partition("-")
+        numbers.update(range(int(first), int(last or first) + 1))
+    return numbers
+
+
+def parse_quota(text: str) -> float | None:
+    """Cores from the text of cgroup v2's `cpu.max`; None for `max`."""
+    quota, period = text.split()
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def mpirun(ranks: int, threads: int, grant: Grant) -> tuple[list[str], dict[str, str]]:
+    """The words before a program that start it as ranks on this machine, and the environment that they need.
+
+    A rank is bound to `threads` cores of its own where there are enough; where ranks share cores, or the launcher
+    may not know which are ours, to none. Raises ConfigError when there is no mpirun.
+    """
+    program = shutil.which("mpirun") or shutil.which("mpiexec")
+    if program is None:
+        raise ConfigError("no mpirun on the PATH: load the MPI module, or install openmpi-bin or mpich")
+    crowded = ranks * threads > grant.cores
+    bound = grant.whole and not crowded
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    if "Open MPI" not in version:
+        return [program, "-n", str(ranks), "-bind-to", f"core:{threads}" if bound else "none"], {}
+    bind = ["--map-by", f"slot:PE={threads}", "--bind-to", "core"] if bound else ["--bind-to", "none"]
+    env = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_mpi_yield_when_idle": "1"} if crowded else {}
+    if os.geteuid() == 0:  # containers often know no other user
+        env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return [program, "-n", str(ranks), *bind], env
+
+
+def _quota() -> float | None:
+    """The tightest CPU quota of this process's cgroup (version 2) and of those above it; None where there is none."""
+    own = next((line for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "0::/")
+    group = _CGROUP / own.removeprefix("0::").strip("/")
+    texts = [_read(folder / "cpu.max") for folder in (group, *group.parents) if folder.is_relative_to(_CGROUP)]
+    quotas = [quota for text in texts if text and (quota := parse_quota(text)) is not None]
+    return min(quotas, default=None)
+
+
+def _list(path: Path) -> set[int]:
+    return parse_list(_read(path))
+
+
+def _read(path: Path | str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:  # a kernel without this file has no such limit
+        return ""

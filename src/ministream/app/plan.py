@@ -1,0 +1,109 @@
+"""What to launch, and the command line of each job that follows from it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ministream import log
+from ministream.app.keeper import Limits
+from ministream.app.placement import Grant, granted, mpirun
+from ministream.app.rendezvous import Side
+
+_LOG = log.get(__name__)
+
+PROGRAM = (sys.executable, "-P", "-m", "ministream")
+
+# The threads of a rank are its own; the libraries below must not start more.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"), "1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to launch.
+
+    `side` None is both jobs. `rendezvous` is the folder where they meet, `producer` the address of a producer's
+    S2CS that needs none. `host` and `producer_host` are the names on which the sides' control servers listen and
+    are found, `port` the port (0: any free one). `launcher` are the words that start the reconstruction's ranks
+    (none: mpirun on this machine), `producer_launcher` those that start the producer. `ranks` and `threads` 0:
+    what this machine grants. Results go to `out`, by way of `scratch` where that is given. `*_options` are passed
+    on to the jobs.
+    """
+
+    run: Path | None
+    out: Path
+    side: Side | None = None
+    rendezvous: Path | None = None
+    producer: str | None = None
+    credentials: Path | None = None
+    host: str = "127.0.0.1"
+    producer_host: str | None = None
+    port: int = 0
+    ranks: int = 0
+    threads: int = 0
+    launcher: tuple[str, ...] = ()
+    producer_launcher: tuple[str, ...] = ()
+    scratch: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+    producer_options: tuple[str, ...] = ()
+    recon_options: tuple[str, ...] = ()
+
+    def host_of(self, side: Side) -> str:
+        """The name on which a side's servers listen."""
+        return (self.producer_host or self.host) if side == "producer" else self.host
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A program with its arguments, and what its environment must have besides ours."""
+
+    words: tuple[str, ...]
+    env: dict[str, str]
+
+
+def command(plan: Plan, side: Side, credentials: Path, announcement: Path) -> Command:
+    """How one job is started. Raises ConfigError when its ranks need an mpirun and there is none."""
+    address = f"{plan.host_of(side)}:{plan.port}"
+    common = ["--control", address, "--credentials", str(credentials), "--announce", str(announcement)]
+    one_thread = {name: value for name, value in ONE_THREAD.items() if name not in os.environ}
+    words, env = _producer(plan) if side == "producer" else _recon(plan)
+    return Command(words=(*words, *common), env=one_thread | env)
+
+
+def _producer(plan: Plan) -> tuple[list[str], dict[str, str]]:
+    settings = _settings(
+        {"producer.peer_timeout_s": plan.limits.partner_s, "tunnel.data_host": f'"{plan.host_of("producer")}"'}
+    )
+    return [*plan.producer_launcher, *PROGRAM, "produce", *_run(plan), *settings, *plan.producer_options], {}
+
+
+def _recon(plan: Plan) -> tuple[list[str], dict[str, str]]:
+    ranks, threads = plan.ranks, plan.threads
+    launcher, env = list(plan.launcher), dict[str, str]()
+    if not launcher:
+        grant = granted()
+        ranks, threads = share(grant, ranks, threads)
+        launcher, env = mpirun(ranks, threads, grant)
+    sizes = [word for name, size in (("--ranks", ranks), ("--threads", threads)) if size for word in (name, str(size))]
+    settings = _settings({"stream.connect_timeout_s": plan.limits.partner_s})
+    out = ["--out", str(plan.scratch or plan.out)]
+    return [*launcher, *PROGRAM, "recon", *_run(plan), *out, *sizes, *settings, *plan.recon_options], env
+
+
+def share(grant: Grant, ranks: int, threads: int) -> tuple[int, int]:
+    """Ranks and threads per rank on this machine, where 0 was asked for; says what they are."""
+    ranks = ranks or grant.ranks
+    threads = threads or grant.threads(ranks)
+    crowded = ", oversubscribed: timings mean nothing" if ranks * threads > grant.cores else ""
+    _LOG.info("%s; ranks × threads: %d × %d%s", grant, ranks, threads, crowded)
+    return ranks, threads
+
+
+def _run(plan: Plan) -> list[str]:
+    return [str(plan.run)] if plan.run else []
+
+
+def _settings(values: dict[str, object]) -> list[str]:
+    return [word for key, value in values.items() for word in ("--set", f"{key}={value}")]

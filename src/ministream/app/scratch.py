@@ -1,0 +1,77 @@
+"""Results written to a node's own fast disk, and carried to where they belong while the job goes on."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+from typing import Self
+
+from ministream import atomic, log
+from ministream.errors import MinistreamError
+
+_LOG = log.get(__name__)
+
+LOOK_S = 0.5
+
+
+class CopyOut:
+    """Copies every finished file from `scratch` to `target`, whole or not at all, in a thread of its own.
+
+    What is being written has a name that starts with a dot, and is finished once it is renamed. A file that is
+    replaced is copied again. `finish` copies the rest, and raises the StorageError of a copy that failed.
+    """
+
+    def __init__(self, scratch: Path, target: Path) -> None:
+        self._scratch, self._target = scratch, target
+        self._copied: dict[Path, tuple[int, int]] = {}
+        self._error: MinistreamError | None = None
+        self._finish = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="copy-out", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._finish.set()
+        self._thread.join()
+        if self._error is None:
+            shutil.rmtree(self._scratch)
+        else:
+            _LOG.error("%s; the results that were not copied are in %s", self._error, self._scratch)
+
+    def finish(self) -> None:
+        """Copy what is left. Raises StorageError."""
+        self._finish.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while not self._finish.wait(LOOK_S):
+                self._copy_new()
+            self._copy_new()
+        except MinistreamError as error:
+            self._error = error
+
+    def _copy_new(self) -> None:
+        for source in sorted(self._scratch.rglob("*")):
+            if source.name.startswith(".") or not source.is_file():
+                continue
+            found = source.stat()
+            stamp = (found.st_mtime_ns, found.st_size)
+            if self._copied.get(source) != stamp:
+                self._copy(source, self._target / source.relative_to(self._scratch))
+                self._copied[source] = stamp
+
+    @staticmethod
+    def _copy(source: Path, target: Path) -> None:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise atomic.failed(target, error) from error
+        with atomic.replacing(target) as part:
+            shutil.copyfile(source, part)
+        _LOG.debug("%s copied out", target)

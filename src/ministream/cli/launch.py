@@ -1,0 +1,102 @@
+"""`ministream launch`: both jobs of a pair on this machine, or one of them inside a batch job."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shlex
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ministream import config, log
+from ministream.cli import ERRORS, RunArgument
+from ministream.errors import ConfigError
+
+
+class SideChoice(StrEnum):
+    """The jobs of a pair."""
+
+    PRODUCER = "producer"
+    RECON = "recon"
+
+
+def register(cli: typer.Typer) -> None:
+    """Add the command."""
+    cli.command("launch")(launch)
+
+
+def launch(
+    run: RunArgument = None,
+    side: Annotated[
+        SideChoice | None, typer.Option("--as", help="Only this job; the other is another batch job.")
+    ] = None,
+    rendezvous: Annotated[Path | None, typer.Option(help="Shared folder where the jobs meet.", metavar="DIR")] = None,
+    producer: Annotated[
+        str | None, typer.Option(help="The producer's S2CS, instead of a rendezvous.", metavar="HOST:PORT")
+    ] = None,
+    credentials: Annotated[Path | None, typer.Option(help="Made by `ministream certs`.", metavar="DIR")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Name of this machine's interface for the tunnel (Slurm: the node's name).")
+    ] = None,
+    producer_host: Annotated[str | None, typer.Option(help="The same for the producer, where it is another.")] = None,
+    port: Annotated[int, typer.Option(help="Port of this side's S2CS; 0: any free one.")] = 0,
+    ranks: Annotated[int, typer.Option(help="Ranks; 0: one per NUMA domain.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads per rank; 0: the granted cores shared out.")] = 0,
+    launcher: Annotated[
+        str, typer.Option(help='What starts the ranks, such as "srun --mpi=pmix"; none: mpirun on this machine.')
+    ] = "",
+    producer_launcher: Annotated[str, typer.Option(help="What starts the producer elsewhere than here.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")] = None,
+    scratch: Annotated[
+        Path | None, typer.Option(help="Fast local folder for results on their way to --out.", metavar="DIR")
+    ] = None,
+    partner_timeout: Annotated[float, typer.Option(help="Seconds to wait for the other job.")] = 900.0,
+    finish_timeout: Annotated[float, typer.Option(help="Seconds to finish and write after a signal.")] = 90.0,
+    producer_options: Annotated[str, typer.Option(help="More options for `ministream produce`.")] = "",
+    recon_options: Annotated[str, typer.Option(help="More options for `ministream recon`.")] = "",
+    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+) -> None:
+    """Run the producer job and the reconstruction job as a pair with one outcome.
+
+    Without --as both run on this machine. The exit code is the pair's: the reconstruction's where it wrote a
+    volume, else that of the job that failed first.
+    """
+    from ministream.app.keeper import Limits
+    from ministream.app.launch import launch as app
+    from ministream.app.plan import Plan
+
+    log.setup("launch" if side is None else f"launch {side}", log_level)
+    if scratch is not None and int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) > 1:
+        raise ConfigError("--scratch is a disk of one node: leave it out for a job of several")
+    outcome = app(
+        Plan(
+            run=run,
+            out=out or _fresh(config.load(run).output.directory),
+            side=side.value if side else None,
+            rendezvous=rendezvous,
+            producer=producer,
+            credentials=credentials,
+            host=host or os.environ.get("SLURMD_NODENAME") or "127.0.0.1",
+            producer_host=producer_host,
+            port=port,
+            ranks=ranks,
+            threads=threads,
+            launcher=tuple(shlex.split(launcher)),
+            producer_launcher=tuple(shlex.split(producer_launcher)),
+            scratch=scratch,
+            limits=Limits(partner_s=partner_timeout, finish_s=finish_timeout),
+            producer_options=tuple(shlex.split(producer_options)),
+            recon_options=tuple(shlex.split(recon_options)),
+        )
+    )
+    if outcome.failed:
+        ERRORS.print(f"ministream: {outcome.reason}", markup=False)
+        raise typer.Exit(outcome.code)
+
+
+def _fresh(folder: Path) -> Path:
+    """A folder inside `folder` that says when the pair was launched."""
+    return folder / datetime.datetime.now().astimezone().strftime("%Y%m%dT%H%M%S")

@@ -1,0 +1,188 @@
+"""A pair gets one outcome, whichever side fails, and whatever is asked meanwhile; with real processes as jobs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ministream.app.keeper import Keeper, Limits
+from ministream.app.processes import Child
+from ministream.app.rendezvous import Card, Rendezvous, Side
+from ministream.errors import StorageError
+
+# A job that announces where it listens, then does the rest; USR1 lets it finish with exit code 3.
+JOB = """
+{before}
+trap 'echo "ministream: asked after 7 projections" >&2; exit 3' USR1
+echo '{{"control": "localhost:{port}", "pid": '$$'}}' > {announcement}
+{rest}
+"""
+FOREVER = "while true; do sleep 0.05; done"
+
+
+class Pair:
+    """Keepers of the two sides at one meeting."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.keepers: list[Keeper] = []
+
+    def add(
+        self,
+        side: Side,
+        rest: str,
+        *,
+        before: str = "",
+        client: str = "exit 0",
+        after: Callable[[], None] | None = None,
+        **limits: float,
+    ) -> Keeper:
+        meeting = Rendezvous(self.folder, side)
+        meeting.credentials("localhost")
+        announcement = self.folder / f".{side}"
+        script = JOB.format(port=1 if side == "producer" else 2, announcement=announcement, before=before, rest=rest)
+
+        def connect(partner: Card, control: str) -> Child:
+            assert (partner.control, control) == ("localhost:1", "localhost:2")
+            return Child("client", ["sh", "-c", client])
+
+        keeper = Keeper(
+            side,
+            Child(side, ["sh", "-c", script]),
+            meeting,
+            job=f"the {side} job",
+            announcement=announcement,
+            limits=Limits(**{"partner_s": 5.0, "finish_s": 5.0} | limits),
+            connect=connect if side == "recon" else None,
+            after=after,
+        )
+        self.keepers.append(keeper)
+        return keeper
+
+    def run(self, seconds: float = 20) -> list[int]:
+        """Step until every side has an outcome; their codes."""
+        end = time.monotonic() + seconds
+        while any(keeper.outcome is None for keeper in self.keepers) and time.monotonic() < end:
+            for keeper in self.keepers:
+                keeper.step()
+            time.sleep(0.02)
+        return [keeper.outcome.code if keeper.outcome else -1 for keeper in self.keepers]
+
+
+@pytest.fixture
+def pair(tmp_path: Path):
+    pair = Pair(tmp_path / "pair")
+    yield pair
+    for keeper in pair.keepers:
+        keeper.__exit__()
+
+
+def test_both_finish(pair: Pair) -> None:
+    pair.add("producer", "sleep 0.8")
+    pair.add("recon", "sleep 1")
+    assert pair.run() == [0, 0]
+
+
+def test_an_incomplete_reconstruction_decides(pair: Pair) -> None:
+    pair.add("producer", FOREVER)
+    recon = pair.add("recon", "sleep 0.8; echo 'ministream: 12 projections are missing' >&2; exit 3")
+    assert pair.run() == [3, 3]
+    assert recon.outcome is not None
+    assert recon.outcome.reason == "the recon job is incomplete: 12 projections are missing"
+
+
+def test_a_producer_that_fails_before_the_stream_gives_its_code_and_reason(pair: Pair) -> None:
+    pair.add("producer", "", before="echo 'ministream: scan.h5: no such file' >&2; exit 2")
+    recon = pair.add("recon", FOREVER)
+    assert pair.run() == [2, 2]
+    assert recon.outcome is not None
+    assert "the producer job ended first" in recon.outcome.reason
+    assert "scan.h5: no such file" in recon.outcome.reason
+
+
+def test_a_producer_that_fails_midway_lets_the_reconstruction_finish(pair: Pair) -> None:
+    pair.add("producer", "sleep 1.2; exit 4")
+    recon = pair.add("recon", FOREVER)
+    assert pair.run() == [4, 3]
+    assert recon.outcome is not None
+    assert "asked after 7 projections" in recon.outcome.reason
+
+
+def test_a_reconstruction_that_fails_ends_the_producer(pair: Pair) -> None:
+    producer = pair.add("producer", FOREVER)
+    pair.add("recon", "sleep 0.8; echo 'ministream: out/recon.h5: disk full' >&2; exit 5")
+    assert pair.run() == [5, 5]
+    assert producer.outcome is not None
+    assert "disk full" in producer.outcome.reason
+
+
+def test_the_side_that_only_felt_the_failure_waits_for_the_others_account(pair: Pair) -> None:
+    pair.add("producer", "sleep 1.2; echo 'ministream: the detector broke' >&2; exit 70")
+    recon = pair.add("recon", "sleep 0.8; echo 'ministream: the producer is silent' >&2; exit 4")
+    assert pair.run() == [4, 4]
+    assert recon.outcome is not None
+    assert "the detector broke" in recon.outcome.reason
+
+
+@pytest.mark.parametrize(("side", "missing"), [("producer", "the reconstruction job"), ("recon", "the producer job")])
+def test_a_partner_that_never_comes(pair: Pair, side: Side, missing: str) -> None:
+    alone = pair.add(side, FOREVER, partner_s=1.0)
+    assert pair.run() == [4]
+    assert alone.outcome is not None
+    assert f"no sign of {missing}" in alone.outcome.reason
+
+
+def test_a_tunnel_that_cannot_be_opened_ends_both(pair: Pair) -> None:
+    producer = pair.add("producer", FOREVER)
+    pair.add("recon", FOREVER, client="echo 'ministream: refused' >&2; exit 4")
+    assert pair.run() == [4, 4]
+    assert producer.outcome is not None
+    assert "could not be opened: refused" in producer.outcome.reason
+
+
+def test_asked_to_stop_the_reconstruction_finishes(pair: Pair) -> None:
+    pair.add("producer", FOREVER)
+    recon = pair.add("recon", FOREVER)
+    pair.run(0.8)
+    recon.stop("SIGUSR1")
+    assert pair.run() == [3, 3]
+
+
+def test_asked_to_stop_before_the_stream_nothing_is_finished(pair: Pair) -> None:
+    recon = pair.add("recon", FOREVER)
+    pair.run(0.3)
+    recon.stop("SIGTERM")
+    assert pair.run() == [4]
+    assert recon.outcome is not None
+    assert "was ended by SIGTERM" in recon.outcome.reason
+
+
+def test_one_that_does_not_finish_in_time_is_ended(pair: Pair) -> None:
+    recon = pair.add("recon", f"trap '' USR1; {FOREVER}", finish_s=0.5)
+    pair.add("producer", FOREVER)
+    pair.run(0.8)
+    recon.stop("SIGTERM")
+    assert pair.run()[0] == 4
+
+
+def test_asked_twice_everything_ends_at_once(pair: Pair) -> None:
+    recon = pair.add("recon", f"trap '' USR1; {FOREVER}", finish_s=60)
+    pair.add("producer", FOREVER)
+    pair.run(0.8)
+    recon.stop("SIGINT")
+    recon.stop("SIGINT", at_once=True)
+    started = time.monotonic()
+    assert pair.run()[0] == 4
+    assert time.monotonic() - started < 8
+
+
+def test_results_that_cannot_be_copied_fail_the_pair(pair: Pair) -> None:
+    def after() -> None:
+        raise StorageError("results/recon.h5: disk full")
+
+    pair.add("producer", "sleep 0.8")
+    pair.add("recon", "sleep 0.8", after=after)
+    assert pair.run() == [0, 5]

@@ -1,0 +1,82 @@
+"""What is granted, and how ranks and threads are laid on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ministream.app.placement import Grant, granted, mpirun, parse_list, parse_quota, physical
+from ministream.app.plan import share
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("", set()), ("0\n", {0}), ("0-3", {0, 1, 2, 3}), ("0-1,8,10-11\n", {0, 1, 8, 10, 11})]
+)
+def test_kernel_lists(text: str, numbers: set[int]) -> None:
+    assert parse_list(text) == numbers
+
+
+@pytest.mark.parametrize(("text", "cores"), [("max 100000", None), ("250000 100000\n", 2.5)])
+def test_cgroup_quotas(text: str, cores: float | None) -> None:
+    assert parse_quota(text) == cores
+
+
+@pytest.mark.parametrize(
+    ("grant", "cores", "ranks"),
+    [
+        (Grant(domains=(8,)), 8, 1),
+        (Grant(domains=(32, 32)), 64, 2),
+        (Grant(domains=(8, 8), quota=3.7), 3, 2),
+        (Grant(domains=(8, 8), quota=0.5), 1, 1),
+        (Grant(domains=(1, 1, 1, 1)), 4, 4),
+    ],
+)
+def test_cores_and_ranks_of_a_grant(grant: Grant, cores: int, ranks: int) -> None:
+    assert (grant.cores, grant.ranks) == (cores, ranks)
+    assert ranks * grant.threads(ranks) <= cores
+
+
+@pytest.mark.parametrize(
+    ("asked", "shared"), [((0, 0), (2, 8)), ((4, 0), (4, 4)), ((4, 2), (4, 2)), ((32, 0), (32, 1)), ((0, 1), (2, 1))]
+)
+def test_sharing_a_machine_of_two_domains(asked: tuple[int, int], shared: tuple[int, int]) -> None:
+    assert share(Grant(domains=(8, 8)), *asked) == shared
+
+
+def test_this_machine_grants_its_affinity() -> None:
+    grant = granted()
+    assert sum(grant.domains) == len(physical(os.sched_getaffinity(0)))
+    assert 1 <= grant.ranks <= grant.cores
+
+
+def test_an_affinity_narrower_than_the_machine_is_seen() -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores")
+    code = "from ministream.app.placement import granted; g = granted(); print(g.cores, g.whole)"
+    cpu = str(min(os.sched_getaffinity(0)))
+    told = subprocess.run(
+        ["taskset", "-c", cpu, sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split() == ["1", "False"]
+
+
+@pytest.mark.parametrize(("ranks", "threads"), [(1, 0), (2, 0), (4, 1)])
+def test_ranks_get_the_cores_that_they_were_meant_to_have(ranks: int, threads: int) -> None:
+    grant = granted()
+    threads = threads or grant.threads(ranks)
+    words, env = mpirun(ranks, threads, grant)
+    code = "import os; os.write(1, b'%d\\n' % len(os.sched_getaffinity(0)))"
+    told = subprocess.run(
+        [*words, sys.executable, "-c", code],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    seen = [int(line) for line in told.stdout.split()]
+    assert len(seen) == ranks
+    assert all(cores >= min(threads, grant.cores) for cores in seen)

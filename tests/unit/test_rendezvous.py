@@ -1,0 +1,108 @@
+"""The two sides of a pair meet through files, whoever comes first."""
+
+from __future__ import annotations
+
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from ministream.app.rendezvous import Outcome, Rendezvous, Side, fingerprint_of
+from ministream.errors import AccessError, ConfigError, ProtocolError
+from ministream.tunnel.credentials import Credentials
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "pair-1"
+
+
+@pytest.mark.parametrize("first", ["producer", "recon"])
+def test_either_side_may_come_first(folder: Path, first: Side) -> None:
+    early = Rendezvous(folder, first)
+    early.credentials("127.0.0.1")
+    early.publish("the early job", "127.0.0.1:4000")
+    assert early.partner() is None
+    late = Rendezvous(folder, "recon" if first == "producer" else "producer")
+    card = late.partner()
+    assert card is not None
+    assert (card.job, card.control) == ("the early job", "127.0.0.1:4000")
+
+
+def test_many_that_come_at_once_share_one_authority(folder: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        sides = list(pool.map(lambda k: Rendezvous(folder, "recon" if k % 2 else "producer"), range(16)))
+    own = [side.credentials("localhost") for side in sides[:2]]
+    assert len({Credentials.load(path).ca for path in own}) == 1
+    sides[0].publish("the producer job", "localhost:1")
+    assert sides[1].partner() is not None
+    assert {path.name for path in folder.iterdir()} == {"pair", "producer.json"}
+
+
+def test_everything_is_closed_to_others(folder: Path) -> None:
+    side = Rendezvous(folder, "producer")
+    side.credentials("localhost")
+    side.publish("the producer job", "localhost:1")
+    side.finish(Outcome(code=0, reason="complete"))
+    for path in [folder, *folder.iterdir(), folder / "pair" / "token"]:
+        assert not path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO), path
+
+
+def test_the_card_carries_the_fingerprint_of_the_servers_certificate(folder: Path) -> None:
+    side = Rendezvous(folder, "producer")
+    own = side.credentials("localhost")
+    side.publish("the producer job", "localhost:1")
+    card = Rendezvous(folder, "recon").partner()
+    assert card is not None
+    assert card.fingerprint == fingerprint_of((own / "server.crt").read_text())
+    assert "token" not in repr(card)
+
+
+def test_a_folder_that_others_can_enter_is_refused(folder: Path) -> None:
+    folder.mkdir(mode=0o755)
+    with pytest.raises(AccessError, match="chmod 700"):
+        Rendezvous(folder, "recon")
+
+
+def test_a_card_of_another_pair_is_refused(folder: Path, tmp_path: Path) -> None:
+    stranger = Rendezvous(tmp_path / "pair-2", "producer")
+    stranger.credentials("localhost")
+    stranger.publish("a stranger", "localhost:1")
+    side = Rendezvous(folder, "recon")
+    (tmp_path / "pair-2" / "producer.json").rename(folder / "producer.json")
+    with pytest.raises(AccessError, match="a stranger is not of this pair"):
+        side.partner()
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"job": 1}', "[]", "\x00"])
+def test_a_damaged_card_is_named(folder: Path, text: str) -> None:
+    side = Rendezvous(folder, "recon")
+    (folder / "producer.json").write_text(text)
+    with pytest.raises(ProtocolError, match=r"producer\.json"):
+        side.partner()
+
+
+def test_the_last_one_to_end_takes_the_secrets_away(folder: Path) -> None:
+    producer, recon = Rendezvous(folder, "producer"), Rendezvous(folder, "recon")
+    for side in (producer, recon):
+        side.credentials("localhost")
+        side.publish("a job", "localhost:1")
+    producer.finish(Outcome(code=4, reason="no beam"))
+    assert (folder / "pair" / "ca.key").exists()
+    assert recon.partner_outcome() == Outcome(code=4, reason="no beam")
+    recon.finish(Outcome(code=3, reason="short"))
+    assert {path.name for path in folder.iterdir()} == {"producer.end", "recon.end"}
+
+
+def test_a_side_that_starts_after_its_partner_failed_learns_why(folder: Path) -> None:
+    Rendezvous(folder, "producer").finish(Outcome(code=2, reason="no such file"))
+    assert Rendezvous(folder, "recon").partner_outcome() == Outcome(code=2, reason="no such file")
+
+
+def test_a_used_folder_is_refused(folder: Path) -> None:
+    sides = [Rendezvous(folder, "producer"), Rendezvous(folder, "recon")]
+    for side in sides:
+        side.finish(Outcome(code=0, reason="complete"))
+    with pytest.raises(ConfigError, match="fresh folder"):
+        Rendezvous(folder, "producer")
