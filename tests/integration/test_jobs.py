@@ -1,0 +1,258 @@
+"""Both jobs from the outside: two process trees that share nothing but the network."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.integration.jobs import MINISTREAM, Lab, alive, lab
+
+SMALL = ["source.rows=6", "source.cols=48", "source.projections=40", "source.seed=3"]
+EVERY_ONE_USED = {"sent": 40, "received": 40, "used": 40, "dropped": 0, "refused": 0, "repeated": 0}
+WINDOW = ["--window-length", "20", "--window-step", "10", "--window-iter", "3", "--write-freq", "2"]
+
+
+def small(*more: str) -> list[str]:
+    return [part for setting in (*SMALL, *more) for part in ("--set", setting)]
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    with lab(tmp_path) as both:
+        yield both
+
+
+def run_directly(jobs: Lab, ranks: int, produce=(), recon=()) -> tuple[int, int]:
+    """Exit codes of producer and reconstruction, joined without a tunnel."""
+    producer = jobs.produce(*small(), *produce)
+    address = jobs.announced("producer", producer)["data"]
+    reconstruction = jobs.recon(ranks, "--connect", address, *WINDOW, *recon)
+    return producer.wait(), reconstruction.wait()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_a_scan_becomes_a_volume(jobs, ranks):
+    assert run_directly(jobs, ranks) == (0, 0), jobs.jobs[-1].text
+    summary = jobs.summary()
+    assert summary["complete"]
+    assert summary["ranks"] == ranks
+    assert summary["projections"] == EVERY_ONE_USED
+    assert summary["updates"] == 4
+    assert 0 < summary["latency_s"]["p50"] <= summary["latency_s"]["p99"] < 60
+    assert summary["quality"]["ssim"] > 0.5
+    assert set(summary["stages"]) >= {"wait", "prep", "forward", "back", "write"}
+    names = sorted(path.name for path in jobs.out.iterdir())
+    assert names == [
+        "000002-recon.h5", "000004-recon.h5", "orthogonal.png", "over-time.png", "recon.h5", "summary.json",
+    ]  # fmt: skip
+    with h5py.File(jobs.out / "recon.h5") as file:
+        data = file["data"]
+        assert data.shape == (6, 48, 48)
+        assert data.attrs["units"] == "1/pixel"
+        assert file.attrs["complete"]
+        assert json.loads(file.attrs["config"])["window"]["step"] == 10
+        assert np.isfinite(data[:]).all()
+
+
+def test_the_volume_does_not_depend_on_the_ranks(tmp_path):
+    volumes = []
+    for ranks in (1, 2, 3, 4):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        with lab(folder) as jobs:
+            assert run_directly(jobs, ranks) == (0, 0), jobs.jobs[-1].text
+            with h5py.File(jobs.out / "recon.h5") as file:
+                volumes.append(file["data"][:])
+    for volume in volumes[1:]:
+        assert np.linalg.norm(volume - volumes[0]) <= 1e-5 * np.linalg.norm(volumes[0])
+
+
+@pytest.fixture
+def credentials(tmp_path):
+    folder = tmp_path / "credentials"
+    subprocess.run([*MINISTREAM, "certs", "init", str(folder)], check=True, capture_output=True)
+    return ["--credentials", str(folder)]
+
+
+def through_the_tunnel(jobs, credentials, ranks=2, produce=(), recon=()):
+    """Start both jobs and join them with `ministream connect`; returns both."""
+    producer = jobs.produce(*small(), *produce, "--control", "127.0.0.1:0", *credentials)
+    reconstruction = jobs.recon(ranks, "--control", "127.0.0.1:0", *credentials, *WINDOW, *recon)
+    prod = jobs.announced("producer", producer)["control"]
+    cons = jobs.announced("recon", reconstruction)["control"]
+    subprocess.run([*MINISTREAM, "connect", "--prod", prod, "--cons", cons, *credentials], check=True, timeout=60)
+    return producer, reconstruction
+
+
+def test_a_scan_crosses_the_tunnel(jobs, credentials):
+    producer, reconstruction = through_the_tunnel(jobs, credentials)
+    assert (producer.wait(), reconstruction.wait()) == (0, 0), reconstruction.text
+    summary = jobs.summary()
+    assert summary["complete"]
+    assert summary["tunnel"]["kind"] == "relay"
+    assert "TLS" in summary["tunnel"]["cipher"]
+
+
+def relays_of(job) -> list[int]:
+    """Pids of the relay processes in a job's tree."""
+    return [pid for pid in alive(job.process.pid) if b"relay" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.parametrize("side", ["producer", "recon"])
+def test_the_data_really_crosses_both_relays(jobs, credentials, side):
+    producer, reconstruction = through_the_tunnel(
+        jobs, credentials, produce=["--rate", "10"], recon=["--stall-timeout", "3"]
+    )
+    job = producer if side == "producer" else reconstruction
+    deadline = time.monotonic() + 20
+    while not list(jobs.out.glob("0*-recon.h5")):
+        assert time.monotonic() < deadline, reconstruction.text
+        time.sleep(0.05)
+    relays = relays_of(job)
+    assert relays
+    for pid in relays:
+        os.kill(pid, signal.SIGKILL)
+    assert reconstruction.wait() in (3, 4), reconstruction.text
+    assert not jobs.summary()["complete"]
+    producer.signal(signal.SIGTERM)
+    assert producer.wait() != 0
+
+
+def test_a_producer_that_dies_leaves_an_incomplete_volume(jobs):
+    producer = jobs.produce(*small(), "--rate", "20")
+    address = jobs.announced("producer", producer)["data"]
+    reconstruction = jobs.recon(2, "--connect", address, *WINDOW, "--stall-timeout", "2")
+    deadline = time.monotonic() + 30
+    while not list(jobs.out.glob("0*-recon.h5")):
+        assert time.monotonic() < deadline, reconstruction.text
+        time.sleep(0.05)
+    producer.signal(signal.SIGKILL)
+    assert producer.wait() == -signal.SIGKILL
+    assert reconstruction.wait() == 3
+    summary = jobs.summary()
+    assert not summary["complete"]
+    assert 20 <= summary["projections"]["used"] < 40
+    with h5py.File(jobs.out / "recon.h5") as file:
+        assert not file.attrs["complete"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_signal_ends_the_job_in_order(jobs, number):
+    producer = jobs.produce(*small(), "--rate", "10")
+    address = jobs.announced("producer", producer)["data"]
+    reconstruction = jobs.recon(1, "--connect", address, *WINDOW)
+    deadline = time.monotonic() + 30
+    while not list(jobs.out.glob("0*-recon.h5")):
+        assert time.monotonic() < deadline, reconstruction.text
+        time.sleep(0.05)
+    reconstruction.signal(number)
+    assert reconstruction.wait() == 3, reconstruction.text
+    assert number.name in jobs.summary()["ending"]
+    assert producer.wait() != 0
+
+
+def test_the_producer_gives_up_on_an_absent_receiver(jobs):
+    producer = jobs.produce(*small(), "--set", "producer.peer_timeout_s=1.0")
+    assert producer.wait(30) == 4
+    assert_one_line(producer, "receiver")
+
+
+def test_the_receiver_gives_up_on_an_absent_producer(jobs):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    reconstruction = jobs.recon(2, "--connect", f"tcp://127.0.0.1:{port}", "--set", "stream.connect_timeout_s=1.0")
+    assert reconstruction.wait(30) == 4, reconstruction.text
+    assert_one_line(reconstruction, "producer")
+
+
+def assert_one_line(job, *words):
+    """The job says what is wrong in one line, without a traceback."""
+    lines = [line for line in job.text.splitlines() if line.startswith("ministream: ")]
+    assert len(lines) == 1, job.text
+    assert all(word in lines[0] for word in words), lines
+    assert "Traceback" not in job.text
+
+
+def test_more_ranks_than_rows(jobs):
+    producer = jobs.produce("--set", "source.rows=2", "--set", "source.cols=32", "--set", "source.projections=8")
+    address = jobs.announced("producer", producer)["data"]
+    reconstruction = jobs.recon(3, "--connect", address)
+    assert reconstruction.wait() == 2, reconstruction.text
+    assert_one_line(reconstruction, "3 ranks", "2 detector rows")
+    producer.signal(signal.SIGTERM)
+    assert producer.wait() != 0
+
+
+def test_wrong_options_are_refused_before_anything_starts(jobs, tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text("[window]\nlenght = 3\n")
+    for job in (jobs.produce(str(path)), jobs.recon(2, str(path))):
+        assert job.wait() == 2
+        assert_one_line(job, str(path), "did you mean length?")
+    job = jobs.recon(1)
+    assert job.wait() == 2
+    assert_one_line(job, "--connect", "--control")
+
+
+def test_a_port_in_use_is_named(jobs, credentials):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        producer = jobs.produce(*small(), "--listen", f"tcp://{address}")
+        assert producer.wait() in (2, 4)
+        assert_one_line(producer, address)
+        producer = jobs.produce(*small(), "--control", address, *credentials)
+        assert producer.wait() == 4
+        assert_one_line(producer, address)
+
+
+def test_garbage_on_the_data_port_disturbs_nobody(jobs):
+    producer = jobs.produce(*small(), "--rate", "40")
+    address = jobs.announced("producer", producer)["data"]
+    host, port = address.removeprefix("tcp://").split(":")
+    reconstruction = jobs.recon(2, "--connect", address, *WINDOW)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        with socket.create_connection((host, int(port))) as stranger:
+            stranger.sendall(rng.bytes(4096))
+        time.sleep(0.02)
+    assert (producer.wait(), reconstruction.wait()) == (0, 0), producer.text
+    assert jobs.summary()["complete"]
+
+
+def test_a_bad_file_is_named(jobs, tmp_path):
+    absent = jobs.produce("--file", str(tmp_path / "absent.h5"))
+    assert absent.wait() == 2
+    assert_one_line(absent, "absent.h5")
+    broken = tmp_path / "broken.h5"
+    broken.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    truncated = jobs.produce("--file", str(broken))
+    assert truncated.wait() == 2
+    assert_one_line(truncated, "broken.h5")
+
+
+def test_the_tooth_agrees_with_tomopy(jobs, shared, tooth):
+    producer = jobs.produce("--file", str(tooth))
+    address = jobs.announced("producer", producer)["data"]
+    window = ["--window-length", "181", "--window-step", "181", "--window-iter", "100"]
+    reconstruction = jobs.recon(2, "--connect", address, "--axis", "295.5", *window)
+    assert (producer.wait(240), reconstruction.wait(240)) == (0, 0), reconstruction.text
+    with h5py.File(jobs.out / "recon.h5") as ours, h5py.File(shared / "reference" / "tooth-sirt-100.h5") as theirs:
+        image, reference = ours["data"][:], theirs["tomopy"][:]
+    n = image.shape[1]
+    offset = np.arange(n) - (n - 1) / 2
+    inside = np.hypot(*np.meshgrid(offset, offset)) <= (n - 1) / 2
+    for ours, theirs in zip(image[:, inside], reference[:, inside], strict=True):
+        assert np.corrcoef(ours, theirs)[0, 1] >= 0.999
+        assert abs(ours.mean() / theirs.mean() - 1) <= 0.005
