@@ -239,6 +239,29 @@ def test_killed_while_writing_leaves_the_earlier_snapshot(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+MEASURED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_storage import random_image, state, volume_writer
+from ministream.storage import scratch_bytes
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
+image = random_image(80, 640, 80)
+before = peak()
+volume_writer(Path(sys.argv[1]), rows=80, n=640).final(image, state())
+print(image.nbytes, scratch_bytes(80, 640), peak() - before)
+"""
+
+
+def test_writing_takes_the_memory_that_was_predicted(tmp_path):
+    command = [sys.executable, "-c", MEASURED, tmp_path, Path(__file__).parent]
+    job = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+    image, predicted, grown = map(int, job.stdout.split())
+    assert predicted < image / 3
+    assert 0.8 * predicted <= grown <= 1.2 * predicted + (4 << 20)
+
+
 def test_planes_are_read_without_the_volume(tmp_path):
     image = random_image(5, 33, 5)
     with storage.Volume(volume_writer(tmp_path).final(image, state())) as volume:
