@@ -1,4 +1,4 @@
-"""Publishes reconstructions as TImage, for the viewers of aps-mini-apps and whoever else subscribes."""
+"""Publishes reconstructions and projections as TImage, for the viewers of aps-mini-apps and whoever else subscribes."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from numpy.typing import NDArray
 
 from ministream import log
 from ministream.errors import ConfigError
+from ministream.model import Frame
 from ministream.wire import timage
 from ministream.wire.timage import ImageType
 
 _log = log.get(__name__)
 
+_LINGER_MS = 1000
 
-class ReconstructionPublisher:
-    """A PUB socket that never waits: a subscriber that lags gets the newest reconstruction and misses older ones.
 
-    The cost to the job is one copy of what is published. Port 0 takes any free port; `address` says which.
+class _Publisher:
+    """A PUB socket that never waits for a subscriber. Port 0 takes any free port; `address` says which.
 
     Raises ConfigError when the address cannot be bound.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, option: int, value: int) -> None:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PUB)
-        self._socket.set(zmq.LINGER, 1000)
-        # A queue of one message per subscriber, whose newest replaces the one that has not left yet.
-        self._socket.set(zmq.CONFLATE, 1)
+        self._socket.set(zmq.LINGER, _LINGER_MS)
+        self._socket.set(option, value)
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
             self.close()
-            raise ConfigError(f"--pub-addr {address}: cannot listen there: {error.strerror}") from error
+            raise ConfigError(f"{address}: cannot publish there: {error.strerror}") from error
         self.address = self._socket.get_string(zmq.LAST_ENDPOINT)
-        _log.info("reconstructions are published on %s", self.address)
+        _log.info("publishing TImage on %s", self.address)
 
     def __enter__(self) -> Self:
         return self
@@ -49,11 +49,45 @@ class ReconstructionPublisher:
         self._socket.close()
         self._context.term()
 
-    def publish(self, slices: NDArray[np.float32], *, update: int, axis_col: float) -> None:
-        """Send slices [slice, row, col] of update number `update`, with the type, and the axis in the convention,
-        that the original uses.
 
-        Raises UsageError when they are more than one TImage holds (2 GiB).
+class ReconstructionPublisher(_Publisher):
+    """Publishes slices: a subscriber that lags gets the newest ones and misses older ones.
+
+    The cost to the job is one copy of what is published, whoever subscribes.
+    """
+
+    def __init__(self, address: str) -> None:
+        # A queue of one message per subscriber, whose newest replaces the one that has not left yet.
+        super().__init__(address, zmq.CONFLATE, 1)
+
+    def publish(self, slices: NDArray[np.float32], *, update: int, axis_col: float) -> None:
+        """Send slices [slice, row, col] of update number `update`.
+
+        Type and the convention of the axis are those of the original, whose reconstructions carry the type END.
+        Raises UsageError when the slices are more than one TImage holds (2 GiB).
         """
         message = timage.encode(slices, image_type=ImageType.END, seq=update, center=axis_col + 0.5, unique_id=update)
         self._socket.send(message, copy=False)
+
+
+class ProjectionPublisher(_Publisher):
+    """Publishes projections: a subscriber that lags by more than `queue` of them misses the next ones."""
+
+    def __init__(self, address: str, *, queue: int = 200) -> None:
+        super().__init__(address, zmq.SNDHWM, queue)
+
+    def publish(self, frame: Frame, pixels: NDArray[np.float32], *, axis_col: float) -> None:
+        """Send the corrected `pixels` [rows, cols] of a projection, its angle in radians."""
+        message = timage.encode(
+            pixels,
+            image_type=ImageType.PROJECTION,
+            seq=frame.index,
+            rotation=frame.angle_rad,
+            center=axis_col + 0.5,
+            unique_id=frame.index,
+        )
+        self._socket.send(message, copy=False)
+
+    def end(self) -> None:
+        """Say that there are no more."""
+        self._socket.send(timage.END_OF_DATA)

@@ -10,12 +10,14 @@ from typing import Self
 
 import zmq
 
-from ministream.errors import ConfigError, FrameError, PeerLostError, ProtocolError
+from ministream.errors import FrameError, PeerLostError, ProtocolError
 from ministream.model import Frame, FrameKind, Scan, Slab
-from ministream.transport import Arrived, Ended, Event, Lost, Refused
+from ministream.transport._aps.sockets import connect, milliseconds
+from ministream.transport._receiver import Event
 from ministream.wire import tracemq
 from ministream.wire.daq import AngleCheck, AngleUnit
 from ministream.wire.native import Totals
+from ministream.wire.session import Arrived, Ended, Lost, Refused
 from ministream.wire.tracemq import Assigned, Finished, Projection, Worker, split_address
 
 
@@ -74,10 +76,7 @@ class TraceMqReceiver:
         Raises PeerLostError when the distributor stays away longer than the time allowed, ProtocolError when it
         speaks something else.
         """
-        try:
-            self._socket.connect(self._url)
-        except zmq.ZMQError as error:
-            raise ConfigError(f"{self._url}: not an address to connect to: {error.strerror}") from error
+        connect(self._socket, self._url)
         deadline = time.monotonic() + self._connect_timeout_s
         self._socket.send(self._worker.hello())
         while not self._events:
@@ -110,7 +109,7 @@ class TraceMqReceiver:
 
     def _read(self, timeout_s: float) -> None:
         """Take one message, if one comes in time, answer it, and queue what it causes."""
-        if not self._socket.poll(max(0, math.ceil(timeout_s * 1000))):
+        if not self._socket.poll(milliseconds(timeout_s)):
             silence_s = time.monotonic() - self._heard_s
             if silence_s > self._stall_timeout_s:
                 self._lose(f"{self._url}: silent for {silence_s:.0f} s without having finished")

@@ -14,6 +14,7 @@ import zmq
 from ministream import log, partition
 from ministream.errors import ConfigError, MinistreamError, PeerLostError, ProtocolError
 from ministream.model import Slab
+from ministream.transport._aps.sockets import bind, milliseconds
 from ministream.wire.tracemq import Assigned, Finished, Joined, Projection, Requested, Server, split_address
 
 _log = log.get(__name__)
@@ -144,17 +145,16 @@ class TraceMqServer:
         socket.set(zmq.MAXMSGSIZE, _LARGEST_REQUEST)
         socket.set(zmq.LINGER, 1000)
         try:
-            socket.bind(address)
-        except zmq.ZMQError as error:
+            endpoint = bind(socket, address)
+        except ConfigError:
             socket.close()
-            raise ConfigError(f"{address}: cannot listen there for a worker: {error.strerror}") from error
-        endpoint = socket.get_string(zmq.LAST_ENDPOINT)
+            raise
         self._workers.append(_Served(socket=socket, name=endpoint, server=Server(peer=f"the worker at {endpoint}")))
         return endpoint
 
     def _introduced(self, worker: _Served, deadline: float) -> Joined:
         """Wait for a worker's first message; anything else that comes to its port is refused and forgotten."""
-        while worker.socket.poll(max(0, deadline - time.monotonic()) * 1000):
+        while worker.socket.poll(milliseconds(deadline - time.monotonic())):
             identity, message = _request(worker)
             try:
                 event = worker.server.receive(message)

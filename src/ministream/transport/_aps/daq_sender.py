@@ -10,7 +10,8 @@ import zmq
 
 from ministream.errors import ConfigError, PeerLostError
 from ministream.model import Frame, FrameKind, Scan
-from ministream.transport import SenderReport
+from ministream.transport._aps.sockets import bind, milliseconds
+from ministream.transport._sender import SenderReport
 from ministream.wire import timage
 from ministream.wire.daq import AngleUnit
 from ministream.wire.timage import ImageType
@@ -48,12 +49,12 @@ class DaqSender:
         self._socket.set(zmq.XPUB_VERBOSER, 1)
         self._socket.set(zmq.XPUB_NODROP, 1)
         self._socket.set(zmq.SNDHWM, queue)
-        self._socket.set(zmq.SNDTIMEO, math.ceil(stall_timeout_s * 1000))
-        self._socket.set(zmq.LINGER, math.ceil(stall_timeout_s * 1000))
+        self._socket.set(zmq.SNDTIMEO, milliseconds(stall_timeout_s))
+        self._socket.set(zmq.LINGER, milliseconds(stall_timeout_s))
         self._sync = None if sync_listen is None else self._context.socket(zmq.REP)
         try:
-            self.address = _bind(self._socket, listen)
-            self.sync_address = None if self._sync is None else _bind(self._sync, str(sync_listen))
+            self.address = bind(self._socket, listen)
+            self.sync_address = None if self._sync is None else bind(self._sync, str(sync_listen))
         except ConfigError:
             self.close()
             raise
@@ -107,7 +108,7 @@ class DaqSender:
             poller.register(socket, zmq.POLLIN)
         deadline = time.monotonic() + self._peer_timeout_s
         while ready < self._wanted or self._subscribers < self._wanted:
-            waiting = poller.poll(max(0, deadline - time.monotonic()) * 1000)
+            waiting = poller.poll(milliseconds(deadline - time.monotonic()))
             if not waiting:
                 came = min(ready, self._subscribers) if self._sync else self._subscribers
                 raise PeerLostError(
@@ -131,14 +132,6 @@ class DaqSender:
             self._socket.send(message, copy=False)
         except zmq.Again:
             raise PeerLostError(f"{self.address}: a subscriber read nothing for {self._stall_timeout_s:g} s") from None
-
-
-def _bind(socket: zmq.Socket[bytes], address: str) -> str:
-    try:
-        socket.bind(address)
-    except zmq.ZMQError as error:
-        raise ConfigError(f"{address}: cannot listen there: {error.strerror}") from error
-    return socket.get_string(zmq.LAST_ENDPOINT)
 
 
 def _image_type(frame: Frame) -> ImageType:

@@ -11,15 +11,16 @@ from typing import Self
 
 import numpy as np
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from ministream import log
-from ministream.errors import ConfigError, FrameError, PeerLostError
+from ministream.errors import FrameError, PeerLostError
 from ministream.model import Frame, FrameKind, Scan
-from ministream.transport import Arrived, Ended, Event, Lost, Refused
+from ministream.transport._aps.sockets import connect, milliseconds
+from ministream.transport._receiver import Event
 from ministream.wire import timage
 from ministream.wire.daq import AngleUnit, DaqStream
 from ministream.wire.native import Totals
+from ministream.wire.session import Arrived, Ended, Lost, Refused
 
 _log = log.get(__name__)
 
@@ -117,30 +118,25 @@ class DaqReceiver:
         """Dial, and wait until the subscription is on its way: what is published before that is lost."""
         monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         try:
-            self._socket.connect(self._url)
-            if not monitor.poll(self._connect_timeout_s * 1000):
+            connect(self._socket, self._url)
+            if not monitor.poll(milliseconds(self._connect_timeout_s)):
                 raise PeerLostError(f"{self._url}: nobody publishes there within {self._connect_timeout_s:g} s")
-            recv_monitor_message(monitor)
-        except zmq.ZMQError as error:
-            raise ConfigError(f"{self._url}: not an address to connect to: {error.strerror}") from error
         finally:
             self._socket.disable_monitor()
+            monitor.close()
 
     def _synchronize(self, url: str) -> None:
         with self._context.socket(zmq.REQ) as socket:
             socket.set(zmq.LINGER, 0)
-            try:
-                socket.connect(url)
-            except zmq.ZMQError as error:
-                raise ConfigError(f"{url}: not an address to connect to: {error.strerror}") from error
+            connect(socket, url)
             socket.send(b"")
-            if not socket.poll(self._connect_timeout_s * 1000):
+            if not socket.poll(milliseconds(self._connect_timeout_s)):
                 raise PeerLostError(f"{url}: the publisher did not answer within {self._connect_timeout_s:g} s")
             socket.recv()
 
     def _read(self, timeout_s: float) -> None:
         """Take one message, if one comes in time, and queue what it causes."""
-        if not self._socket.poll(max(0, math.ceil(timeout_s * 1000))):
+        if not self._socket.poll(milliseconds(timeout_s)):
             silence_s = time.monotonic() - self._heard_s
             if silence_s > self._stall_timeout_s:
                 text = f"{self._url}: silent for {silence_s:.0f} s without having sent end_data"

@@ -1,0 +1,76 @@
+"""Corrections of whole projections, in the order and by the definitions of aps-mini-apps' distributor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ministream.errors import InputError
+from ministream.model import Frame, FrameKind
+
+SMALLEST_BEAM = np.float32(1e-6)
+"""Flat minus dark is at least this much, as in TomoPy's `normalize`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Steps:
+    """Which corrections are applied, in this order.
+
+    `normalize`: (p - d) / max(f - d, 1e-6), with f and d the means of flats and darks. `minus_log`: -log(p).
+    `remove_invalids`: NaN, infinite and negative values become 0.
+    """
+
+    normalize: bool = False
+    minus_log: bool = False
+    remove_invalids: bool = False
+
+
+class ImageCorrector:
+    """Corrects projections [rows, cols] with the set of flats and darks that came last; index 0 starts a set."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._sets: dict[FrameKind, list[NDArray[np.float32]]] = {FrameKind.FLAT: [], FrameKind.DARK: []}
+        self._fields: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+
+    def add(self, frame: Frame) -> None:
+        """Take in a flat or a dark."""
+        images = self._sets[frame.kind]
+        if frame.index == 0:
+            images.clear()
+        images.append(frame.pixels.astype(np.float32))
+        self._fields = None
+
+    def correct(self, frame: Frame) -> NDArray[np.float32]:
+        """The corrected projection, a new array of float32.
+
+        Raises InputError when it is to be normalised and no flat has come.
+        """
+        pixels = frame.pixels.astype(np.float32)
+        if self._steps.normalize:
+            dark, beam = self._dark_and_beam()
+            np.subtract(pixels, dark, out=pixels)
+            np.divide(pixels, beam, out=pixels)
+        if self._steps.minus_log:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                np.negative(np.log(pixels, out=pixels), out=pixels)
+        if self._steps.remove_invalids:
+            pixels[~(np.isfinite(pixels) & (pixels > 0))] = 0
+        return pixels
+
+    def _dark_and_beam(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if self._fields is None:
+            flats, darks = self._sets[FrameKind.FLAT], self._sets[FrameKind.DARK]
+            if not flats:
+                raise InputError("--normalize: no flat came before the first projection")
+            flat = _mean(flats)
+            dark = _mean(darks) if darks else np.zeros_like(flat)
+            self._fields = dark, np.maximum(flat - dark, SMALLEST_BEAM)
+        return self._fields
+
+
+def _mean(images: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    mean: NDArray[np.float32] = np.asarray(images).mean(axis=0, dtype=np.float32)
+    return mean

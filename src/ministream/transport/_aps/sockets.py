@@ -1,0 +1,32 @@
+"""What the ends of these wires do with their sockets: addresses and times, in the project's errors and units."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import zmq
+
+from ministream.errors import ConfigError
+
+
+def milliseconds(seconds: float) -> int:
+    """A time for ZeroMQ: whole milliseconds, at least as long, never negative."""
+    return max(0, math.ceil(seconds * 1000))
+
+
+def bind(socket: zmq.Socket[Any], address: str) -> str:
+    """Listen at `address`, port 0 standing for any free one; returns where. Raises ConfigError."""
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        raise ConfigError(f"{address}: cannot listen there: {error.strerror}") from error
+    return socket.get_string(zmq.LAST_ENDPOINT)
+
+
+def connect(socket: zmq.Socket[Any], url: str) -> None:
+    """Begin to connect to `url`. Raises ConfigError where that is no address."""
+    try:
+        socket.connect(url)
+    except zmq.ZMQError as error:
+        raise ConfigError(f"{url}: not an address to connect to: {error.strerror}") from error
