@@ -14,6 +14,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ministream.tunnel.refusal import Code, RefusedError
 
+# For programs that insist on checking a name; what counts is that no other certificate is trusted.
+SESSION_NAME = "session.ministream"
 _OFFER_BYTES = 8192
 _CLOCK_SKEW = datetime.timedelta(minutes=5)
 _USAGES = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
@@ -64,6 +66,7 @@ def make_session_pair(days: float) -> KeyPair:
     key = ec.generate_private_key(ec.SECP256R1())
     builder = _builder(name, key.public_key(), days).issuer_name(_name(name))
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(SESSION_NAME)]), critical=False)
     return _pair(builder.sign(key, hashes.SHA256()), key)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import uuid
@@ -10,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
-# See control.py: TLS 1.3 only. A stock server with an RSA key is reached all the same, over TLS 1.3.
-os.environ.setdefault("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384")
+# gRPC's core reports errors on standard error by itself; here they are raised, and said once.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 
@@ -82,7 +83,7 @@ class ControlClient:
         """req and, while it waits, hello."""
         request = messages.Request(uid=uid, role=role, num_conn=num_conn, rate=rate)
         with self._translated("req"):
-            waiting = self._method("req").future(request, timeout=timeout_s, metadata=self._metadata)
+            waiting = self._method("req").future(request, timeout=timeout_s, metadata=tuple(self._metadata))
             try:
                 self.hello(uid, role, targets)
                 response = waiting.result()
@@ -113,6 +114,14 @@ class ControlClient:
         """End the session; no error if it has ended."""
         self._ask("release", messages.Release(uid=uid), timeout_s=_RELEASE_S)
 
+    def sessions(self) -> list[dict[str, Any]]:
+        """The caller's sessions on this server, as `SessionInfo` in JSON; a stock server has no such list."""
+        with self._translated("sessions"):
+            call = self._channel.unary_unary(f"/{messages.SESSIONS_SERVICE}/sessions", bytes, bytes)
+            found = json.loads(call(b"", timeout=_CALL_S, metadata=tuple(self._metadata)))
+        assert isinstance(found, list)
+        return found
+
     def _method(self, name: str) -> Any:
         sent, back = messages.METHODS[name]
         return self._channel.unary_unary(
@@ -123,7 +132,7 @@ class ControlClient:
 
     def _ask(self, name: str, message: Any, *, metadata: Sequence[Any] = (), timeout_s: float = _CALL_S) -> Any:
         with self._translated(name):
-            return self._method(name)(message, timeout=timeout_s, metadata=[*self._metadata, *metadata])
+            return self._method(name)(message, timeout=timeout_s, metadata=(*self._metadata, *metadata))
 
     @contextmanager
     def _translated(self, name: str) -> Iterator[None]:

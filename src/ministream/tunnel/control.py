@@ -12,131 +12,37 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-# gRPC has no switch for the TLS version. Its TLS 1.2 ciphers are set here to ones that need an RSA key, which our
-# credentials never have; TLS 1.3 negotiates apart from that list. gRPC reads this once, before its first TLS use.
-os.environ.setdefault("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384")
+# gRPC's core reports errors on standard error by itself; here they are raised, and said once.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 import grpc.aio
-from cryptography import x509
 
 from ministream import log
 from ministream.errors import ConfigError, MinistreamError, TunnelError
-from ministream.tunnel import certificates, messages
+from ministream.tunnel import messages
 from ministream.tunnel.address import Endpoint, parse_endpoint
+from ministream.tunnel.auth import Authenticator, Introspection, TokenFile, Verifier
 from ministream.tunnel.credentials import Credentials, RevocationList
+from ministream.tunnel.front import Front
 from ministream.tunnel.gateway import Gateway, SessionInfo
 from ministream.tunnel.policy import Policy
 from ministream.tunnel.ports import PortPool
-from ministream.tunnel.refusal import Code, RefusedError
+from ministream.tunnel.refusal import RefusedError
+from ministream.tunnel.service import Service
 
-ANONYMOUS = "anonymous"
-_STOP_S = 10.0
-_MAX_MESSAGE_BYTES = 64 * 1024
+_STOP_S = 1.0
 _OPTIONS = [
     # Two servers must not share a port: the second is to fail.
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", 64 * 1024),
     ("grpc.max_metadata_size", 32 * 1024),
     ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.http2.max_concurrent_streams", 512),
+    ("grpc.max_concurrent_streams", 256),
 ]
 
 T = TypeVar("T")
 logger = log.get(__name__)
-
-
-class Identity:
-    """Who calls: the certificate's common name over mutual TLS, `anonymous` on an insecure server."""
-
-    def __init__(self, credentials: Credentials | None) -> None:
-        self._revoked = RevocationList(credentials.directory) if credentials else None
-
-    def of(self, context: Any) -> str:
-        """Raises RefusedError (UNAUTHENTICATED)."""
-        if self._revoked is None:
-            return ANONYMOUS
-        pem = context.auth_context().get("x509_pem_cert", [b""])[0]
-        if not pem:
-            raise RefusedError(
-                Code.UNAUTHENTICATED, "this server needs a client certificate: see `ministream certs client`"
-            )
-        certificate = x509.load_pem_x509_certificate(pem)
-        name, _ = certificates.names_of(certificate)
-        if certificate.serial_number in self._revoked:
-            raise RefusedError(Code.UNAUTHENTICATED, f"the certificate of {name!r} is revoked: ask for a new one")
-        return name
-
-
-class Control:
-    """The four methods of the service: gRPC in front, the gateway behind."""
-
-    def __init__(self, gateway: Gateway, identity: Identity) -> None:
-        self._gateway = gateway
-        self._identity = identity
-
-    async def req(self, request: Any, context: Any) -> Any:
-        """Answered when the session's hello has come."""
-        caller = self._identity.of(context)
-        session, offer = await self._gateway.request(caller, request.uid, request.role, request.num_conn, request.rate)
-        try:
-            await self._gateway.wait_hello(session)
-        except asyncio.CancelledError:
-            await self._gateway.abandon(session)
-            raise
-        if offer is not None:
-            context.set_trailing_metadata(((messages.OFFER_KEY, offer),))
-        return messages.Response(listeners=map(str, session.listeners), prod_listeners=map(str, session.hello_targets))
-
-    async def hello(self, request: Any, context: Any) -> Any:
-        """Role PROD is told nothing but a greeting, every other the session's listeners."""
-        caller = self._identity.of(context)
-        session = await self._gateway.hello(caller, request.uid, request.prod_listeners)
-        if request.role == "PROD":
-            return messages.AppResponse(message="Sending Prod listeners...")
-        return messages.AppResponse(message="Sending listeners...", listeners=map(str, session.listeners))
-
-    async def update(self, request: Any, context: Any) -> Any:
-        """Set where the session's connections go."""
-        caller = self._identity.of(context)
-        peer = dict(context.invocation_metadata() or ()).get(messages.PEER_KEY)
-        session = await self._gateway.update(caller, request.uid, request.remote_listeners, peer)
-        return messages.Response(listeners=map(str, session.listeners), prod_listeners=map(str, session.targets))
-
-    async def release(self, request: Any, context: Any) -> Any:
-        """End the session; no error if it has ended."""
-        await self._gateway.release(self._identity.of(context), request.uid)
-        return messages.Response()
-
-    def handler(self) -> Any:
-        """What a gRPC server serves."""
-        handlers = {}
-        for method, (sent, back) in messages.METHODS.items():
-            handlers[method] = grpc.unary_unary_rpc_method_handler(
-                _answer(getattr(self, method)),
-                request_deserializer=messages.message_class(sent).FromString,
-                response_serializer=messages.message_class(back).SerializeToString,
-            )
-        return grpc.method_handlers_generic_handler(messages.SERVICE, handlers)
-
-
-def _answer(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-    """Refusals become gRPC statuses; anything unexpected is logged here and tells the caller nothing."""
-
-    async def answer(request: Any, context: Any) -> Any:
-        try:
-            return await method(request, context)
-        except RefusedError as refusal:
-            logger.warning("%s refused: %s: %s", method.__name__, refusal.code.value, refusal)
-            await context.abort(grpc.StatusCode[refusal.code.value], str(refusal))
-        except MinistreamError as error:
-            logger.error("%s failed: %s", method.__name__, error)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        except Exception:
-            logger.exception("%s failed", method.__name__)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error: see the server's log")
-
-    return answer
 
 
 class ControlServer:
@@ -152,32 +58,48 @@ class ControlServer:
         port_range: tuple[int, int] | None = None,
         credentials: Credentials | None = None,
         insecure: bool = False,
+        allow_token: bool = False,
         targets: Sequence[str] = (),
         policy: Policy | Path | None = None,
+        options: dict[str, Any] | None = None,
     ) -> None:
         """Check everything that can be checked before a socket is opened. Raises ConfigError.
 
         `side` is PROD, CONS or None for both. `targets` are the embedding job's own listeners: what a hello that
-        names none stands for, and all that may be connected to unless the policy says more.
+        names none stands for, and all that may be connected to unless the policy says more. `insecure` lets callers
+        without certificate or token in, on loopback; `allow_token` takes tokens from the policy's endpoint or the
+        file `tokens` of the credentials. `options` are the data server's own.
         """
         self._address = parse_endpoint(address, any_port=True)
         if credentials is None and not insecure:
             raise ConfigError("the control server needs --credentials DIR: make one with `ministream certs init DIR`")
         if insecure and not self._address.is_loopback:
             raise ConfigError(f"--insecure is for loopback only, and {self._address} is not: use --credentials DIR")
-        self._credentials = None if insecure else credentials
-        if self._credentials is not None:
-            _ = self._credentials.server
-        self._side, self._kind = side, kind
-        self._ports = PortPool(data_host, port_range)
+        if credentials is not None:
+            credentials.server  # noqa: B018 - raises where there is none
         self._policy = policy if isinstance(policy, Policy) else Policy.load(policy) if policy else Policy()
-        self._targets = [parse_endpoint(text) for text in targets]
+        self._credentials = credentials
         self._insecure = insecure
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="s2cs", daemon=True)
-        self._gateway: Gateway | None = None
+        self._authenticator = Authenticator(
+            revocations=RevocationList(credentials.directory) if credentials else None,
+            verifiers=_verifiers(self._policy, credentials) if allow_token else (),
+            anonymous_allowed=insecure,
+        )
+        self._strangers_stay = allow_token or insecure
+        self._gateway = Gateway(
+            side=side,
+            kind=kind,
+            ports=PortPool(data_host, port_range or self._policy.section.port_range),
+            policy=self._policy,
+            targets=[parse_endpoint(text) for text in targets],
+            plain_data=insecure or self._policy.section.plain_data,
+            options=options or {},
+        )
+        self._front: Front | None = None
         self._server: Any = None
         self._sweeper: asyncio.Task[None] | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="s2cs", daemon=True)
 
     def __enter__(self) -> Self:
         self.start()
@@ -202,11 +124,11 @@ class ControlServer:
 
     def wait_session(self, timeout_s: float) -> SessionInfo:
         """Block until a session is active. Raises PeerLostError."""
-        return self._call(self._started.wait_active(timeout_s))
+        return self._call(self._gateway.wait_active(timeout_s))
 
     def sessions(self) -> list[SessionInfo]:
         """All live sessions with their counters."""
-        return self._call(self._started.list(None))
+        return self._call(self._gateway.list(None))
 
     def close(self) -> None:
         """End every session and child, then the server. May be called again."""
@@ -217,49 +139,37 @@ class ControlServer:
         self._thread.join()
         self._loop.close()
 
-    @property
-    def _started(self) -> Gateway:
-        if self._gateway is None:
-            raise TunnelError("the control server is not running: start it first")
-        return self._gateway
-
     async def _start(self) -> None:
-        self._gateway = Gateway(
-            side=self._side,
-            kind=self._kind,
-            ports=self._ports,
-            policy=self._policy,
-            targets=self._targets,
-            plain_data=self._insecure or self._policy.section.plain_data,
-        )
         self._server = grpc.aio.server(options=_OPTIONS)
-        self._server.add_generic_rpc_handlers((Control(self._gateway, Identity(self._credentials)).handler(),))
-        try:
-            port = self._add_port()
-        except RuntimeError as error:
-            text = f"control address {self._address} is taken, or not this machine's: name another with --control"
-            raise TunnelError(text) from error
-        self._address = Endpoint(self._address.host, port)
-        await self._server.start()
-        self._sweeper = asyncio.create_task(self._gateway.sweep())
-        logger.info("control server on %s (%s)", self._address, "insecure" if self._insecure else "mutual TLS 1.3")
-
-    def _add_port(self) -> int:
         if self._credentials is None:
-            return int(self._server.add_insecure_port(str(self._address)))
-        pair = self._credentials.server
-        secure = grpc.ssl_server_credentials(
-            [(pair.key, pair.certificate)], root_certificates=self._credentials.ca, require_client_auth=True
-        )
-        return int(self._server.add_secure_port(str(self._address), secure))
+            self._address = Endpoint(self._address.host, self._add_port(str(self._address)))
+        else:
+            self._front = Front(self._credentials, strangers_stay=self._strangers_stay)
+            self._add_port(self._front.backend)
+        service = Service(self._gateway, self._authenticator, self._front)
+        self._server.add_generic_rpc_handlers(_handlers(service))
+        await self._server.start()
+        if self._front is not None:
+            self._address = await self._front.start(self._address)
+        self._sweeper = asyncio.create_task(self._gateway.sweep())
+        security = "insecure" if self._insecure else "mutual TLS 1.3"
+        logger.info("control server on %s (%s, data server %s)", self._address, security, self._gateway.kind)
+
+    def _add_port(self, address: str) -> int:
+        try:
+            return int(self._server.add_insecure_port(address))
+        except RuntimeError as error:
+            text = f"control address {address} cannot be had, perhaps another server has it: name another"
+            raise TunnelError(text) from error
 
     async def _stop(self) -> None:
         if self._sweeper is not None:
             self._sweeper.cancel()
-        if self._gateway is not None:
-            await self._gateway.close()
+        await self._gateway.close()
         if self._server is not None:
-            await self._server.stop(grace=1.0)
+            await self._server.stop(grace=_STOP_S)
+        if self._front is not None:
+            await self._front.close()
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:
             task.cancel()
@@ -271,3 +181,52 @@ class ControlServer:
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+def _verifiers(policy: Policy, credentials: Credentials | None) -> tuple[Verifier, ...]:
+    found: list[Verifier] = []
+    if policy.section.introspection is not None:
+        found.append(Introspection(policy.section.introspection))
+    if credentials is not None and (credentials.directory / "tokens").exists():
+        found.append(TokenFile(credentials.directory / "tokens"))
+    if not found:
+        raise ConfigError(
+            "--allow-token: no tokens are known; make one with `ministream certs token`,"
+            " or name an [introspection] endpoint in the policy"
+        )
+    return tuple(found)
+
+
+def _handlers(service: Service) -> tuple[Any, Any]:
+    control = {
+        method: grpc.unary_unary_rpc_method_handler(
+            _answer(getattr(service, method)),
+            request_deserializer=messages.message_class(sent).FromString,
+            response_serializer=messages.message_class(back).SerializeToString,
+        )
+        for method, (sent, back) in messages.METHODS.items()
+    }
+    sessions = {"sessions": grpc.unary_unary_rpc_method_handler(_answer(service.sessions))}
+    return (
+        grpc.method_handlers_generic_handler(messages.SERVICE, control),
+        grpc.method_handlers_generic_handler(messages.SESSIONS_SERVICE, sessions),
+    )
+
+
+def _answer(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+    """Refusals become gRPC statuses; anything unexpected is logged here and tells the caller nothing."""
+
+    async def answer(request: Any, context: Any) -> Any:
+        try:
+            return await method(request, context)
+        except RefusedError as refusal:
+            logger.warning("%s refused: %s: %s", method.__name__, refusal.code.value, refusal)
+            await context.abort(grpc.StatusCode[refusal.code.value], str(refusal))
+        except MinistreamError as error:
+            logger.error("%s failed: %s", method.__name__, error)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        except Exception:
+            logger.exception("%s failed", method.__name__)
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error: see the server's log")
+
+    return answer

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ministream import log, registry
 from ministream.errors import PeerLostError
@@ -74,6 +75,7 @@ class Gateway:
         policy: Policy,
         targets: Sequence[Endpoint],
         plain_data: bool,
+        options: dict[str, Any],
     ) -> None:
         """`side` PROD or CONS restricts the sessions' role; raises ConfigError for an unknown `kind`."""
         self.kind = kind
@@ -83,12 +85,15 @@ class Gateway:
         self._policy = policy
         self._own = tuple(targets)
         self._plain_data = plain_data
+        self._options = options
         self._sessions = Sessions(policy.quota)
         self._live: dict[str, _Live] = {}
         self._changed = asyncio.Condition()
         self._waiting_hellos: dict[str, int] = {}
 
-    async def request(self, caller: str, uid: str, role: str, num_conn: int, rate: int) -> tuple[Session, bytes | None]:
+    async def request(
+        self, caller: str, uid: str, *, role: str, num_conn: int, rate: int
+    ) -> tuple[Session, bytes | None]:
         """Open a session with its listeners. Returns it, and the data server's offer to the other side."""
         check_uid(uid)
         self._policy.admit(caller)
@@ -143,7 +148,7 @@ class Gateway:
         async with live.lock:
             targets = self._sessions.update(session, named, time.monotonic())
             addresses = {target: await self._resolve(caller, session, target, peer) for target in set(targets)}
-            if peer is None and not self._plain_data:
+            if peer is None and not self._plain_data and not live.server.secures_itself:
                 text = (
                     "this server carries no data without TLS, and update named no certificate of the other side:"
                     " use `ministream connect`, or allow plain data in the server's policy"
@@ -216,10 +221,12 @@ class Gateway:
         try:
             server: DataServer = self._proxy(
                 Setup(
+                    uid=session.uid,
                     listeners=listeners,
                     side=session.role,
                     rate_kbytes_s=session.rate_kbytes_s,
                     on_failure=failed,
+                    options=self._options,
                 )
             )
         except BaseException:
@@ -271,10 +278,14 @@ class Gateway:
             return
         live = self._live.pop(session.uid)
         live.said_hello.set()
-        logger.info("session %s ends: %s", session.uid, why)
         await self._announce()
         async with live.lock:
+            carried = await live.server.traffic()
             await live.server.close()
+        total = (
+            "" if carried.inward is None or carried.outward is None else f", {carried.inward + carried.outward} bytes"
+        )
+        logger.info("session %s ended (%s%s)", session.uid, why, total)
 
     async def _announce(self) -> None:
         async with self._changed:

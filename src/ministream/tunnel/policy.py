@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from ministream import config
 from ministream.errors import ConfigError
 from ministream.tunnel.address import Endpoint, parse_endpoint
+from ministream.tunnel.auth import IntrospectionSection
 from ministream.tunnel.refusal import Code, RefusedError
 from ministream.tunnel.sessions import Quota
 
@@ -91,6 +92,7 @@ class PolicySection(config.Section):
     port_range: tuple[int, int] | None = Field(default=None, strict=False)
     plain_data: bool = Field(default=False, description="let sessions without TLS between the gateways happen")
     quota: QuotaSection = QuotaSection()
+    introspection: IntrospectionSection | None = None
     identities: dict[str, IdentitySection] = Field(default={}, description="none: everyone who authenticates")
 
     @model_validator(mode="after")

@@ -6,10 +6,12 @@ A module of this package defines `class Proxy`, described by `DataServer`; its n
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+# How long a session's certificate is good for new connections.
+SESSION_DAYS = 30.0
 # One target of one listener: the resolved addresses to try in turn, as (family, socket address).
 Addresses = tuple[tuple[int, tuple[Any, ...]], ...]
 
@@ -18,14 +20,17 @@ Addresses = tuple[tuple[int, tuple[Any, ...]], ...]
 class Setup:
     """What a data server needs to know about its session.
 
-    `listeners` are bound and listening already; the data server owns them from now on. `side` is PROD or CONS.
-    `on_failure` is called once, with a reason, if the data server dies before it is closed.
+    `uid` is opaque: no path, command line or configuration is made of it. `listeners` are bound and listening
+    already; the data server owns them from now on. `side` is PROD or CONS. `on_failure` is called once, with a
+    reason, if the data server dies before it is closed. `options` are the plug-in's own.
     """
 
+    uid: str
     listeners: Sequence[socket.socket]
     side: str
     rate_kbytes_s: int
     on_failure: Callable[[str], None]
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +52,10 @@ class DataServer(Protocol):
     @property
     def offer(self) -> bytes | None:
         """What the other side's data server needs to talk to this one securely; goes over the control channel only."""
+
+    @property
+    def secures_itself(self) -> bool:
+        """Whether bytes are protected without an offer of the other side (stock peers)."""
 
     async def forward(self, targets: Sequence[Addresses], peer: bytes | None) -> None:
         """Start or retarget: listener i goes to `targets[i]`; `peer` is the other side's offer, None for plain bytes.

@@ -33,6 +33,7 @@ class RelayProcess:
         self._fail = fail
         self._closing = False
         self._answered = asyncio.Event()
+        self._turn = asyncio.Lock()
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -64,6 +65,19 @@ class RelayProcess:
 
     async def order(self, orders: dict[str, Any]) -> None:
         """Send orders and wait until they are followed. Raises TunnelError."""
+        async with self._turn:
+            await self._send(orders)
+        if self._process.returncode is not None:
+            raise TunnelError("the relay process ended: see the server's log")
+
+    async def ask(self) -> dict[str, Any]:
+        """The counters as they are now, or the last ones of a process that has ended."""
+        if not self._closing:
+            with contextlib.suppress(TunnelError):
+                await self.order({})
+        return self.report
+
+    async def _send(self, orders: dict[str, Any]) -> None:
         assert self._writer is not None
         self._answered.clear()
         try:
@@ -72,8 +86,6 @@ class RelayProcess:
             await asyncio.wait_for(self._answered.wait(), _ANSWER_S)
         except (OSError, TimeoutError):
             raise TunnelError("the relay process does not answer: see the server's log") from None
-        if self._process.returncode is not None:
-            raise TunnelError("the relay process ended: see the server's log")
 
     async def close(self) -> None:
         """Hang up, wait for the end, reap."""

@@ -1,6 +1,6 @@
 """One process of the built-in relay: `python -P -m ministream.tunnel.proxy._relay_worker FD...`.
 
-Standard input is a socket to the control server: orders come in and reports go out, one JSON object a line. The
+Standard input is a socket to the control server: orders come in and counters go out, one JSON object a line. The
 arguments are the numbers of the inherited listening sockets. When the socket closes, the process ends.
 """
 
@@ -21,7 +21,6 @@ from ministream.tunnel.proxy._flow import Bucket
 
 _PR_SET_PDEATHSIG = 1
 _MAX_CONNECTIONS = 256
-_REPORT_S = 0.5
 _LINE_BYTES = 1 << 20
 _ACCEPT_AGAIN_S = 0.1
 
@@ -37,18 +36,19 @@ class Worker:
         self._places = asyncio.Semaphore(_MAX_CONNECTIONS)
         self._carried: dict[asyncio.Task[None], tuple[int, Route]] = {}
         self._acceptors: list[asyncio.Task[None]] = []
-        self._reported = ""
 
     async def run(self, control: socket.socket) -> None:
-        """Until the control server hangs up."""
+        """Until the control server hangs up: every line is obeyed, if it has orders, and answered with the counters."""
         reader, writer = await asyncio.open_connection(sock=control, limit=_LINE_BYTES)
-        reporter = asyncio.create_task(self._report_regularly(writer))
         try:
             while line := await reader.readline():
-                self._obey(json.loads(line))
-                await self._report(writer, always=True)
+                orders = json.loads(line)
+                if orders:
+                    self._obey(orders)
+                writer.write(json.dumps(self._totals.snapshot()).encode() + b"\n")
+                await writer.drain()
         finally:
-            for task in (reporter, *self._acceptors, *self._carried):
+            for task in (*self._acceptors, *self._carried):
                 task.cancel()
 
     def _obey(self, orders: dict[str, Any]) -> None:
@@ -98,18 +98,6 @@ class Worker:
             if not isinstance(error, (OSError, TimeoutError)):
                 raise error
             _say(f"connection ended: {getattr(error, 'reason', None) or error or 'timed out'}")
-
-    async def _report_regularly(self, writer: asyncio.StreamWriter) -> None:
-        while True:
-            await asyncio.sleep(_REPORT_S)
-            await self._report(writer, always=False)
-
-    async def _report(self, writer: asyncio.StreamWriter, *, always: bool) -> None:
-        report = json.dumps(self._totals.snapshot())
-        if always or report != self._reported:
-            self._reported = report
-            writer.write(report.encode() + b"\n")
-            await writer.drain()
 
 
 def _tls(orders: dict[str, str], *, accepts: bool) -> tuple[ssl.SSLContext, bytes]:

@@ -6,10 +6,9 @@ import os
 from collections.abc import Sequence
 
 from ministream.tunnel.certificates import check_peer, make_session_pair
-from ministream.tunnel.proxy import Addresses, Setup, Traffic
+from ministream.tunnel.proxy import SESSION_DAYS, Addresses, Setup, Traffic
 from ministream.tunnel.proxy._process import RelayProcess
 
-_SESSION_DAYS = 30.0
 _MAX_PROCESSES = 8
 
 
@@ -18,7 +17,7 @@ class Proxy:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._pair = make_session_pair(_SESSION_DAYS)
+        self._pair = make_session_pair(SESSION_DAYS)
         cores = 1 if setup.rate_kbytes_s else min(len(os.sched_getaffinity(0)), _MAX_PROCESSES)
         self._shares = [setup.listeners[first::cores] for first in range(min(cores, len(setup.listeners)))]
         self._processes: list[RelayProcess] = []
@@ -27,6 +26,10 @@ class Proxy:
     def offer(self) -> bytes:
         """This side's session certificate."""
         return self._pair.certificate
+
+    @property
+    def secures_itself(self) -> bool:
+        return False
 
     async def forward(self, targets: Sequence[Addresses], peer: bytes | None) -> None:
         tls = None
@@ -47,7 +50,7 @@ class Proxy:
             )
 
     async def traffic(self) -> Traffic:
-        reports = [process.report for process in self._processes]
+        reports = [await process.ask() for process in self._processes]
         return Traffic(
             inward=sum(report["inward"] for report in reports),
             outward=sum(report["outward"] for report in reports),

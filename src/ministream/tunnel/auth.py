@@ -1,0 +1,205 @@
+"""Who calls: a certificate, a bearer token, or nobody. Identities of different origin never share a name."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import Field, field_validator
+
+from ministream import config, log
+from ministream.errors import ConfigError
+from ministream.tunnel.address import parse_endpoint
+from ministream.tunnel.credentials import RevocationList, check_name
+from ministream.tunnel.front import Caller
+from ministream.tunnel.refusal import Code, RefusedError
+
+ANONYMOUS = "anonymous"
+# What stock s2uc sends when it has no token.
+NO_TOKEN = "INVALID_TOKEN"  # noqa: S105 - not a secret, the absence of one
+_TOKEN_CHARS = 4096
+_ANSWER_BYTES = 64 * 1024
+_CACHE_S = 60.0
+_CACHE_ENTRIES = 256
+
+logger = log.get(__name__)
+
+
+class Verifier(Protocol):
+    """Knows which tokens are good."""
+
+    async def identity(self, token: str) -> str | None:
+        """Whose token it is; None for a bad one."""
+
+
+class Authenticator:
+    """Decides for every call. `revocations` None: no TLS, so certificates cannot be had."""
+
+    def __init__(
+        self, *, revocations: RevocationList | None, verifiers: tuple[Verifier, ...], anonymous_allowed: bool
+    ) -> None:
+        self._revocations = revocations
+        self._verifiers = verifiers
+        self._anonymous_allowed = anonymous_allowed
+
+    async def identify(self, caller: Caller | None, metadata: Mapping[str, Any]) -> str:
+        """The caller's identity: NAME, token:NAME or oauth:NAME. Raises RefusedError (UNAUTHENTICATED)."""
+        if caller is not None and caller.name is not None and caller.serial is not None:
+            if self._revocations is not None and caller.serial in self._revocations:
+                text = f"the certificate of {caller.name!r} is revoked: ask this server's operator for a new one"
+                raise RefusedError(Code.UNAUTHENTICATED, text)
+            return caller.name
+        token = str(metadata.get("authorization", "")).removeprefix("Bearer ")
+        if token and token != NO_TOKEN and len(token) <= _TOKEN_CHARS:
+            for verifier in self._verifiers:
+                if (identity := await verifier.identity(token)) is not None:
+                    return identity
+        if self._anonymous_allowed:
+            return ANONYMOUS
+        raise RefusedError(Code.UNAUTHENTICATED, self._remedy())
+
+    def _remedy(self) -> str:
+        if self._verifiers:
+            return "a client certificate or a valid token is needed: ask this server's operator for either"
+        return (
+            "this server wants mutual TLS: a certificate made by `ministream certs client`;"
+            " stock s2uc, which has none, needs a server started with --allow-token"
+        )
+
+
+class TokenFile:
+    """Hashed tokens: lines `NAME SHA256 [EXPIRY]` (hexadecimal; UNIX seconds). Read anew for every decision."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ConfigError for a file that cannot be understood."""
+        self._path = path
+        self._entries()
+
+    async def identity(self, token: str) -> str | None:
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        found = None
+        for name, expected, expiry in self._entries():
+            if hmac.compare_digest(digest, expected) and time.time() < expiry:
+                found = f"token:{name}"
+        return found
+
+    def _entries(self) -> list[tuple[str, str, float]]:
+        try:
+            lines = self._path.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"tokens {self._path}: cannot be read: {error}") from error
+        entries = []
+        for number, line in enumerate(lines, start=1):
+            fields = line.partition("#")[0].split()
+            if not fields:
+                continue
+            try:
+                name, digest, *expiry = fields
+                if len(bytes.fromhex(digest)) != hashlib.sha256().digest_size or len(expiry) > 1:
+                    raise ValueError
+                entries.append((check_name(name), digest.lower(), float(expiry[0]) if expiry else float("inf")))
+            except ValueError:
+                raise ConfigError(f"tokens {self._path}:{number}: write NAME SHA256 [EXPIRY]") from None
+        return entries
+
+
+def new_token(name: str, days: float) -> tuple[str, str]:
+    """A fresh token and the line of the token file that stands for it."""
+    token = secrets.token_urlsafe(32)
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    return token, f"{check_name(name)} {digest} {time.time() + days * 86400:.0f}"
+
+
+class IntrospectionSection(config.Section):
+    """`[introspection]` of the policy file: an OAuth 2 endpoint (RFC 7662) that judges tokens, as Globus Auth has."""
+
+    url: str
+    client_id: str
+    client_secret_file: str
+    scope: str | None = Field(default=None, description="scope that a token must have")
+    audience: str | None = Field(default=None, description="audience that a token must be for")
+    timeout_s: float = Field(default=4.0, gt=0)
+
+    @field_validator("url")
+    @classmethod
+    def _safe(cls, url: str) -> str:
+        parts = urllib.parse.urlsplit(url)
+        loopback = parts.hostname is not None and parse_endpoint(f"{parts.hostname}:1").is_loopback
+        if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
+            raise ValueError("tokens go over https only")
+        return url
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    identity: str | None
+    until_s: float
+
+
+class Introspection:
+    """Asks the endpoint, and remembers its answer for a minute at most."""
+
+    def __init__(self, section: IntrospectionSection) -> None:
+        """Raises ConfigError when the client secret cannot be read."""
+        self._section = section
+        try:
+            secret = Path(section.client_secret_file).read_text().strip()
+        except OSError as error:
+            path = section.client_secret_file
+            raise ConfigError(f"introspection secret {path}: cannot be read: {error.strerror}") from error
+        basic = base64.b64encode(f"{section.client_id}:{secret}".encode()).decode()
+        self._headers = {"Authorization": f"Basic {basic}", "Accept": "application/json"}
+        self._verdicts: dict[str, _Verdict] = {}
+
+    async def identity(self, token: str) -> str | None:
+        """Raises RefusedError (UNAVAILABLE) when the endpoint cannot be asked: nobody is let in meanwhile."""
+        key = hashlib.sha256(token.encode()).hexdigest()
+        known = self._verdicts.get(key)
+        if known is None or known.until_s <= time.time():
+            try:
+                answer = await asyncio.to_thread(self._ask, token)
+            except (OSError, ValueError) as error:
+                logger.error("introspection at %s failed: %s", self._section.url, error)
+                text = "this server cannot reach the service that checks tokens: try again later"
+                raise RefusedError(Code.UNAVAILABLE, text) from None
+            known = self._judge(answer)
+            if len(self._verdicts) >= _CACHE_ENTRIES:
+                self._verdicts.clear()
+            self._verdicts[key] = known
+        return known.identity
+
+    def _ask(self, token: str) -> dict[str, Any]:
+        body = urllib.parse.urlencode({"token": token}).encode()
+        request = urllib.request.Request(self._section.url, body, self._headers)
+        with urllib.request.urlopen(request, timeout=self._section.timeout_s) as response:
+            answer = json.loads(response.read(_ANSWER_BYTES))
+        if not isinstance(answer, dict):
+            raise ValueError("the answer is no JSON object")  # noqa: TRY004 - a malformed value, not a type error
+        return answer
+
+    def _judge(self, answer: dict[str, Any]) -> _Verdict:
+        now = time.time()
+        expiry = answer.get("exp")
+        until = min(now + _CACHE_S, float(expiry)) if isinstance(expiry, (int, float)) else now + _CACHE_S
+        audience = answer.get("aud")
+        audiences = audience if isinstance(audience, list) else [audience]
+        name = answer.get("username") or answer.get("sub")
+        good = (
+            answer.get("active") is True
+            and until > now
+            and isinstance(name, str)
+            and (self._section.scope is None or self._section.scope in str(answer.get("scope", "")).split())
+            and (self._section.audience is None or self._section.audience in audiences)
+        )
+        return _Verdict(f"oauth:{name}" if good else None, until)

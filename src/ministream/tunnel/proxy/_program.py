@@ -1,0 +1,136 @@
+"""A program of the system as a data server: its configuration and secrets exist in memory only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pwd
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import Self
+
+from ministream import log
+from ministream.errors import TunnelError
+from ministream.tunnel.proxy import Setup
+from ministream.tunnel.proxy._launch import FIRST_FILE
+
+_MODULE = "ministream.tunnel.proxy._launch"
+_SBIN = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+_START_S = 15.0
+_END_S = 5.0
+_MAX_LOG_LINES = 200
+
+logger = log.get(__name__)
+
+
+class Program:
+    """A running program; `start` returns when it says that it serves."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, fail: Callable[[str], None]) -> None:
+        self._name = name
+        self._process = process
+        self._fail = fail
+        self._closing = False
+        self._ready = asyncio.Event()
+        self._said: list[str] = []
+        self._watcher: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(
+        cls, setup: Setup, name: str, arguments: Sequence[str], *, files: Sequence[bytes], ready: str
+    ) -> Self:
+        """Start `name` with the session's listeners; `files[i]` is at `path(i)` for it, and `ready` in its output
+        means that it serves.
+
+        Raises TunnelError with the program's own words when it does not.
+        """
+        memories = [_memory(content) for content in files]
+        listeners = [listener.fileno() for listener in setup.listeners]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", _MODULE),
+                *(",".join(map(str, fds)) for fds in (listeners, memories)),
+                *(find(name), *arguments),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                pass_fds=[*listeners, *memories],
+            )
+        except OSError as error:
+            raise TunnelError(f"{name} could not be started: {error.strerror}") from error
+        finally:
+            for memory in memories:
+                os.close(memory)
+        self = cls(name, process, setup.on_failure)
+        self._watcher = asyncio.create_task(self._watch(ready))
+        await self._wait_ready()
+        return self
+
+    async def close(self) -> None:
+        """End it and reap it."""
+        self._closing = True
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), _END_S)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+        if self._watcher is not None:
+            await self._watcher
+
+    async def _wait_ready(self) -> None:
+        try:
+            async with asyncio.timeout(_START_S):
+                await self._ready.wait()
+        except TimeoutError:
+            await self.close()
+            raise TunnelError(f"{self._name} does not serve after {_START_S:g} s: {self._last_words()}") from None
+        if self._process.returncode is not None:
+            raise TunnelError(f"{self._name} ended at once: {self._last_words()}")
+
+    async def _watch(self, ready: str) -> None:
+        """Drain the output, so that the program never blocks on it; then see to its end."""
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            text = line.decode("utf-8", "replace").rstrip()[:300]
+            if ready in text:
+                self._ready.set()
+            if len(self._said) < _MAX_LOG_LINES:
+                self._said.append(text)
+                logger.debug("%s %d: %s", self._name, self._process.pid, text)
+        status = await self._process.wait()
+        if self._ready.is_set() and not self._closing:
+            self._closing = True
+            self._fail(f"{self._name} ended by itself (status {status}): {self._last_words()}")
+        self._ready.set()
+
+    def _last_words(self) -> str:
+        return " | ".join(self._said[-3:]) or "it said nothing"
+
+
+def find(name: str) -> str:
+    """The program's path. Raises TunnelError with how to get it."""
+    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{_SBIN}")
+    if path is None:
+        raise TunnelError(f"{name} is not installed: run launch/setup.sh --with-proxies, or use the built-in relay")
+    return path
+
+
+def path(index: int) -> str:
+    """Where the program finds `files[index]`."""
+    return f"/proc/self/fd/{FIRST_FILE + index}"
+
+
+def _memory(content: bytes) -> int:
+    """A file in memory that the program's user alone can open."""
+    memory = os.memfd_create("data-server", os.MFD_CLOEXEC)
+    os.write(memory, content)
+    os.lseek(memory, 0, os.SEEK_SET)
+    os.fchmod(memory, 0o600)
+    if os.geteuid() == 0:
+        os.fchown(memory, pwd.getpwnam("nobody").pw_uid, -1)
+    return memory
