@@ -23,9 +23,12 @@ LINES = ("#1f5a93", "#c4572b", "#3f8f5b")
 class VolumeView(Protocol):
     """A reconstructed volume that gives single planes, such as an open file."""
 
-    path: Path
-    shape: tuple[int, int, int]
-    attributes: Mapping[str, Any]
+    @property
+    def path(self) -> Path: ...
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def attributes(self) -> Mapping[str, Any]: ...
 
     def plane(self, axis: int, index: int) -> Plane:
         """The plane at `index` along axis 0 (slice), 1 (row) or 2 (col)."""
