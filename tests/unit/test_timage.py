@@ -12,11 +12,11 @@ import pytest
 from flatbuffers.number_types import Float32Flags, Int8Flags, Int32Flags, UOffsetTFlags
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recordings import timage_messages
 
 from ministream.errors import FrameError, UsageError
 from ministream.wire import timage
 from ministream.wire.timage import ImageType
+from tests.recordings import timage_messages
 
 PIXELS = np.arange(2 * 3 * 5, dtype=np.uint16).reshape(2, 3, 5)
 

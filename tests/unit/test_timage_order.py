@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recordings import timage_messages
 
 from ministream.errors import FrameError
 from ministream.model import FrameKind
 from ministream.wire import timage
 from ministream.wire.daq import DaqStream
 from ministream.wire.timage import ImageType
+from tests.recordings import timage_messages
 
 P, W, D, WR, DR = (
     ImageType.PROJECTION,

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recordings import tracemq_messages
 
 from ministream.errors import ProtocolError, UsageError
 from ministream.model import Slab
 from ministream.partition import slabs
 from ministream.wire import tracemq
 from ministream.wire.tracemq import Assigned, Finished, Joined, Projection, Requested, Server, Worker
+from tests.recordings import tracemq_messages
 
 ASSIGNED = Assigned(rows=5, cols=4, slab=Slab(1, 2))
 PIXELS = np.arange(8, dtype=np.float32).reshape(2, 4)
