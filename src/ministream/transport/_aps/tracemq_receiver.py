@@ -109,9 +109,10 @@ class TraceMqReceiver:
 
     def _read(self, timeout_s: float) -> None:
         """Take one message, if one comes in time, answer it, and queue what it causes."""
-        if not self._socket.poll(milliseconds(timeout_s)):
+        stalls_in_s = self._heard_s + self._stall_timeout_s - time.monotonic()
+        if not self._socket.poll(milliseconds(min(timeout_s, stalls_in_s))):
             silence_s = time.monotonic() - self._heard_s
-            if silence_s > self._stall_timeout_s:
+            if silence_s >= self._stall_timeout_s:
                 self._lose(f"{self._url}: silent for {silence_s:.0f} s without having finished")
             return
         self._heard_s = time.monotonic()
