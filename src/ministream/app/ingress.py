@@ -36,6 +36,7 @@ class Ingress:
         self._batch = self._step = 1
         self._projections_fed = 0
         self._last_seq = -1
+        self._session_uid: str | None = None
         self.counters = Counters()
         self.complete = False
         self.ending = ""
@@ -64,7 +65,9 @@ class Ingress:
         """
         url = self._stream.connect
         if self._server is not None:
-            url = f"tcp://{self._server.wait_session(self._stream.connect_timeout_s).listeners[0]}"
+            session = self._server.wait_session(self._stream.connect_timeout_s)
+            self._session_uid = session.uid
+            url = f"tcp://{session.listeners[0]}"
         self._receiver = self._stack.enter_context(
             FrameReceiver(
                 str(url),
@@ -104,7 +107,22 @@ class Ingress:
     def acknowledge(self) -> None:
         """Everything handed out so far has reached its window: let the producer send more."""
         assert self._receiver is not None
-        self._receiver.ack(self._last_seq)
+        if self._last_seq >= 0:
+            self._receiver.ack(self._last_seq)
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes of pixels that came over the data connection."""
+        return self._receiver.report.bytes if self._receiver is not None else 0
+
+    def tunnel(self) -> dict[str, str] | None:
+        """Kind of data server and cipher of the tunnel in use; None without one."""
+        if self._server is None or self._session_uid is None:
+            return None
+        session = next((s for s in self._server.sessions() if s.uid == self._session_uid), None)
+        if session is None:
+            return {"kind": "gone"}
+        return {"kind": session.kind, "cipher": session.traffic.cipher or "none"}
 
     def _take(self, event: Event) -> Frame | None:
         match event:

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from rich.console import Console
@@ -15,7 +16,7 @@ from ministream.app.ingress import Ingress
 from ministream.app.results import Results
 from ministream.app.settle import Assignment, assign
 from ministream.config import Config
-from ministream.model import FrameKind
+from ministream.model import FrameKind, Scan
 from ministream.monitor import StageClock, Summary
 from ministream.parallel import mpi
 from ministream.parallel.distribute import Distributor, Rows
@@ -54,7 +55,7 @@ def recon(
         set_threads(threads)
         with comm.together():
             offered = ingress.wait_for_scan() if ingress is not None else None
-        scan = comm.bcast(offered)
+        scan = cast(Scan, comm.bcast(offered))
         with comm.together():
             my = assign(comm.rank, comm.size, config, scan, threads)
             job = Job(comm, my, ingress, console)
