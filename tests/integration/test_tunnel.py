@@ -157,8 +157,8 @@ def test_release_gives_ports_back_and_leaves_no_process(
     assert len(set(opened.cons_listeners)) == len(set(opened.prod_listeners)) == 3
     assert len(relays()) > before
     sock = dial(opened.cons_listeners[0])
-    client.release(opened.uid, (prod.address, cons.address), secrets)
-    client.release(opened.uid, (prod.address, cons.address), secrets)
+    client.release(opened.uid, (prod.address, cons.address), client.Access.of(secrets))
+    client.release(opened.uid, (prod.address, cons.address), client.Access.of(secrets))
     assert len(relays()) == before
     assert prod.sessions() == cons.sessions() == []
     sock.settimeout(5)
@@ -208,7 +208,7 @@ def test_only_the_jobs_own_address_is_a_target(
 
 def test_the_second_server_on_an_address_does_not_start(gateways: tuple[ControlServer, ControlServer]) -> None:
     second = ControlServer(side="PROD", address=gateways[0].address, insecure=True)
-    with pytest.raises(TunnelError, match="is taken"):
+    with pytest.raises(TunnelError, match="cannot be had"):
         second.start()
 
 

@@ -1,55 +1,56 @@
-"""The tunnel's commands: control server, client, certificates."""
+"""The tunnel's commands: the control server, and the client that joins two of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from ministream import log
-from ministream.cli import AnnounceOption
+from ministream.cli import AnnounceOption, certs, s2uc
+from ministream.cli.s2uc import CertificateOption, CredentialsOption, InsecureOption, TokenOption, access_of
 from ministream.errors import ConfigError
 
-if TYPE_CHECKING:
-    from ministream.tunnel.credentials import Credentials
-
-CredentialsOption = Annotated[Path | None, typer.Option(help="Directory made by `ministream certs`.", metavar="DIR")]
-InsecureOption = Annotated[bool, typer.Option("--insecure", help="No TLS, no authentication; loopback only.")]
 LogOption = Annotated[str, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-AuthorityArgument = Annotated[Path, typer.Argument(help="Directory of the certificate authority.", metavar="DIR")]
-OutOption = Annotated[Path | None, typer.Option(help="Directory to write to; none: DIR itself.", metavar="OUT")]
-HostsOption = Annotated[
-    list[str] | None, typer.Option("--host", help="Name or address that clients dial; may be given again.")
-]
-DaysOption = Annotated[float, typer.Option(help="Days of validity.")]
 
 
 def register(cli: typer.Typer) -> None:
     """Add the commands."""
     cli.command("s2cs")(s2cs)
     cli.command("connect")(connect)
-    cli.command("release")(release)
-    certs = typer.Typer(help="Private certificate authority of a deployment.", no_args_is_help=True)
-    certs.command("init")(init)
-    certs.command("server")(server_certificate)
-    certs.command("client")(client_certificate)
-    cli.add_typer(certs, name="certs")
+    cli.command("sessions")(sessions)
+    s2uc.register(cli)
+    certs.register(cli)
 
 
 def s2cs(
-    listen: Annotated[str, typer.Option(help="Control address; port 0: any free one.", metavar="HOST:PORT")],
+    listen: Annotated[
+        str, typer.Option(help="Control address; port 0: any free one.", metavar="HOST:PORT")
+    ] = "127.0.0.1:5000",
     side: Annotated[str | None, typer.Option(help="PROD or CONS: the only role served; none: both.")] = None,
-    kind: Annotated[str, typer.Option(help="Data server: relay, stunnel, haproxy or nginx.")] = "relay",
+    kind: Annotated[
+        str, typer.Option("--kind", "--type", help="Data server: relay, stunnel, haproxy, nginx.")
+    ] = "relay",
     data_host: Annotated[str, typer.Option(help="Interface of the data ports.", metavar="HOST")] = "127.0.0.1",
-    port_range: Annotated[str | None, typer.Option(help="Data ports; none: any free.", metavar="FIRST-LAST")] = None,
+    port_range: Annotated[
+        str | None, typer.Option(help="Data ports; none: the policy's, else any free.", metavar="FIRST-LAST")
+    ] = None,
     credentials: CredentialsOption = None,
-    insecure: InsecureOption = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Callers need no certificate or token; loopback only.")
+    ] = False,
+    allow_token: Annotated[
+        bool, typer.Option("--allow-token", help="Bearer tokens too, as stock s2uc sends them; see `certs token`.")
+    ] = False,
+    legacy_psk: Annotated[
+        bool, typer.Option("--legacy-psk", help="stunnel: key from the uid, for stock peers. Not confidential.")
+    ] = False,
     policy: Annotated[Path | None, typer.Option(help="Policy file (TOML): who, where to, how much.")] = None,
     target: Annotated[
         list[str] | None, typer.Option(help="A producer's data address HOST:PORT; may be given again.")
@@ -63,6 +64,8 @@ def s2cs(
     from ministream.tunnel.credentials import Credentials
 
     log.setup("s2cs", log_level)
+    if legacy_psk and kind != "stunnel":
+        raise ConfigError("--legacy-psk is for --kind stunnel only")
     server = ControlServer(
         side=side,
         address=listen,
@@ -71,8 +74,10 @@ def s2cs(
         port_range=_ports(port_range),
         credentials=Credentials.load(credentials) if credentials else None,
         insecure=insecure,
+        allow_token=allow_token,
         policy=policy,
         targets=target or (),
+        options={"legacy_psk": True} if legacy_psk else {},
     )
     serve(server, announce)
 
@@ -82,110 +87,84 @@ def connect(
     cons: Annotated[str, typer.Option(help="Control server beside the consumer.", metavar="HOST:PORT")],
     credentials: CredentialsOption = None,
     insecure: InsecureOption = False,
-    num_conn: Annotated[int, typer.Option(help="Connections.")] = 1,
+    num_conn: Annotated[int, typer.Option("--num-conn", "--num_conn", help="Connections.")] = 1,
     rate: Annotated[int, typer.Option(help="Limit in kB/s over all connections; 0: none.")] = 0,
     target: Annotated[
         list[str] | None, typer.Option(help="Producer's data address; none: the one its own server knows.")
     ] = None,
     uid: Annotated[str | None, typer.Option(help="Session uid; none: a new UUID.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds until giving up.")] = 60.0,
+    probe: Annotated[bool, typer.Option(help="Connect to the data ports to see whether they accept.")] = True,
     as_json: JsonOption = False,
+    form: Annotated[str, typer.Option("--format", help="table, json, or s2uc: what stock s2uc prints.")] = "table",
 ) -> None:
-    """Open a tunnel session through both control servers."""
+    """Open a tunnel session through both control servers; it lasts until `release` or the end of either server."""
     from ministream.tunnel import client
 
+    form = "json" if as_json else form
+    if form not in ("table", "json", "s2uc"):
+        raise ConfigError(f"--format {form}: choose table, json or s2uc")
     opened = client.connect(
         prod,
         cons,
-        _credentials(credentials, insecure),
+        access_of(credentials, insecure).credentials,
         num_conn,
         rate=rate,
         targets=target or (),
         uid=uid,
         timeout_s=timeout,
+        probe=probe,
     )
-    if as_json:
+    if form == "json":
         typer.echo(json.dumps(dataclasses.asdict(opened)))
+    elif form == "s2uc":
+        s2uc.say_request(opened.uid, opened.prod, "PROD", opened.prod_listeners, token=None)
+        s2uc.say_request(opened.uid, opened.cons, "CONS", opened.cons_listeners, token=None)
+    else:
+        table = Table("side", "control server", "listeners", title=f"session {opened.uid}")
+        table.add_row("PROD", opened.prod, "\n".join(opened.prod_listeners))
+        table.add_row("CONS", opened.cons, "\n".join(opened.cons_listeners))
+        table.caption = "TLS between the gateways" if opened.secure else "plain bytes between the gateways"
+        Console().print(table)
+
+
+def sessions(
+    s2cs: Annotated[str, typer.Option("--s2cs", help="Control server.", metavar="HOST:PORT")],
+    credentials: CredentialsOption = None,
+    insecure: InsecureOption = False,
+    server_cert: CertificateOption = None,
+    token_file: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List your sessions on a control server; all of them for an administrator of its policy."""
+    from ministream.tunnel.client import ControlClient
+
+    with ControlClient(s2cs, access_of(credentials, insecure, server_cert, token_file).access) as client:
+        found = client.sessions()
+    if as_json:
+        typer.echo(json.dumps(found))
         return
-    table = Table("side", "control server", "listeners", title=f"session {opened.uid}")
-    table.add_row("PROD", opened.prod, "\n".join(opened.prod_listeners))
-    table.add_row("CONS", opened.cons, "\n".join(opened.cons_listeners))
-    table.caption = "TLS 1.3 between the gateways" if opened.secure else "plain bytes between the gateways"
+    table = Table("uid", "owner", "role", "state", "age / s", "listeners", "targets", "MB in", "MB out", "cipher")
+    for one in found:
+        table.add_row(*_row(one))
     Console().print(table)
 
 
-def release(
-    uid: Annotated[str, typer.Argument(help="The session.")],
-    s2cs: Annotated[list[str], typer.Option("--s2cs", help="Control server; may be given again.", metavar="HOST:PORT")],
-    credentials: CredentialsOption = None,
-    insecure: InsecureOption = False,
-) -> None:
-    """End a session on every control server named."""
-    from ministream.tunnel import client
-
-    client.release(uid, s2cs, _credentials(credentials, insecure))
-    typer.echo("Release completed")
-
-
-def init(
-    directory: AuthorityArgument,
-    host: HostsOption = None,
-    name: Annotated[str, typer.Option(help="Name of the client certificate.")] = "operator",
-    days: DaysOption = 365.0,
-) -> None:
-    """A new authority, with a server certificate for `--host` (this machine's loopback) and a client one."""
-    from ministream.tunnel import credentials
-
-    credentials.create_authority(directory, name="ministream-ca", days=10 * 365.0)
-    hosts = host or ["localhost", "127.0.0.1"]
-    credentials.issue(directory, name="gateway", usage="server", hosts=hosts, days=days, out=directory)
-    credentials.issue(directory, name=name, usage="client", hosts=[], days=days, out=directory)
-    typer.echo(f"{directory}: authority, server certificate for {', '.join(hosts)}, client certificate of {name!r}")
-
-
-def server_certificate(
-    directory: AuthorityArgument,
-    name: Annotated[str, typer.Option(help="Name of the server, for the records.")],
-    host: HostsOption = None,
-    out: OutOption = None,
-    days: DaysOption = 365.0,
-) -> None:
-    """Issue a server certificate."""
-    from ministream.tunnel import credentials
-
-    if not host:
-        raise ConfigError("certs server: name at least one --host that clients will dial")
-    credentials.issue(directory, name=name, usage="server", hosts=host, days=days, out=out or directory)
-    typer.echo(f"{out or directory}: server certificate of {name!r} for {', '.join(host)}")
-
-
-def client_certificate(
-    directory: AuthorityArgument,
-    name: Annotated[str, typer.Option(help="Identity: what policies and sessions know this client by.")],
-    out: OutOption = None,
-    days: DaysOption = 365.0,
-) -> None:
-    """Issue a client certificate."""
-    from ministream.tunnel import credentials
-
-    credentials.issue(directory, name=name, usage="client", hosts=[], days=days, out=out or directory)
-    typer.echo(f"{out or directory}: client certificate of {name!r}")
-
-
-def _credentials(directory: Path | None, insecure: bool) -> Credentials | None:
-    from ministream.tunnel.credentials import Credentials
-
-    if insecure:
-        return None
-    if directory is None:
-        raise ConfigError("give --credentials DIR, or --insecure on loopback")
-    return Credentials.load(directory)
+def _row(one: dict[str, Any]) -> list[str]:
+    traffic = one["traffic"]
+    carried = ["-" if traffic[way] is None else f"{traffic[way] / 1e6:.1f}" for way in ("inward", "outward")]
+    return [
+        *(one["uid"], one["owner"], one["role"], one["state"], f"{one['age_s']:.0f}"),
+        *("\n".join(one["listeners"]), "\n".join(one["targets"])),
+        *carried,
+        traffic["cipher"] or ("TLS" if one["secure"] else "none"),
+    ]
 
 
 def _ports(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     first, dash, last = text.partition("-")
-    if not (dash and first.isdigit() and last.isdigit()):
+    if not (dash and first.isdecimal() and last.isdecimal()):
         raise ConfigError(f"--port-range {text}: write FIRST-LAST, for example 5100-5200")
     return int(first), int(last)

@@ -7,7 +7,6 @@ import base64
 import hashlib
 import hmac
 import json
-import secrets
 import time
 import urllib.parse
 import urllib.request
@@ -112,13 +111,6 @@ class TokenFile:
             except ValueError:
                 raise ConfigError(f"tokens {self._path}:{number}: write NAME SHA256 [EXPIRY]") from None
         return entries
-
-
-def new_token(name: str, days: float) -> tuple[str, str]:
-    """A fresh token and the line of the token file that stands for it."""
-    token = secrets.token_urlsafe(32)
-    digest = hashlib.sha256(token.encode()).hexdigest()
-    return token, f"{check_name(name)} {digest} {time.time() + days * 86400:.0f}"
 
 
 class IntrospectionSection(config.Section):

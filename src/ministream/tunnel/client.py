@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 # gRPC's core reports errors on standard error by itself; here they are raised, and said once.
@@ -19,14 +20,33 @@ import grpc
 from ministream import log
 from ministream.errors import AccessError, ConfigError, PeerError, PeerLostError, TunnelError
 from ministream.tunnel import messages
-from ministream.tunnel.address import Endpoint, parse_endpoint
+from ministream.tunnel.address import parse_endpoint
+from ministream.tunnel.certificates import KeyPair
 from ministream.tunnel.credentials import Credentials
 
 _CALL_S = 20.0
-_REQ_S = 185.0
 _RELEASE_S = 5.0
+_HELLO_TRIES = 10
+_HELLO_AGAIN_S = 0.2
+_PROBE_S = 5.0
 
 logger = log.get(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Access:
+    """How to be let in: `ca` None speaks without TLS (loopback only); a pair, a token or neither says who we are."""
+
+    ca: bytes | None = None
+    pair: KeyPair | None = None
+    token: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, credentials: Credentials | None, token: str | None = None) -> Self:
+        """With a directory of credentials, its client pair; None: without TLS."""
+        if credentials is None:
+            return cls(token=token)
+        return cls(ca=credentials.ca, pair=None if token else credentials.client, token=token)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +55,7 @@ class Opened:
 
     listeners: tuple[str, ...]
     prod_listeners: tuple[str, ...]
-    offer: bytes | None
+    offer: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,18 +73,18 @@ class Connection:
 class ControlClient:
     """One control server, by address. Errors name it: AccessError, PeerLostError or TunnelError."""
 
-    def __init__(self, address: str, credentials: Credentials | None, *, token: str | None = None) -> None:
-        """`credentials` None speaks without TLS, to loopback only. Raises ConfigError."""
-        self._endpoint = parse_endpoint(address)
-        if credentials is None:
-            if not self._endpoint.is_loopback:
-                raise ConfigError(f"{self._endpoint} is not loopback: give --credentials DIR")
-            self._channel = grpc.insecure_channel(str(self._endpoint))
+    def __init__(self, address: str, access: Access) -> None:
+        """Raises ConfigError where TLS is needed."""
+        self.endpoint = parse_endpoint(address)
+        if access.ca is None:
+            if not self.endpoint.is_loopback:
+                raise ConfigError(f"{self.endpoint} is not loopback: give --credentials DIR")
+            self._channel = grpc.insecure_channel(str(self.endpoint))
         else:
-            pair = credentials.client
-            secure = grpc.ssl_channel_credentials(credentials.ca, pair.key, pair.certificate)
-            self._channel = grpc.secure_channel(str(self._endpoint), secure)
-        self._metadata = [("authorization", token)] if token else []
+            key, certificate = (access.pair.key, access.pair.certificate) if access.pair else (None, None)
+            secure = grpc.ssl_channel_credentials(access.ca, key, certificate)
+            self._channel = grpc.secure_channel(str(self.endpoint), secure)
+        self._metadata = (("authorization", access.token),) if access.token else ()
 
     def __enter__(self) -> Self:
         return self
@@ -72,41 +92,27 @@ class ControlClient:
     def __exit__(self, *exc: object) -> None:
         self._channel.close()
 
-    @property
-    def address(self) -> Endpoint:
-        """The server's address."""
-        return self._endpoint
-
     def open(
         self, uid: str, role: str, *, num_conn: int, rate: int, targets: Sequence[str], timeout_s: float
     ) -> Opened:
-        """req and, while it waits, hello."""
+        """req and, while it waits, hello. Raises TunnelError also when other than `num_conn` listeners come back."""
         request = messages.Request(uid=uid, role=role, num_conn=num_conn, rate=rate)
         with self._translated("req"):
-            waiting = self._method("req").future(request, timeout=timeout_s, metadata=tuple(self._metadata))
+            waiting = self._method("req").future(request, timeout=timeout_s, metadata=self._metadata)
             try:
-                self.hello(uid, role, targets)
+                self._hello_after(waiting, messages.Hello(uid=uid, role=role, prod_listeners=targets))
                 response = waiting.result()
-            except TunnelError:
-                # hello fails if req has: req's own reason is the one to show.
-                if waiting.done():
-                    waiting.result()
-                raise
             finally:
                 waiting.cancel()
             offer = dict(waiting.trailing_metadata() or ()).get(messages.OFFER_KEY)
         listeners = tuple(response.listeners)
         if len(listeners) != num_conn:
-            raise TunnelError(f"{self._endpoint} gave {len(listeners)} listeners instead of {num_conn}")
+            raise TunnelError(f"control server {self.endpoint} gave {len(listeners)} listeners instead of {num_conn}")
         return Opened(listeners=listeners, prod_listeners=tuple(response.prod_listeners), offer=offer)
-
-    def hello(self, uid: str, role: str, targets: Sequence[str]) -> None:
-        """Tell the server that the application is there."""
-        self._ask("hello", messages.Hello(uid=uid, role=role, prod_listeners=targets))
 
     def update(self, uid: str, role: str, targets: Sequence[str], peer: bytes | None) -> tuple[str, ...]:
         """Let bytes flow to `targets`; `peer` is the other side's offer. Returns the mapping made of them."""
-        metadata = [(messages.PEER_KEY, peer)] if peer is not None else []
+        metadata = () if peer is None else ((messages.PEER_KEY, peer),)
         message = messages.UpdateTargets(uid=uid, role=role, remote_listeners=targets)
         return tuple(self._ask("update", message, metadata=metadata).prod_listeners)
 
@@ -118,9 +124,38 @@ class ControlClient:
         """The caller's sessions on this server, as `SessionInfo` in JSON; a stock server has no such list."""
         with self._translated("sessions"):
             call = self._channel.unary_unary(f"/{messages.SESSIONS_SERVICE}/sessions", bytes, bytes)
-            found = json.loads(call(b"", timeout=_CALL_S, metadata=tuple(self._metadata)))
+            found = json.loads(call(b"", timeout=_CALL_S, metadata=self._metadata))
         assert isinstance(found, list)
         return found
+
+    def probe(self, listeners: Sequence[str]) -> None:
+        """Connect to each listener that can be reached from here. Raises TunnelError for one that does not accept.
+
+        Loopback addresses of another machine are left out: here they would be something else.
+        """
+        for endpoint in map(parse_endpoint, listeners):
+            if endpoint.is_loopback and not self.endpoint.is_loopback:
+                continue
+            try:
+                socket.create_connection((endpoint.host, endpoint.port), _PROBE_S).close()
+            except OSError as error:
+                where = f"data port {endpoint} of control server {self.endpoint}"
+                raise TunnelError(f"{where} does not accept connections: {error}") from error
+
+    def _hello_after(self, waiting: Any, hello: Any) -> None:
+        """Say hello once the server knows the session: ours waits for it, a stock one must be asked again."""
+        for attempt in range(_HELLO_TRIES):
+            try:
+                self._method("hello")(hello, timeout=_CALL_S, metadata=self._metadata)
+            except grpc.RpcError as error:
+                # If req has failed, its own reason is the one to show.
+                if waiting.done():
+                    waiting.result()
+                if error.code() is not grpc.StatusCode.UNKNOWN or attempt == _HELLO_TRIES - 1:
+                    raise
+                time.sleep(_HELLO_AGAIN_S)
+            else:
+                return
 
     def _method(self, name: str) -> Any:
         sent, back = messages.METHODS[name]
@@ -140,7 +175,7 @@ class ControlClient:
             yield
         except grpc.RpcError as error:
             code, text = error.code(), error.details() or ""
-            where = f"control server {self._endpoint}: {name}: {text}"
+            where = f"control server {self.endpoint}: {name}: {text}"
             if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
                 raise AccessError(where) from error
             if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
@@ -158,26 +193,30 @@ def connect(
     targets: Sequence[str] = (),
     uid: str | None = None,
     timeout_s: float = 60.0,
+    probe: bool = False,
 ) -> Connection:
     """Open one session through both servers, PROD first, so that bytes can flow; all of it or nothing.
 
     `targets` are the producer's data addresses; none: the ones its own control server knows. `rate` is in kB/s,
-    0 for no limit. Raises AccessError, PeerLostError or TunnelError.
+    0 for no limit. Raises AccessError, PeerLostError or TunnelError; also when interrupted, nothing stays open.
     """
     uid = uid or str(uuid.uuid4())
-    with ControlClient(prod, credentials) as prod_client, ControlClient(cons, credentials) as cons_client:
-        try:
-            give_up = time.monotonic() + timeout_s
-            producer = prod_client.open(uid, "PROD", num_conn=num_conn, rate=rate, targets=targets, timeout_s=timeout_s)
-            consumer = cons_client.open(
-                uid, "CONS", num_conn=num_conn, rate=rate, targets=(), timeout_s=max(1.0, give_up - time.monotonic())
-            )
-            # PROD first: it must know whom to let in before the consumer's relay dials it.
-            prod_client.update(uid, "PROD", producer.prod_listeners, consumer.offer)
-            cons_client.update(uid, "CONS", producer.listeners, producer.offer)
-        except BaseException:
-            _release(uid, (prod_client, cons_client))
-            raise
+    access = Access.of(credentials)
+    give_up = time.monotonic() + timeout_s
+    with (
+        ControlClient(prod, access) as prod_client,
+        ControlClient(cons, access) as cons_client,
+        released_on_failure(uid, (prod_client, cons_client)),
+    ):
+        producer = prod_client.open(uid, "PROD", num_conn=num_conn, rate=rate, targets=targets, timeout_s=timeout_s)
+        left_s = max(1.0, give_up - time.monotonic())
+        consumer = cons_client.open(uid, "CONS", num_conn=num_conn, rate=rate, targets=(), timeout_s=left_s)
+        # PROD first: it must know whom to let in before the consumer's relay dials it.
+        prod_client.update(uid, "PROD", producer.prod_listeners, consumer.offer)
+        cons_client.update(uid, "CONS", producer.listeners, producer.offer)
+        if probe:
+            prod_client.probe(producer.listeners)
+            cons_client.probe(consumer.listeners)
     return Connection(
         uid=uid,
         prod=prod,
@@ -188,11 +227,24 @@ def connect(
     )
 
 
-def release(uid: str, addresses: Sequence[str], credentials: Credentials | None) -> None:
+@contextmanager
+def session(prod: str, cons: str, credentials: Credentials | None, num_conn: int = 1) -> Iterator[Connection]:
+    """`connect` for the length of a block, released at its end however it ends."""
+    opened = connect(prod, cons, credentials, num_conn)
+    try:
+        yield opened
+    finally:
+        with ExitStack() as stack:
+            access = Access.of(credentials)
+            clients = [stack.enter_context(ControlClient(address, access)) for address in (prod, cons)]
+            _let_go(opened.uid, clients)
+
+
+def release(uid: str, addresses: Sequence[str], access: Access) -> None:
     """End a session on every server named. Raises the first error after all have been asked."""
     failures: list[PeerError] = []
     for address in addresses:
-        with ControlClient(address, credentials) as client:
+        with ControlClient(address, access) as client:
             try:
                 client.release(uid)
             except (TunnelError, PeerLostError) as error:
@@ -201,10 +253,20 @@ def release(uid: str, addresses: Sequence[str], credentials: Credentials | None)
         raise failures[0]
 
 
-def _release(uid: str, clients: Sequence[ControlClient]) -> None:
-    """Let go of what a failed connect may have opened; a server that is gone has let go already."""
+@contextmanager
+def released_on_failure(uid: str, clients: Sequence[ControlClient]) -> Iterator[None]:
+    """Let go of what a block has opened if it fails or is interrupted."""
+    try:
+        yield
+    except BaseException:
+        _let_go(uid, clients)
+        raise
+
+
+def _let_go(uid: str, clients: Sequence[ControlClient]) -> None:
+    """A server that is gone, or that never let us in, holds nothing of ours."""
     for client in clients:
         try:
             client.release(uid)
         except (TunnelError, PeerLostError) as error:
-            logger.debug("release after failure: %s", error)
+            logger.debug("release: %s", error)

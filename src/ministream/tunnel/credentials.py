@@ -5,6 +5,7 @@
     server.crt  server.key    this machine's control server
     client.crt  client.key    this user
     revoked                   serial numbers (hexadecimal, one a line, `#` starts a remark) that no server accepts
+    tokens                    hashed bearer tokens of stock clients
     issued/NAME.SERVER-OR-CLIENT.crt   what the authority has issued, for renewal and revocation
 
 Keys are 0600 in a 0700 directory, and are refused if anyone else can read them.
@@ -13,9 +14,12 @@ Keys are 0600 in a 0700 directory, and are refused if anyone else can read them.
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import re
+import secrets
 import stat
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,12 +131,44 @@ def issue(authority: Path, *, name: str, usage: str, hosts: Sequence[str], days:
 
 
 def issued(authority: Path) -> dict[tuple[str, str], x509.Certificate]:
-    """Everything the authority has issued and not replaced, by (name, usage)."""
+    """Everything the authority has issued and not replaced, by (name, usage); what has expired too."""
     found = {}
     for path in sorted((authority / "issued").glob("*.crt")):
         name, _, usage = path.stem.rpartition(".")
-        found[name, usage] = _parse(_read(path), path)
+        found[name, usage] = _decode(_read(path), path)
     return found
+
+
+def renew(authority: Path, name: str, *, days: float, out: Path) -> list[str]:
+    """Issue every certificate of a name again, for the same hosts. Returns their usages; ConfigError if none."""
+    found = {usage: certificate for (owner, usage), certificate in issued(authority).items() if owner == name}
+    if not found:
+        raise ConfigError(f"{authority} has issued no certificate to {name!r}: see `ministream certs show`")
+    for usage, certificate in found.items():
+        _, hosts = certificates.names_of(certificate)
+        issue(authority, name=name, usage=usage, hosts=hosts, days=days, out=out)
+    return list(found)
+
+
+def state_of(certificate: x509.Certificate) -> str:
+    """valid, expired or not yet valid."""
+    now = datetime.datetime.now(datetime.UTC)
+    if now > certificate.not_valid_after_utc:
+        return "expired"
+    return "valid" if now >= certificate.not_valid_before_utc else "not yet valid"
+
+
+def add_token(directory: Path, name: str, days: float) -> str:
+    """A new bearer token; only its hash is kept, in `tokens`, in place of an earlier one of that name."""
+    token = secrets.token_urlsafe(32)
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    path = directory / "tokens"
+    _make_private(directory)
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = [line for line in lines if line.split()[:1] != [check_name(name)]]
+    text = "\n".join([*kept, f"{name} {digest} {time.time() + days * 86400:.0f}", ""])
+    _write(path, text.encode(), 0o600)
+    return token
 
 
 def revoke(authority: Path, name: str) -> list[int]:
@@ -172,11 +208,15 @@ def _load_pair(directory: Path, usage: str, authority: x509.Certificate) -> KeyP
     return pair
 
 
-def _parse(pem: bytes, path: Path) -> x509.Certificate:
+def _decode(pem: bytes, path: Path) -> x509.Certificate:
     try:
-        certificate = x509.load_pem_x509_certificate(pem)
+        return x509.load_pem_x509_certificate(pem)
     except ValueError as error:
         raise ConfigError(f"{path} is not a PEM certificate") from error
+
+
+def _parse(pem: bytes, path: Path) -> x509.Certificate:
+    certificate = _decode(pem, path)
     now = datetime.datetime.now(datetime.UTC)
     if certificate.not_valid_after_utc < now:
         raise ConfigError(f"{path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}: `ministream certs renew`")

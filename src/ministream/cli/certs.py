@@ -1,0 +1,122 @@
+"""`ministream certs`: the private certificate authority of a deployment, and tokens for stock clients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ministream.errors import ConfigError
+
+AuthorityArgument = Annotated[Path, typer.Argument(help="Directory of the certificate authority.", metavar="DIR")]
+OutOption = Annotated[Path | None, typer.Option(help="Directory to write to; none: DIR itself.", metavar="OUT")]
+HostsOption = Annotated[
+    list[str] | None, typer.Option("--host", help="Name or address that clients dial; may be given again.")
+]
+DaysOption = Annotated[float, typer.Option(help="Days of validity.")]
+
+
+def register(cli: typer.Typer) -> None:
+    """Add the commands."""
+    certs = typer.Typer(help="Private certificate authority of a deployment.", no_args_is_help=True)
+    for command in (init, server, client, renew, revoke, show, token):
+        certs.command(command.__name__)(command)
+    cli.add_typer(certs, name="certs")
+
+
+def init(
+    directory: AuthorityArgument,
+    host: HostsOption = None,
+    name: Annotated[str, typer.Option(help="Name of the client certificate.")] = "operator",
+    days: DaysOption = 365.0,
+) -> None:
+    """A new authority, with a server certificate for `--host` (none: this machine's loopback) and a client one."""
+    from ministream.tunnel import credentials
+
+    credentials.create_authority(directory, name="ministream-ca", days=10 * 365.0)
+    hosts = host or ["localhost", "127.0.0.1", "::1"]
+    credentials.issue(directory, name="gateway", usage="server", hosts=hosts, days=days, out=directory)
+    credentials.issue(directory, name=name, usage="client", hosts=[], days=days, out=directory)
+    typer.echo(f"{directory}: authority, server certificate for {', '.join(hosts)}, client certificate of {name!r}")
+
+
+def server(
+    directory: AuthorityArgument,
+    name: Annotated[str, typer.Option(help="Name of the server, for the records.")],
+    host: HostsOption = None,
+    out: OutOption = None,
+    days: DaysOption = 365.0,
+) -> None:
+    """Issue a server certificate, its key new."""
+    from ministream.tunnel import credentials
+
+    if not host:
+        raise ConfigError("certs server: name at least one --host that clients will dial")
+    credentials.issue(directory, name=name, usage="server", hosts=host, days=days, out=out or directory)
+    typer.echo(f"{out or directory}: server certificate of {name!r} for {', '.join(host)}")
+
+
+def client(
+    directory: AuthorityArgument,
+    name: Annotated[str, typer.Option(help="Identity: what policies and sessions know this client by.")],
+    out: OutOption = None,
+    days: DaysOption = 365.0,
+) -> None:
+    """Issue a client certificate, its key new."""
+    from ministream.tunnel import credentials
+
+    credentials.issue(directory, name=name, usage="client", hosts=[], days=days, out=out or directory)
+    typer.echo(f"{out or directory}: client certificate of {name!r}")
+
+
+def renew(
+    directory: AuthorityArgument,
+    name: Annotated[str, typer.Argument(help="Whose certificates, as `show` lists them.")],
+    out: OutOption = None,
+    days: DaysOption = 365.0,
+) -> None:
+    """Issue the certificates of a name again, with the same hosts and new keys."""
+    from ministream.tunnel import credentials
+
+    for usage in credentials.renew(directory, name, days=days, out=out or directory):
+        typer.echo(f"{out or directory}: {usage} certificate of {name!r} renewed")
+
+
+def revoke(
+    directory: AuthorityArgument,
+    name: Annotated[str, typer.Argument(help="Whose certificates, or one serial number.")],
+) -> None:
+    """Put certificates on the revocation list; copy DIR/revoked to every server, which reads it at once."""
+    from ministream.tunnel import credentials
+
+    for serial in credentials.revoke(directory, name):
+        typer.echo(f"{directory / 'revoked'}: {serial:x} of {name!r}")
+
+
+def show(directory: AuthorityArgument) -> None:
+    """List what the authority has issued."""
+    from ministream.tunnel import certificates, credentials
+
+    revoked = credentials.read_revoked(directory / "revoked")
+    table = Table("name", "for", "hosts", "expires", "serial", "state")
+    for (name, usage), certificate in credentials.issued(directory).items():
+        _, hosts = certificates.names_of(certificate)
+        expiry = certificate.not_valid_after_utc
+        state = "revoked" if certificate.serial_number in revoked else credentials.state_of(certificate)
+        serial = f"{certificate.serial_number:x}"
+        table.add_row(name, usage, ", ".join(hosts), f"{expiry:%Y-%m-%d}", serial, state)
+    Console().print(table)
+
+
+def token(
+    directory: AuthorityArgument,
+    name: Annotated[str, typer.Option(help="Identity: what policies and sessions know the bearer by, as token:NAME.")],
+    days: DaysOption = 30.0,
+) -> None:
+    """Print a new bearer token for a stock client, once; the server keeps only its hash, in DIR/tokens."""
+    from ministream.tunnel import credentials
+
+    typer.echo(credentials.add_token(directory, name, days))

@@ -1,0 +1,221 @@
+"""The commands of stock `s2uc`, with its option names and its output; tokens never show."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ministream.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ministream.tunnel.client import Access
+    from ministream.tunnel.credentials import Credentials
+
+CredentialsOption = Annotated[Path | None, typer.Option(help="Directory made by `ministream certs`.", metavar="DIR")]
+InsecureOption = Annotated[bool, typer.Option("--insecure", help="No TLS; loopback only.")]
+CertificateOption = Annotated[
+    Path | None, typer.Option("--server_cert", "--server-cert", help="Certificate to trust, with a token.")
+]
+TokenOption = Annotated[Path | None, typer.Option("--token-file", help="File with the bearer token.", metavar="FILE")]
+ConnectionsOption = Annotated[int, typer.Option("--num_conn", "--num-conn", help="Connections.")]
+RateOption = Annotated[int, typer.Option("--rate", help="Limit in kB/s over all connections; 0: none.")]
+ScopeOption = Annotated[
+    str, typer.Option("--scope", help="Use the token that stock `s2uc login --scope` left in .storage.db.")
+]
+RemoteOption = Annotated[str, typer.Option("--remote_ip", "--remote-ip", help="Host of the application.")]
+PortsOption = Annotated[
+    str, typer.Option("--receiver_ports", "--receiver-ports", help="Ports of the application, by commas.")
+]
+TimeoutOption = Annotated[float, typer.Option(help="Seconds until giving up.")]
+
+_STOCK_PORTS = "5074,5075,5076,37000,47000"
+# What stock s2uc shows, and sends, when it has no token.
+_NO_TOKEN = "INVALID_TOKEN"  # noqa: S105
+_MASKED = "********"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Login:
+    """How a command was told to present itself."""
+
+    credentials: Credentials | None
+    access: Access
+
+
+def register(cli: typer.Typer) -> None:
+    """Add the commands."""
+    cli.command("inbound-request")(inbound_request)
+    cli.command("outbound-request")(outbound_request)
+    cli.command("release")(release)
+
+
+def inbound_request(
+    num_conn: ConnectionsOption = 5,
+    rate: RateOption = 10000,
+    s2cs: Annotated[str, typer.Option("--s2cs", help="Control server beside the producer.")] = "localhost:5000",
+    server_cert: CertificateOption = None,
+    scope: ScopeOption = "",
+    remote_ip: RemoteOption = "localhost",
+    receiver_ports: PortsOption = _STOCK_PORTS,
+    credentials: CredentialsOption = None,
+    insecure: InsecureOption = False,
+    token_file: TokenOption = None,
+    timeout: TimeoutOption = 180.0,
+) -> None:
+    """Open the producer's side of a session, as stock s2uc does: plain data unless the data server keys itself."""
+    login = access_of(credentials, insecure, server_cert, token_file, scope)
+    targets = _receivers(remote_ip, receiver_ports)
+    uid = str(uuid.uuid4())
+    _request(uid, s2cs, "PROD", login, num_conn=num_conn, rate=rate, hello=targets, update=None, timeout_s=timeout)
+
+
+def outbound_request(
+    uid: Annotated[str, typer.Argument(help="The session, as inbound-request printed it.")],
+    prod_lstn: Annotated[str, typer.Argument(help="Listeners that inbound-request printed, by commas.")],
+    num_conn: ConnectionsOption = 5,
+    rate: RateOption = 10000,
+    s2cs: Annotated[str, typer.Option("--s2cs", help="Control server beside the consumer.")] = "localhost:6000",
+    server_cert: CertificateOption = None,
+    scope: ScopeOption = "",
+    remote_ip: RemoteOption = "localhost",
+    receiver_ports: PortsOption = _STOCK_PORTS,
+    credentials: CredentialsOption = None,
+    insecure: InsecureOption = False,
+    token_file: TokenOption = None,
+    timeout: TimeoutOption = 180.0,
+) -> None:
+    """Open the consumer's side of a session, as stock s2uc does."""
+    login = access_of(credentials, insecure, server_cert, token_file, scope)
+    _request(
+        uid,
+        s2cs,
+        "CONS",
+        login,
+        num_conn=num_conn,
+        rate=rate,
+        hello=_receivers(remote_ip, receiver_ports),
+        update=prod_lstn.split(","),
+        timeout_s=timeout,
+    )
+
+
+def release(
+    uid: Annotated[str, typer.Argument(help="The session.")],
+    s2cs: Annotated[
+        list[str] | None, typer.Option("--s2cs", help="Control server; may be given again.", metavar="HOST:PORT")
+    ] = None,
+    server_cert: CertificateOption = None,
+    scope: ScopeOption = "",
+    credentials: CredentialsOption = None,
+    insecure: InsecureOption = False,
+    token_file: TokenOption = None,
+) -> None:
+    """End a session on every control server named."""
+    from ministream.tunnel import client
+
+    login = access_of(credentials, insecure, server_cert, token_file, scope)
+    client.release(uid, s2cs or ["localhost:5000"], login.access)
+    typer.echo("Release completed")
+
+
+def say_request(uid: str, s2cs: str, role: str, listeners: Sequence[str], *, token: str | None) -> None:
+    """What stock s2uc prints for one side, in its order."""
+    shown = _MASKED if token and token != _NO_TOKEN else _NO_TOKEN
+    for line in (
+        "uid; s2cs; access_token; role",
+        f"{uid} {s2cs} {shown} {role}",
+        "sending client request message",
+        "started client request",
+        "waiting for hello message",
+        "sending for hello message",
+        "Hello message sent successfully",
+        f"Listeners: {list(listeners)}",
+    ):
+        typer.echo(line)
+
+
+def access_of(
+    credentials: Path | None,
+    insecure: bool,
+    server_cert: Path | None = None,
+    token_file: Path | None = None,
+    scope: str = "",
+) -> Login:
+    """From the options to what the client needs. Raises ConfigError for a combination that makes no sense."""
+    from ministream.tunnel.client import Access
+    from ministream.tunnel.credentials import Credentials
+
+    token = _token(token_file, scope)
+    if insecure:
+        return Login(credentials=None, access=Access(token=token))
+    if credentials is not None:
+        loaded = Credentials.load(credentials)
+        return Login(credentials=loaded, access=Access.of(loaded, token))
+    if server_cert is not None:
+        return Login(credentials=None, access=Access(ca=_read(server_cert), token=token or _NO_TOKEN))
+    raise ConfigError("give --credentials DIR, or --server_cert FILE with a token, or --insecure on loopback")
+
+
+def _request(
+    uid: str,
+    s2cs: str,
+    role: str,
+    login: Login,
+    *,
+    num_conn: int,
+    rate: int,
+    hello: Sequence[str],
+    update: Sequence[str] | None,
+    timeout_s: float,
+) -> None:
+    from ministream.tunnel.client import ControlClient, released_on_failure
+
+    with ControlClient(s2cs, login.access) as client, released_on_failure(uid, [client]):
+        opened = client.open(uid, role, num_conn=num_conn, rate=rate, targets=hello, timeout_s=timeout_s)
+        client.update(uid, role, opened.prod_listeners if update is None else update, None)
+    say_request(uid, s2cs, role, opened.listeners, token=login.access.token)
+
+
+def _receivers(host: str, ports: str) -> list[str]:
+    return [f"{host}:{port.strip()}" for port in ports.split(",")]
+
+
+def _token(token_file: Path | None, scope: str) -> str | None:
+    if token_file is not None:
+        return _read(token_file).decode("utf-8", "replace").strip()
+    return _stock_token(Path(".storage.db"), scope) if scope else None
+
+
+def _stock_token(path: Path, scope: str) -> str:
+    """The access token of a scope in the file where stock s2uc (globus_sdk) keeps what its login got."""
+    remedy = f"log in with `s2uc login --scope {scope}` here, or give --token-file"
+    if not path.exists():
+        raise ConfigError(f"--scope {scope}: no {path} in this directory: {remedy}")
+    query = "SELECT token_data_json FROM token_storage WHERE resource_server = ?"
+    try:
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        try:
+            row = connection.execute(query, (scope,)).fetchone()
+        finally:
+            connection.close()
+        return str(json.loads(row[0])["access_token"]) if row else _missing(scope, remedy)
+    except (sqlite3.Error, ValueError, KeyError, TypeError):
+        raise ConfigError(f"--scope {scope}: {path} cannot be understood: {remedy}") from None
+
+
+def _missing(scope: str, remedy: str) -> str:
+    raise ConfigError(f"--scope {scope}: not logged in: {remedy}")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
