@@ -11,10 +11,11 @@ from typing import Self
 from ministream import log
 from ministream.app.announce import announce
 from ministream.app.gateway import embedded
+from ministream.app.receivers import Receiver, open_receiver
 from ministream.config import Config
 from ministream.errors import ConfigError, FrameError, MinistreamError
 from ministream.model import Counters, Frame, FrameKind, Scan
-from ministream.transport import Arrived, Ended, Event, FrameReceiver, Lost, Refused
+from ministream.transport import Arrived, Ended, Event, Lost, Refused
 
 _LOG = log.get(__name__)
 
@@ -29,9 +30,9 @@ class Ingress:
     """
 
     def __init__(self, config: Config, announce_to: Path | None) -> None:
-        self._stream = config.stream
+        self._config, self._stream = config, config.stream
         self._stack = ExitStack()
-        self._receiver: FrameReceiver | None = None
+        self._receiver: Receiver | None = None
         self._over = False
         self._batch = self._step = 1
         self._projections_fed = 0
@@ -63,19 +64,12 @@ class Ingress:
         Raises PeerLostError when one stays away longer than the configured time, ProtocolError when the producer
         speaks another protocol.
         """
-        url = self._stream.connect
+        urls = [str(self._stream.connect)]
         if self._server is not None:
             session = self._server.wait_session(self._stream.connect_timeout_s)
             self._session_uid = session.uid
-            url = f"tcp://{session.listeners[0]}"
-        self._receiver = self._stack.enter_context(
-            FrameReceiver(
-                str(url),
-                credit_bytes=int(self._stream.credit_mib * 2**20),
-                connect_timeout_s=self._stream.connect_timeout_s,
-                stall_timeout_s=self._stream.stall_timeout_s,
-            )
-        )
+            urls = [f"tcp://{listener}" for listener in session.listeners]
+        self._receiver = self._stack.enter_context(open_receiver(self._config, urls))
         return self._receiver.scan()
 
     def begin(self, *, batch: int, step: int) -> None:

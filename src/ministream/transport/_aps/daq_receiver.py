@@ -16,7 +16,7 @@ from ministream import log
 from ministream.errors import FrameError, PeerLostError
 from ministream.model import Frame, FrameKind, Scan
 from ministream.transport._aps.sockets import connect, milliseconds
-from ministream.transport._receiver import Event
+from ministream.transport._receiver import Event, ReceiverReport
 from ministream.wire import timage
 from ministream.wire.daq import AngleUnit, DaqStream
 from ministream.wire.native import Totals
@@ -52,7 +52,7 @@ class DaqReceiver:
         self._stream = DaqStream(pixel_dtype=pixel_dtype, angle_unit=angle_unit, hold_bytes=hold_bytes, peer=url)
         self._events: deque[Event] = deque()
         self._counts = dict.fromkeys(FrameKind, 0)
-        self._refused = 0
+        self._refused = self._bytes = 0
         self._over = False
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
@@ -114,6 +114,12 @@ class DaqReceiver:
     def ack(self, seq: int) -> None:
         """Nothing to say: this wire knows no acknowledgement."""
 
+    @property
+    def report(self) -> ReceiverReport:
+        """What has come so far."""
+        frames = sum(self._counts.values())
+        return ReceiverReport(received=frames, refused=self._refused, acked=frames, bytes=self._bytes, dialled=1)
+
     def _connect(self) -> None:
         """Dial, and wait until the subscription is on its way: what is published before that is lost."""
         monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
@@ -146,6 +152,7 @@ class DaqReceiver:
         self._heard_s = time.monotonic()
         parts = self._socket.recv_multipart(copy=False)
         message = parts[0].buffer
+        self._bytes += len(message)
         if message == timage.END_OF_DATA:
             self._end(None)
             return

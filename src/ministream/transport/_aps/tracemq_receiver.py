@@ -13,7 +13,7 @@ import zmq
 from ministream.errors import FrameError, PeerLostError, ProtocolError
 from ministream.model import Frame, FrameKind, Scan, Slab
 from ministream.transport._aps.sockets import connect, milliseconds
-from ministream.transport._receiver import Event
+from ministream.transport._receiver import Event, ReceiverReport
 from ministream.wire import tracemq
 from ministream.wire.daq import AngleCheck, AngleUnit
 from ministream.wire.native import Totals
@@ -45,7 +45,7 @@ class TraceMqReceiver:
         self._angles = AngleCheck(angle_unit, self._url)
         self._events: deque[Event] = deque()
         self._axis_col: float | None = None
-        self._arrived = self._refused = 0
+        self._arrived = self._refused = self._bytes = 0
         self._over = False
         self._heard_s = math.inf
         self._context = zmq.Context()
@@ -107,6 +107,13 @@ class TraceMqReceiver:
     def ack(self, seq: int) -> None:
         """Nothing to say: asking for the next projection is this wire's acknowledgement."""
 
+    @property
+    def report(self) -> ReceiverReport:
+        """What has come so far."""
+        return ReceiverReport(
+            received=self._arrived, refused=self._refused, acked=self._arrived, bytes=self._bytes, dialled=1
+        )
+
     def _read(self, timeout_s: float) -> None:
         """Take one message, if one comes in time, answer it, and queue what it causes."""
         stalls_in_s = self._heard_s + self._stall_timeout_s - time.monotonic()
@@ -117,6 +124,7 @@ class TraceMqReceiver:
             return
         self._heard_s = time.monotonic()
         message = self._socket.recv(copy=False).buffer
+        self._bytes += len(message)
         try:
             event = self._worker.receive(message)
         except FrameError as error:
