@@ -25,6 +25,14 @@ def small(*more: str) -> list[str]:
     return [part for setting in (*SMALL, *more) for part in ("--set", setting)]
 
 
+def wait_for_snapshot(jobs: Lab, reconstruction) -> None:
+    """Return when the first image has been written: the job is in the middle of its scan."""
+    deadline = time.monotonic() + 60
+    while not list(jobs.out.glob("0*-recon.h5")):
+        assert time.monotonic() < deadline, reconstruction.text
+        time.sleep(0.05)
+
+
 @pytest.fixture
 def jobs(tmp_path):
     with lab(tmp_path) as both:
@@ -113,10 +121,7 @@ def test_the_data_really_crosses_both_relays(jobs, credentials, side):
         jobs, credentials, produce=["--rate", "10"], recon=["--stall-timeout", "3"]
     )
     job = producer if side == "producer" else reconstruction
-    deadline = time.monotonic() + 20
-    while not list(jobs.out.glob("0*-recon.h5")):
-        assert time.monotonic() < deadline, reconstruction.text
-        time.sleep(0.05)
+    wait_for_snapshot(jobs, reconstruction)
     relays = relays_of(job)
     assert relays
     for pid in relays:
@@ -131,10 +136,7 @@ def test_a_producer_that_dies_leaves_an_incomplete_volume(jobs):
     producer = jobs.produce(*small(), "--rate", "20")
     address = jobs.announced("producer", producer)["data"]
     reconstruction = jobs.recon(2, "--connect", address, *WINDOW, "--stall-timeout", "2")
-    deadline = time.monotonic() + 30
-    while not list(jobs.out.glob("0*-recon.h5")):
-        assert time.monotonic() < deadline, reconstruction.text
-        time.sleep(0.05)
+    wait_for_snapshot(jobs, reconstruction)
     producer.signal(signal.SIGKILL)
     assert producer.wait() == -signal.SIGKILL
     assert reconstruction.wait() == 3
@@ -150,10 +152,7 @@ def test_a_signal_ends_the_job_in_order(jobs, number):
     producer = jobs.produce(*small(), "--rate", "10")
     address = jobs.announced("producer", producer)["data"]
     reconstruction = jobs.recon(1, "--connect", address, *WINDOW)
-    deadline = time.monotonic() + 30
-    while not list(jobs.out.glob("0*-recon.h5")):
-        assert time.monotonic() < deadline, reconstruction.text
-        time.sleep(0.05)
+    wait_for_snapshot(jobs, reconstruction)
     reconstruction.signal(number)
     assert reconstruction.wait() == 3, reconstruction.text
     assert number.name in jobs.summary()["ending"]

@@ -108,6 +108,10 @@ class Job:
         if rows.kind is not FrameKind.PROJECTION:
             self._corrector.add(rows.kind, rows.pixels)
             return
+        if not self._corrector.settled:
+            # a slab whose flats are dark must stop every rank
+            with self._comm.together():
+                self._corrector.settle()
         before = self._window.fresh
         slot = self._window.slot(rows.index, rows.angle_rad)
         repaired = self._corrector.correct(rows.pixels, slot)

@@ -98,7 +98,7 @@ def _terminate(_signum: int, _frame: object) -> NoReturn:
     sys.exit(128 + signal.SIGTERM)
 
 
-from ministream.cli import check, jobs, launch, tunnel  # noqa: E402 - the commands need the shared options above
+from ministream.cli import check, jobs, launch, quality, tunnel  # noqa: E402 - the commands need the shared options above
 
-for topic in (jobs, launch, check, tunnel):
+for topic in (jobs, launch, check, quality, tunnel):
     topic.register(cli)

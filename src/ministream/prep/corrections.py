@@ -41,16 +41,29 @@ class Corrector:
             self._fields = None
         self._sets[kind].add(raw)
 
+    @property
+    def settled(self) -> bool:
+        """The calibration frames so far have been made into fields; another one that comes undoes this."""
+        return self._fields is not None
+
+    def settle(self) -> None:
+        """Make the fields from the calibration frames so far.
+
+        Raises InputError when the flats are missing, or for most pixels not brighter than the darks.
+        """
+        self._fields = self._make_fields()
+
     def correct(self, raw: NDArray[Any], out: NDArray[np.float32]) -> int:
         """Write the line integrals of raw [rows, cols] to out[:, :rows] [cols, rows]; return how many pixels were repaired.
 
         Repaired means: no photon counted (set to MIN_TRANSMISSION), or a dead pixel, whose flat is not brighter than
         its dark (interpolated along the row).
 
-        Raises InputError when the flats are missing, or for most pixels not brighter than the darks.
+        Raises InputError as `settle` does.
         """
         if self._fields is None:
-            self._fields = self._make_fields()
+            self.settle()
+        assert self._fields is not None
         if raw.dtype not in _KERNEL_DTYPES:
             raw = raw.astype(np.float32)
         fields = self._fields
