@@ -149,8 +149,6 @@ class ApsSection(Section):
     hold_mib: float = Field(default=1024.0, gt=0, description="projections that wait for their calibration")
     original_order: bool = Field(default=False, description="publish interleaved, as the original does")
     pass_pause_s: float = Field(default=0.0, ge=0, description="pause after each pass over the dataset")
-    first_row: int = Field(default=0, ge=0, description="first detector row that is sent")
-    rows: int = Field(default=0, ge=0, description="detector rows that are sent; 0: all from the first")
     every_rank: bool = Field(default=False, description="every rank is a TraceMQ worker, instead of rank 0 alone")
 
 

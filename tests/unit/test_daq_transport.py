@@ -16,6 +16,7 @@ from ministream.errors import ConfigError, FrameError, PeerLostError
 from ministream.model import Frame, FrameKind, Scan
 from ministream.transport._aps import DaqReceiver, DaqSender
 from ministream.wire import timage
+from ministream.wire.daq_order import dataset_order
 from ministream.wire.session import Arrived, Ended, Lost, Refused
 from tests.recordings import timage_messages
 
@@ -276,7 +277,7 @@ def test_what_is_sent_reads_like_the_original(shared: Path) -> None:
         sub.connect(source.address)
         sub.subscribe(b"")
         req.connect(str(source.sync_address))
-        thread = in_thread(send_all, source, frames())
+        thread = in_thread(send_all, source, dataset_order(frames()))
         req.send(b"")
         assert req.recv() == b""
         messages = [sub.recv()]
@@ -286,6 +287,6 @@ def test_what_is_sent_reads_like_the_original(shared: Path) -> None:
     context.term()
     images = [timage.decode(message) for message in messages[:-1]]
     assert [image.seq for image in images] == [image.unique_id for image in images] == list(range(24))
-    assert "".join(str(int(image.image_type)) for image in images) == "5342" + "1" * 20
+    assert "".join(str(int(image.image_type)) for image in images) == "4253" + "1" * 20
     assert images[5].rotation == pytest.approx(math.degrees(0.1))
     assert {image.center for image in images} == {1.75}

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ministream.errors import FrameError
-from ministream.model import FrameKind
+from ministream.model import Frame, FrameKind
 from ministream.wire import timage
 from ministream.wire.daq import DaqStream
+from ministream.wire.daq_order import dataset_order, original_order
 from ministream.wire.timage import ImageType
 from tests.recordings import timage_messages
 
@@ -224,6 +225,17 @@ def test_a_refused_first_image_does_not_fix_the_shape() -> None:
     with pytest.raises(FrameError, match="float32"):
         daq.receive(message(P, 0, pixels=np.zeros((9, 9), np.float32)), 0.0)
     assert daq.shape is None
+
+
+def test_datasets_are_numbered_and_interleaved_like_the_original(shared: Path) -> None:
+    kinds = [DARK] * 10 + [FLAT] * 10 + [PROJECTION] * 181
+    dataset = [Frame(kind=k, index=0, angle_rad=0.0, pixels=np.zeros(n), acquired_s=0.0) for n, k in enumerate(kinds)]
+    ordered = list(dataset_order(iter(dataset)))
+    assert [frame.kind for frame in ordered] == [FLAT] * 10 + [DARK] * 10 + [PROJECTION] * 181
+    assert [frame.pixels.size for frame in ordered] == [*range(10, 20), *range(10), *range(20, 201)]
+    number = {id(frame): seq for seq, frame in enumerate(ordered)}
+    sent = [number[id(frame)] for frame in original_order(dataset)]
+    assert sent == [timage.decode(one).seq for one in timage_messages(shared)[:-1]]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

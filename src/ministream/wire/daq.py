@@ -8,9 +8,7 @@ reaches a bound. Sans I/O: messages in, frames out.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +17,8 @@ from ministream import log
 from ministream.errors import FrameError
 from ministream.model import Frame, FrameKind
 from ministream.wire import timage
+from ministream.wire.angles import AngleCheck, AngleUnit
 from ministream.wire.timage import Image, ImageType
-
-AngleUnit = Literal["degrees", "radians"]
 
 _log = log.get(__name__)
 
@@ -32,19 +29,7 @@ _KINDS = {
     ImageType.DARK: FrameKind.DARK,
     ImageType.DARK_RESET: FrameKind.DARK,
 }
-ORIGINAL_GROUP = 16
-"""Images per pass of the original's interleaving."""
-
 _RESETS = (ImageType.WHITE_RESET, ImageType.DARK_RESET)
-
-
-def original_order(frames: Iterable[Frame]) -> list[tuple[int, Frame]]:
-    """Number a dataset and interleave it as `DAQStream.py` does: flats, darks and projections, in passes of 16 images
-    from all over the dataset.
-    """
-    dataset = sorted(frames, key=lambda frame: (FrameKind.FLAT, FrameKind.DARK, FrameKind.PROJECTION).index(frame.kind))
-    passes = math.ceil(len(dataset) / ORIGINAL_GROUP)
-    return [(seq, dataset[seq]) for first in range(passes) for seq in range(first, len(dataset), passes)]
 
 
 class Numbers:
@@ -73,40 +58,6 @@ class Numbers:
     def complete_below(self, seq: int) -> bool:
         """No number below `seq` is wanting."""
         return self._frontier >= seq
-
-
-class AngleCheck:
-    """Warns, once, when the angles of a stream look like the other unit than the one the user named."""
-
-    def __init__(self, unit: AngleUnit, peer: str) -> None:
-        self._unit = unit
-        self._peer = peer
-        self._count = 0
-        self._largest = 0.0
-        self._warned = False
-
-    def radians(self, angle: float) -> float:
-        """The angle in radians; two turns are more than any scan's radians."""
-        self._count += 1
-        self._largest = max(self._largest, abs(angle))
-        if self._unit == "degrees":
-            return math.radians(angle)
-        if self._largest > 4 * math.pi:
-            self._warn(f"{self._largest:g} looks like degrees, but is read as radians: give --angle-unit degrees")
-        return angle
-
-    def check(self) -> None:
-        """At the end of a pass: a whole scan within 2 π degrees is more likely a turn in radians."""
-        if self._unit == "degrees" and self._count >= 8 and self._largest <= 2 * math.pi:
-            self._warn(
-                f"no angle exceeds {self._largest:g}: these look like radians, but are read as degrees: "
-                "give --angle-unit radians"
-            )
-
-    def _warn(self, text: str) -> None:
-        if not self._warned:
-            _log.warning("%s: %s", self._peer, text)
-        self._warned = True
 
 
 class DaqStream:

@@ -18,7 +18,8 @@ from ministream.model import Frame, FrameKind, Scan
 from ministream.transport._aps.sockets import connect, milliseconds
 from ministream.transport._receiver import Event, ReceiverReport
 from ministream.wire import timage
-from ministream.wire.daq import AngleUnit, DaqStream
+from ministream.wire.angles import AngleUnit
+from ministream.wire.daq import DaqStream
 from ministream.wire.native import Totals
 from ministream.wire.session import Arrived, Ended, Lost, Refused
 

@@ -13,7 +13,7 @@ from ministream.model import Frame, FrameKind, Scan
 from ministream.transport._aps.sockets import bind, milliseconds
 from ministream.transport._sender import SenderReport
 from ministream.wire import timage
-from ministream.wire.daq import AngleUnit
+from ministream.wire.angles import AngleUnit
 from ministream.wire.timage import ImageType
 
 
@@ -39,10 +39,16 @@ class DaqSender:
         stall_timeout_s: float,
     ) -> None:
         self._center = scan.axis_or_middle + 0.5
+        # The original numbers flats, darks and projections as one dataset.
+        self._first_number = {
+            FrameKind.FLAT: 0,
+            FrameKind.DARK: scan.flats,
+            FrameKind.PROJECTION: scan.flats + scan.darks,
+        }
         self._wanted, self._subscribers = subscribers, 0
         self._pixel_dtype, self._angle_unit = pixel_dtype, angle_unit
         self._peer_timeout_s, self._stall_timeout_s = peer_timeout_s, stall_timeout_s
-        self._seq = self._projections = self._bytes = 0
+        self._projections = self._bytes = 0
         self._started_s: float | None = None
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.XPUB)
@@ -72,16 +78,15 @@ class DaqSender:
         self._socket.close()
         self._context.term()
 
-    def send(self, frame: Frame, seq: int | None = None) -> None:
-        """Publish one frame under the next number, or under `seq`; the first one waits for the subscribers.
+    def send(self, frame: Frame) -> None:
+        """Publish one frame; the first one waits for the subscribers.
 
         Raises PeerLostError when they stay away, leave, or do not read for longer than the time allowed.
         """
         if self._started_s is None:
             self._wait_for_subscribers()
             self._started_s = time.monotonic()
-        number = self._seq if seq is None else seq
-        self._seq += 1
+        number = self._first_number[frame.kind] + frame.index
         message = timage.encode(
             frame.pixels,
             image_type=_image_type(frame),

@@ -15,7 +15,7 @@ from ministream.model import Frame, FrameKind, Scan, Slab
 from ministream.transport._aps.sockets import connect, milliseconds
 from ministream.transport._receiver import Event, ReceiverReport
 from ministream.wire import tracemq
-from ministream.wire.daq import AngleCheck, AngleUnit
+from ministream.wire.angles import AngleCheck, AngleUnit
 from ministream.wire.native import Totals
 from ministream.wire.session import Arrived, Ended, Lost, Refused
 from ministream.wire.tracemq import Assigned, Finished, Projection, Worker, split_address

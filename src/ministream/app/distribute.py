@@ -1,0 +1,168 @@
+"""The distributor: receives a scan, corrects it, and deals it by detector row to the workers of aps-mini-apps."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ministream import log
+from ministream.app.announce import announce
+from ministream.app.receivers import open_receiver
+from ministream.config import Config
+from ministream.errors import ConfigError, FrameError
+from ministream.model import Counters, Frame, FrameKind, Scan
+from ministream.monitor.publisher import ProjectionPublisher
+from ministream.prep.images import ImageCorrector, Steps
+from ministream.transport import Arrived, Ended, Lost, Refused, TraceMqServer
+from ministream.wire.tracemq import Projection
+
+_LOG = log.get(__name__)
+
+# How often the receiver is asked while nothing comes; only so that an interrupt is seen.
+_POLL_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distribution:
+    """What a distributor does beyond receiving.
+
+    `serve` is the first worker's address, `publish` where corrected projections are published, every
+    `publish_every`-th of them. `rows` and `cols` are known in advance or 0; with both, the workers are served before
+    the scan begins, so that nothing of it has to wait for them. `window` is by how many projections a worker may lag.
+    """
+
+    steps: Steps
+    serve: str | None = None
+    publish: str | None = None
+    publish_every: int = 1
+    first_row: int = 0
+    rows: int = 0
+    cols: int = 0
+    window: int = 64
+    workers_timeout_s: float = 600.0
+
+
+@dataclass(kw_only=True)
+class Report:
+    """How a distribution went; `ending` says in one line how the scan ended."""
+
+    workers: int = 0
+    counters: Counters = field(default_factory=Counters)
+    bytes: int = 0
+    seconds: float = 0.0
+    complete: bool = False
+    ending: str = ""
+
+
+def distribute(config: Config, options: Distribution, announce_to: Path | None) -> Report:
+    """Receive one scan to its end and serve every worker to its own.
+
+    Raises ConfigError for rows or columns that the scan does not have, PeerLostError for a producer or worker that
+    stays away, FrameError for a refused frame in a strict run.
+    """
+    if config.stream.connect is None:
+        raise ConfigError("no data source: give --data_source_addr tcp://HOST:PORT")
+    with ExitStack() as stack:
+        server = publisher = None
+        if options.serve is not None:
+            stall_s = options.workers_timeout_s
+            server = stack.enter_context(TraceMqServer(options.serve, window=options.window, stall_timeout_s=stall_s))
+        if options.publish is not None:
+            publisher = stack.enter_context(ProjectionPublisher(options.publish))
+        announce(
+            announce_to, workers=server.address if server else None, publish=publisher.address if publisher else None
+        )
+        return _Distributor(config, options, server, publisher).run()
+
+
+class _Distributor:
+    """One scan on its way through."""
+
+    def __init__(
+        self,
+        config: Config,
+        options: Distribution,
+        server: TraceMqServer | None,
+        publisher: ProjectionPublisher | None,
+    ) -> None:
+        self._config, self._options = config, options
+        self._server, self._publisher = server, publisher
+        self._corrector = ImageCorrector(options.steps)
+        self._rows = slice(options.first_row, options.first_row + options.rows if options.rows else None)
+        self._report = Report()
+
+    def run(self) -> Report:
+        options, report = self._options, self._report
+        if options.rows and options.cols:
+            self._join(options.rows, options.cols)
+        started = time.monotonic()
+        with open_receiver(self._config, [str(self._config.stream.connect)]) as receiver:
+            scan = receiver.scan()
+            rows = self._rows_of(scan)
+            if not report.workers:
+                self._join(rows, scan.cols)
+            while not report.ending:
+                event = receiver.next(_POLL_S)
+                match event:
+                    case Arrived(seq=seq, frame=frame):
+                        self._take(frame, scan)
+                        receiver.ack(seq)
+                    case Refused(seq=seq, reason=reason, text=text):
+                        self._refuse(reason, text)
+                        receiver.ack(seq)
+                    case Ended(totals=totals):
+                        report.counters.sent, report.counters.dropped = totals.projections, totals.dropped
+                        report.complete = report.counters.received == totals.projections and not totals.dropped
+                        report.ending = "the producer sent everything"
+                    case Lost(text=text):
+                        report.ending = text
+            report.bytes = receiver.report.bytes
+        if self._publisher is not None:
+            self._publisher.end()
+        if self._server is not None:
+            self._server.finish()
+        report.seconds = time.monotonic() - started
+        return report
+
+    def _join(self, rows: int, cols: int) -> None:
+        if self._server is not None:
+            timeout_s = self._options.workers_timeout_s
+            self._report.workers = self._server.join(rows=rows, cols=cols, timeout_s=timeout_s)
+
+    def _rows_of(self, scan: Scan) -> int:
+        """How many of the scan's rows are dealt. Raises ConfigError when it has other rows or columns than named."""
+        options = self._options
+        if options.cols and options.cols != scan.cols:
+            raise ConfigError(f"--num_columns {options.cols}: the projections have {scan.cols} columns")
+        last = options.first_row + options.rows
+        if last > scan.rows or options.first_row >= scan.rows:
+            raise ConfigError(
+                f"--beg_sinogram {options.first_row} --num_sinograms {options.rows}: the projections have only rows "
+                f"0 to {scan.rows - 1}"
+            )
+        return options.rows or scan.rows - options.first_row
+
+    def _take(self, frame: Frame, scan: Scan) -> None:
+        if frame.kind is not FrameKind.PROJECTION:
+            self._corrector.add(frame)
+            return
+        counters = self._report.counters
+        counters.received += 1
+        pixels = self._corrector.correct(frame)
+        axis_col = scan.axis_or_middle if self._config.recon.axis_col is None else self._config.recon.axis_col
+        if self._publisher is not None and counters.received % self._options.publish_every == 0:
+            self._publisher.publish(frame, pixels, axis_col=axis_col)
+        if self._server is not None:
+            projection = Projection(
+                projection_id=frame.index, theta=frame.angle_rad, center=axis_col + 0.5, pixels=pixels[self._rows]
+            )
+            self._server.push(projection)
+        counters.used += 1
+
+    def _refuse(self, reason: str, text: str) -> None:
+        self._report.counters.refuse(reason)
+        _LOG.warning("frame refused: %s", text)
+        if self._config.stream.strict:
+            raise FrameError(f"{text}; the run is strict", reason=reason)
