@@ -9,7 +9,6 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_stream import make_frame, make_frames, make_scan, same
 
 from ministream.errors import ConfigError, InputError, PeerError, PeerLostError, ProtocolError
 from ministream.model import FrameKind, Scan
@@ -17,7 +16,7 @@ from ministream.wire import native
 from ministream.wire.frames import pack
 from ministream.wire.native import Bye, End, Grant, Heartbeat, Hello, Reason, ScanInfo
 from ministream.wire.session import (
-    MAX_CREDIT_FRAMES,
+    MAX_FRAMES_HELD,
     Arrived,
     Ended,
     Lost,
@@ -31,6 +30,7 @@ from ministream.wire.session import (
     Stalled,
     TurnedAway,
 )
+from tests.native_stream import make_frame, make_frames, make_scan, same
 
 PATIENCE = Patience(first_contact_s=60, stall_s=30)
 FRAME_BYTES = make_scan().frame_bytes
@@ -213,7 +213,7 @@ def test_a_receiver_that_dials_again_names_itself_its_scan_and_its_position() ->
     assert second == Hello(receiver=first.receiver, scan="scan-1", resume=2, limit=5)
 
 
-@pytest.mark.parametrize(("credit_bytes", "frames"), [(0, 2), (1000, 33), (2**40, MAX_CREDIT_FRAMES)])
+@pytest.mark.parametrize(("credit_bytes", "frames"), [(0, 2), (1000, 33), (2**40, MAX_FRAMES_HELD)])
 def test_credit_is_counted_in_whole_frames(credit_bytes: int, frames: int) -> None:
     assert said(greeted(credit_bytes=credit_bytes))[-1] == Grant(acked=0, limit=frames)
 
@@ -429,7 +429,7 @@ def test_nothing_is_sent_beyond_the_credit_or_the_senders_own_limit() -> None:
     assert not sender.room
     tell(sender, b"one", Grant(acked=1, limit=6))
     assert sender.room
-    sender = SenderSession(make_scan(), patience=PATIENCE, now=0.0, max_held=3)
+    sender = SenderSession(make_scan(), patience=PATIENCE, now=0.0, hold_bytes=3 * FRAME_BYTES)
     tell(sender, b"one", Hello(receiver=NAME, resume=0, limit=2**50))
     for index in range(3):
         assert sender.room
@@ -562,8 +562,11 @@ def test_a_receiver_that_leaves_ends_the_sender_with_its_words() -> None:
 
 def test_a_sender_that_gives_up_says_why() -> None:
     sender = a_sender(frames=1)
+    sender.submit(*pack(make_frame(make_scan(), FrameKind.PROJECTION, 1), sender.info, checksum=True))
     sender.abort("shutter closed")
-    assert answers(sender) == [(b"one", Bye(reason=Reason.LEFT, text="shutter closed"))]
+    (_, frame), (peer, farewell) = answers(sender)
+    assert isinstance(frame, native.FrameHeader)
+    assert (peer, farewell) == (b"one", Bye(reason=Reason.LEFT, text="shutter closed"))
     with pytest.raises(PeerLostError, match="shutter closed"):
         sender.check(0.0)
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from native_stream import make_frame, make_scan, same
 
 from ministream.errors import FrameError, ProtocolError
 from ministream.model import FrameKind
 from ministream.wire import native
 from ministream.wire.frames import pack, unpack
 from ministream.wire.native import Bye, End, Grant, Heartbeat, Hello, Reason, ScanInfo, Totals
+from tests.native_stream import make_frame, make_scan, same
 
 SCAN = make_scan(axis_col=2.25, pixel_size_um=0.65, energy_kev=24.9, sample="tooth", truth='{"ellipsoids": []}')
 INFO = ScanInfo.of(SCAN, codec="none")

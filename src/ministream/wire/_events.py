@@ -8,6 +8,14 @@ from typing import TypeAlias
 from ministream.model import Frame
 from ministream.wire.native import Totals
 
+# Small frames would else be held by the hundred thousand, and each costs its Python objects too.
+MAX_FRAMES_HELD = 4096
+
+
+def frames_within(budget_bytes: int, frame_bytes: int) -> int:
+    """How many frames an end may hold: what the budget allows, but two at least, so that the stream flows."""
+    return min(max(2, budget_bytes // frame_bytes), MAX_FRAMES_HELD)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patience:

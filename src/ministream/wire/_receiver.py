@@ -17,13 +17,10 @@ from ministream.wire._events import (
     ReceiverEvent,
     Refused,
     Stalled,
+    frames_within,
 )
 from ministream.wire._states import RECEIVER_TURNS, ReceiverState, trigger
 from ministream.wire.native import Bye, End, FrameHeader, Grant, Heartbeat, Hello, Message, Part, Reason, ScanInfo
-
-# Small frames would else be in flight by the hundred thousand, and each costs its Python objects too.
-MAX_CREDIT_FRAMES = 4096
-
 
 _OPEN = (ReceiverState.CALIBRATION, ReceiverState.DATA, ReceiverState.ENDED)
 _REFUSALS: dict[Reason, type[PeerError]] = {Reason.LEFT: PeerLostError, Reason.PROTOCOL: ProtocolError}
@@ -163,8 +160,9 @@ class ReceiverSession:
     def wait_s(self, now: float) -> float:
         """Seconds until `outgoing`, `silent` or `check` must be asked again, if nothing happens before."""
         patience = self._patience
-        due = [max(self._dialled_at, self._heard_at) + self._silence_s]
-        due.append(self._heard_at + (patience.stall_s if self.info else patience.first_contact_s))
+        due = [self._heard_at + (patience.stall_s if self.info else patience.first_contact_s)]
+        if self.state is not ReceiverState.APART:
+            due.append(max(self._dialled_at, self._heard_at) + self._silence_s)
         if self.state in _OPEN:
             due.append(self._sent_at + patience.heartbeat_s)
         return max(0.0, min(due) - now)
@@ -211,7 +209,7 @@ class ReceiverSession:
         if self.info is not None and replace(info, first=self.info.first) != self.info:
             raise ProtocolError(f"the producer has changed its description of scan {self.info.scan_id!r}")
         self.info = info
-        self._window = min(max(2, self._credit_bytes // info.frame_bytes), MAX_CREDIT_FRAMES)
+        self._window = frames_within(self._credit_bytes, info.frame_bytes)
         self._frame_due_since = now
         if self.totals.projections:
             self.state = ReceiverState.DATA

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from ministream.errors import ConfigError, InputError, PeerError, PeerLostError, ProtocolError
 from ministream.model import FrameKind, Scan
 from ministream.wire import native
-from ministream.wire._events import Joined, Patience, SenderEvent, TurnedAway
+from ministream.wire._events import Joined, Patience, SenderEvent, TurnedAway, frames_within
 from ministream.wire._states import SENDER_TURNS, SenderState, trigger
 from ministream.wire._store import FrameStore, MemoryStore, Parts
 from ministream.wire.frames import CODECS
@@ -30,7 +30,7 @@ class SenderSession:
         patience: Patience,
         now: float,
         codec: str = "none",
-        max_held: int = 4096,
+        hold_bytes: int = 2**30,
         store: FrameStore | None = None,
     ) -> None:
         if codec not in CODECS:
@@ -46,7 +46,7 @@ class SenderSession:
         self.refused = 0
         self.retransmitted = 0
         self._patience = patience
-        self._max_held = max_held
+        self._max_held = frames_within(hold_bytes, self.info.frame_bytes)
         self._store = MemoryStore() if store is None else store
         self._limit = 0
         self._end: bytes | None = None
@@ -84,7 +84,9 @@ class SenderSession:
         self._end = native.encode(End(totals=self.totals))
 
     def abort(self, text: str) -> None:
-        """Give up; the receiver is told why."""
+        """Give up; the receiver still gets what has been submitted, and is told why there is no more."""
+        if self._peer is not None:
+            self._outbox += [(self._peer, parts) for parts in self._stream()]
         self._post(Bye(reason=Reason.LEFT, text=native.line(text)))
         self.state = SenderState.OVER
         self._farewell = PeerLostError(f"the stream was given up: {text}")

@@ -12,6 +12,7 @@ ways: `End`, then `Bye` (done) from the receiver when everything is consumed, th
 """
 
 from ministream.wire._events import (
+    MAX_FRAMES_HELD,
     Arrived,
     Ended,
     Joined,
@@ -23,13 +24,13 @@ from ministream.wire._events import (
     Stalled,
     TurnedAway,
 )
-from ministream.wire._receiver import MAX_CREDIT_FRAMES, ReceiverSession
+from ministream.wire._receiver import ReceiverSession
 from ministream.wire._sender import SenderSession
 from ministream.wire._states import ReceiverState, SenderState
 from ministream.wire._store import FrameStore, MemoryStore
 
 __all__ = [
-    "MAX_CREDIT_FRAMES",
+    "MAX_FRAMES_HELD",
     "Arrived",
     "Ended",
     "FrameStore",

@@ -26,7 +26,7 @@ def make_scan(**changes: Any) -> Scan:
 
 def make_frame(scan: Scan, kind: FrameKind, index: int) -> Frame:
     """A frame whose pixels tell its kind and index."""
-    pixels = np.full((scan.rows, scan.cols), 1000 * kind + index % 1000, scan.dtype)
+    pixels = np.full((scan.rows, scan.cols), (60 * kind + index) % 251, scan.dtype)
     angle = 0.01 * index if kind is FrameKind.PROJECTION else 0.0
     return Frame(kind=kind, index=index, angle_rad=angle, pixels=pixels, acquired_s=1.7e9 + index)
 

@@ -1,0 +1,53 @@
+"""A thread that owns a socket, and what the caller's thread shares with it."""
+
+from __future__ import annotations
+
+import threading
+
+from ministream.errors import PeerError
+
+
+class Driver:
+    """Runs `_run` in a thread of its own; an error there comes out in the caller's thread.
+
+    Subclasses hold `_changed` while they touch what both threads use.
+    """
+
+    def __init__(self, name: str, url: str) -> None:
+        self._url = url
+        self._changed = threading.Condition()
+        self._failure: Exception | None = None
+        self._over = False
+        self._stopping = False
+        self._thread = threading.Thread(target=self._guarded, name=name, daemon=True)
+
+    def _run(self) -> None:
+        """Drive the socket until `_stopping`, or to the end; close it."""
+        raise NotImplementedError
+
+    def _wake(self) -> None:
+        """Make the thread look again; called with `_changed` held."""
+        raise NotImplementedError
+
+    def _guarded(self) -> None:
+        failure: Exception | None = None
+        try:
+            self._run()
+        except PeerError as error:
+            failure = type(error)(f"{self._url}: {error}")
+        except Exception as error:  # noqa: BLE001 whatever it is, the caller must hear of it
+            failure = error
+        with self._changed:
+            self._failure = failure
+            self._over = True
+            self._changed.notify_all()
+
+    def _stop(self) -> None:
+        with self._changed:
+            self._stopping = True
+            self._wake()
+        self._thread.join()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure

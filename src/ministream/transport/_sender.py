@@ -1,0 +1,218 @@
+"""The producer's end of the native stream: frames in, over a socket of its own."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from ministream import log
+from ministream.errors import PeerLostError
+from ministream.model import Frame, Scan
+from ministream.transport._channel import Part, listen
+from ministream.transport._driver import Driver
+from ministream.wire.frames import pack
+from ministream.wire.native import MAX_HEADER_BYTES
+from ministream.wire.session import Joined, Patience, SenderSession, SenderState, TurnedAway
+
+_LOG = log.get(__name__)
+
+# How long a last word may take to go out when the stream is closed.
+_LINGER_S = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SenderReport:
+    """What a sender has done.
+
+    `seconds` runs from the first frame; `bytes` are pixels, each frame counted once; `retransmitted` frames went
+    out again after a cut; `blocked_s` is the time that `send` waited for credit. Of the frames, `acked` were
+    consumed by the receiver, `refused` of them as bad.
+    """
+
+    projections: int
+    bytes: int
+    seconds: float
+    darks: int = 0
+    flats: int = 0
+    dropped: int = 0
+    acked: int = 0
+    refused: int = 0
+    retransmitted: int = 0
+    blocked_s: float = 0.0
+
+
+class FrameSender(Driver):
+    """Listens at `url` and streams one scan to one receiver, which may come late, and go and come back.
+
+    A thread owns the socket: it answers the receiver also while the source takes its time. Frames are kept in
+    memory, without a copy, until the receiver has consumed them; the receiver's credit and `hold_bytes` bound how
+    many (at least two). One thread at a time may call `send`, `finish`, `abort` and `close`.
+
+    The receiver counts as lost when it has not come within `peer_timeout_s`, or has been silent for
+    `stall_timeout_s`. Once it is lost, or has left early, every call raises PeerLostError (ProtocolError if it
+    complained of this end).
+
+    Raises ConfigError when the address cannot be bound, InputError for a scan that no receiver would accept.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        scan: Scan,
+        *,
+        checksum: bool = True,
+        peer_timeout_s: float = 120.0,
+        stall_timeout_s: float = 30.0,
+        codec: str = "none",
+        hold_bytes: int = 2**30,
+        silence_s: float = 5.0,
+        heartbeat_s: float = 1.0,
+    ) -> None:
+        super().__init__("frame sender", url)
+        self._checksum = checksum
+        self._session = SenderSession(
+            scan,
+            patience=Patience(
+                first_contact_s=peer_timeout_s,
+                stall_s=stall_timeout_s,
+                silence_s=silence_s,
+                heartbeat_s=heartbeat_s,
+            ),
+            now=time.monotonic(),
+            codec=codec,
+            hold_bytes=hold_bytes,
+        )
+        self._started_at = 0.0
+        self._blocked_s = 0.0
+        self._told: set[str] = set()
+        self._listener = listen(url, max_message_bytes=MAX_HEADER_BYTES)
+        self._url = self._listener.address
+        self._thread.start()
+
+    @property
+    def address(self) -> str:
+        """The URL to dial, with the real port."""
+        return self._url
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.abort(f"the producer failed: {error}")
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame; wait for credit, and for a receiver that is away. The pixels must not change afterwards.
+
+        Raises FrameError when the frame is not of the scan's shape and dtype, PeerError when the receiver is lost.
+        """
+        header, payload = pack(frame, self._session.info, checksum=self._checksum)
+        with self._changed:
+            asked_at = time.monotonic()
+            self._changed.wait_for(lambda: self._session.room or self._over)
+            self._raise_if_over()
+            self._blocked_s += time.monotonic() - asked_at
+            if not self._session.totals.frames:
+                self._started_at = time.monotonic()
+            self._session.submit(header, payload)
+            self._wake()
+
+    def finish(self, dropped: int = 0) -> SenderReport:
+        """Say that this was all, `dropped` frames having been left out; wait until the receiver has consumed it.
+
+        Raises PeerError when the receiver is lost before that.
+        """
+        with self._changed:
+            self._raise_if_over()
+            self._session.end(dropped)
+            self._wake()
+            self._changed.wait_for(lambda: self._session.state is SenderState.DONE or self._over)
+            if self._session.state is not SenderState.DONE:
+                self._raise_if_over()
+        return self.report
+
+    @property
+    def report(self) -> SenderReport:
+        """Where the stream stands."""
+        with self._changed:
+            session, totals = self._session, self._session.totals
+            return SenderReport(
+                projections=totals.projections,
+                bytes=totals.frames * session.info.frame_bytes,
+                seconds=time.monotonic() - self._started_at if totals.frames else 0.0,
+                darks=totals.darks,
+                flats=totals.flats,
+                dropped=totals.dropped,
+                acked=session.acked,
+                refused=session.refused,
+                retransmitted=session.retransmitted,
+                blocked_s=self._blocked_s,
+            )
+
+    def abort(self, text: str) -> None:
+        """Give up before the end and tell the receiver why; what it has received stays good."""
+        with self._changed:
+            if self._session.state is not SenderState.DONE:
+                self._session.abort(text)
+        self._stop()
+
+    def close(self) -> None:
+        """Free the address. Before the end of the scan this is an `abort`."""
+        self.abort("the producer stopped before the end of the scan")
+
+    def _raise_if_over(self) -> None:
+        self._raise_failure()
+        if self._over:
+            raise PeerLostError(f"{self._url}: the stream is closed")
+
+    def _wake(self) -> None:
+        if not self._over:
+            self._listener.wake()
+
+    def _run(self) -> None:
+        linger_s = 0.0
+        try:
+            while self._exchange():
+                pass
+            linger_s = _LINGER_S
+        finally:
+            self._listener.close(linger_s)
+
+    def _exchange(self) -> bool:
+        """Send what is due, take one message. False when there is nothing more to do."""
+        now = time.monotonic()
+        with self._changed:
+            stopping = self._stopping
+            if not stopping:
+                self._session.check(now)
+            outgoing = self._session.outgoing(now)
+            wait_s = self._session.wait_s(now)
+        for peer, parts in outgoing:
+            self._post(peer, parts)
+        if stopping:
+            return False
+        received = self._listener.recv(wait_s)
+        if received is not None:
+            self._take(*received)
+        return True
+
+    def _post(self, peer: bytes, parts: tuple[Part, ...]) -> None:
+        if not self._listener.send(peer, parts):
+            with self._changed:
+                self._session.lost(peer)
+
+    def _take(self, peer: bytes, parts: list[memoryview]) -> None:
+        with self._changed:
+            events = self._session.receive(peer, parts, time.monotonic())
+            self._changed.notify_all()
+        for event in events:
+            match event:
+                case Joined(resume=resume):
+                    _LOG.info("%s: a receiver takes frames from %d on", self._url, resume)
+                case TurnedAway(text=text) if text not in self._told:
+                    self._told.add(text)
+                    _LOG.warning("%s: a caller was turned away: %s (told once)", self._url, text)

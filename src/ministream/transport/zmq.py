@@ -1,0 +1,205 @@
+"""ZeroMQ over TCP or Unix sockets: the producer's ROUTER, dialled by the receiver's DEALER.
+
+ZeroMQ is used for what it is good at, framing and zero-copy queues. What must be known rather than hoped for,
+whether the peer is there and what may be sent, is the session's: so a dialled channel is one TCP connection that
+never reconnects by itself, and credit, not a high-water mark, bounds what is in flight.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import socket
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from ministream import log
+from ministream.errors import ConfigError
+
+SCHEMES = ("tcp", "ipc")
+
+Part: TypeAlias = bytes | memoryview
+
+_LOG = log.get(__name__)
+
+# Longer than the largest credit in frames, so that credit decides; short enough that a peer that sends
+# requests and never reads the answers costs little memory.
+_SEND_QUEUE = 8192
+# A peer that ignores the credit, or talks more than it should, is stopped by TCP after so many messages.
+_RECEIVE_QUEUE = 16
+# A relay accepts before its far side does, and may never get through.
+_HANDSHAKE_MS = 5000
+# Notices a host that vanished within half a minute, however slow the link and however large the messages,
+# which ZeroMQ's own heartbeats, queued behind a message, do not.
+_KEEPALIVE = {
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 15,
+    zmq.TCP_KEEPALIVE_INTVL: 5,
+    zmq.TCP_KEEPALIVE_CNT: 3,
+}
+
+# One channel is one connection. Forbidding ZeroMQ to reconnect (-1) can hang zmq_ctx_term in libzmq 4.3.5.
+_NEVER_MS = 2**31 - 1
+
+_ENDINGS = {
+    zmq.Event.CLOSED: "connection refused, or no way there",
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: "connected, but no ZeroMQ handshake came about",
+    zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "connected, but the other side does not speak ZeroMQ",
+    zmq.Event.HANDSHAKE_FAILED_AUTH: "connected, but not authenticated",
+    zmq.Event.DISCONNECTED: "closed by the other side",
+}
+
+
+class _Endpoint:
+    """A socket with a monitor that tells of its connections, and a file descriptor to wake it with."""
+
+    def __init__(self, kind: int, max_message_bytes: int, url: str) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(kind)
+        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        options = {
+            zmq.SNDHWM: _SEND_QUEUE,
+            zmq.RCVHWM: _RECEIVE_QUEUE,
+            zmq.MAXMSGSIZE: max_message_bytes,
+            zmq.HANDSHAKE_IVL: _HANDSHAKE_MS,
+            zmq.IPV6: int("[" in url),  # a name stays IPv4; an IPv6 address is given as one
+            **_KEEPALIVE,
+        }
+        for option, value in options.items():
+            self._socket.setsockopt(option, value)
+        self._monitor = self._socket.get_monitor_socket(sum(_ENDINGS))
+        self._poller = zmq.Poller()
+        for source in (self._socket, self._monitor, self._wakeup):
+            self._poller.register(source, zmq.POLLIN)
+
+    def wake(self) -> None:
+        os.eventfd_write(self._wakeup, 1)
+
+    def close(self, linger_s: float = 0.0) -> None:
+        if self._context.closed:
+            return
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+        self._socket.close(int(linger_s * 1000))
+        os.close(self._wakeup)
+        self._context.term()
+
+    def _receive(self, timeout_s: float) -> list[zmq.Frame] | None:
+        """The next message as ZeroMQ holds it, uncopied."""
+        frames = self._try_receive()
+        if frames is None:
+            ready = dict(self._poller.poll(math.ceil(timeout_s * 1000)))
+            if self._wakeup in ready:
+                os.eventfd_read(self._wakeup)
+            frames = self._try_receive()
+            if frames is None and self._monitor in ready:
+                self._ended(_ENDINGS[zmq.Event(recv_monitor_message(self._monitor)["event"])])
+        return frames
+
+    def _try_receive(self) -> list[zmq.Frame] | None:
+        try:
+            return self._socket.recv_multipart(zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            return None
+
+    def _ended(self, how: str) -> None:
+        """A connection has ended."""
+        raise NotImplementedError
+
+
+class ZmqChannel(_Endpoint):
+    """The dialled end; see `transport.Channel`."""
+
+    def __init__(self, url: str, max_message_bytes: int) -> None:
+        super().__init__(zmq.DEALER, max_message_bytes, url)
+        self.broken = ""
+        self._socket.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
+        self._socket.setsockopt(zmq.CONNECT_TIMEOUT, _HANDSHAKE_MS)
+        try:
+            _check_host(url)
+            self._socket.connect(url)
+        except OSError as error:
+            self.broken = f"the host cannot be resolved: {error.strerror}"
+        except zmq.ZMQError as error:
+            self.close()
+            raise _wrong_address(url, error) from None
+
+    def send(self, parts: Sequence[Part]) -> None:
+        try:
+            self._socket.send_multipart(parts, zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            self.broken = "the other side does not read"
+
+    def recv(self, timeout_s: float) -> list[memoryview] | None:
+        frames = self._receive(0.0 if self.broken else timeout_s)
+        return None if frames is None else [frame.buffer for frame in frames]
+
+    def _ended(self, how: str) -> None:
+        self.broken = self.broken or how
+
+
+class ZmqListener(_Endpoint):
+    """The bound end; see `transport.Listener`. A peer is named by the id that ZeroMQ gives its connection."""
+
+    def __init__(self, url: str, max_message_bytes: int) -> None:
+        super().__init__(zmq.ROUTER, max_message_bytes, url)
+        self._told: set[str] = set()
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a peer that is gone is an error, not a silent loss
+        try:
+            self._socket.bind(url)
+        except zmq.ZMQError as error:
+            self.close()
+            raise _wrong_address(url, error) from None
+        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def send(self, peer: bytes, parts: Sequence[Part]) -> bool:
+        try:
+            self._socket.send_multipart([peer, *parts], zmq.DONTWAIT, copy=False)
+        except zmq.ZMQError as error:
+            if error.errno not in (errno.EHOSTUNREACH, errno.EAGAIN):
+                raise
+            return False
+        return True
+
+    def recv(self, timeout_s: float) -> tuple[bytes, list[memoryview]] | None:
+        frames = self._receive(timeout_s)
+        return None if frames is None else (frames[0].bytes, [frame.buffer for frame in frames[1:]])
+
+    def _ended(self, how: str) -> None:
+        if how != _ENDINGS[zmq.Event.DISCONNECTED] and how not in self._told:
+            self._told.add(how)
+            _LOG.info("%s: a caller was dropped: %s (told once)", self.address, how)
+
+
+def listen(url: str, max_message_bytes: int) -> ZmqListener:
+    """Bind a socket; port 0 takes any free one. See `transport.listen`."""
+    return ZmqListener(url, max_message_bytes)
+
+
+def dial(url: str, max_message_bytes: int) -> ZmqChannel:
+    """Begin a connection; see `transport.dial`."""
+    return ZmqChannel(url, max_message_bytes)
+
+
+def _check_host(url: str) -> None:
+    """ZeroMQ says nothing when a name cannot be resolved. Raises OSError."""
+    scheme, _, address = url.partition("://")
+    host = address.rpartition(":")[0].strip("[]")
+    if scheme == "tcp" and host:
+        socket.getaddrinfo(host, None)
+
+
+def _wrong_address(url: str, error: zmq.ZMQError) -> ConfigError:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return ConfigError(f"{url} is in use: choose another port, or port 0 for any free one")
+        case errno.EADDRNOTAVAIL | errno.ENODEV:
+            return ConfigError(f"{url} is not an address of this machine: choose one of its interfaces")
+        case errno.EACCES:
+            return ConfigError(f"{url} may not be used without privileges: choose a port above 1023")
+        case _:
+            return ConfigError(f"{url} is not an address that can be used: {error.strerror}")
