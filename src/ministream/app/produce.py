@@ -11,10 +11,11 @@ from pathlib import Path
 from ministream import log
 from ministream.app.announce import announce
 from ministream.app.gateway import embedded
+from ministream.app.senders import open_sender, played, source_passes
 from ministream.config import Config
 from ministream.model import Frame, FrameKind
 from ministream.source import open_source
-from ministream.transport import FrameSender, SenderReport
+from ministream.transport import SenderReport
 
 _LOG = log.get(__name__)
 
@@ -26,27 +27,25 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
     misbehaves, TunnelError for this side's control server.
     """
     with ExitStack() as stack:
-        source = open_source(config.source, order=config.producer.order, repeat=config.producer.repeat)
+        source = open_source(config.source, order=config.producer.order, repeat=source_passes(config))
         stack.callback(source.close)
-        sender = stack.enter_context(
-            FrameSender(
-                config.producer.listen,
-                source.scan,
-                checksum=config.stream.checksum,
-                peer_timeout_s=config.producer.peer_timeout_s,
-                stall_timeout_s=config.stream.stall_timeout_s,
-            )
-        )
-        server = embedded(config.tunnel, "PROD", targets=[sender.address])
+        sender, addresses = open_sender(config, source.scan)
+        stack.enter_context(sender)
+        server = embedded(config.tunnel, "PROD", targets=addresses)
         if server is not None:
             stack.enter_context(server)
-        announce(announce_to, data=sender.address, control=server.address if server else None)
+        announce(
+            announce_to,
+            data=sender.address,
+            sync=addresses[1] if len(addresses) > 1 else None,
+            control=server.address if server else None,
+        )
         scan = source.scan
         _LOG.info(
             "scan %s: %d darks, %d flats, %d projections of %d × %d, data on %s",
             *(scan.scan_id, scan.darks, scan.flats, scan.projections, scan.rows, scan.cols, sender.address),
         )
-        for frame in paced(source.frames(), config.producer.rate):
+        for frame in paced(played(source, config), config.producer.rate):
             sender.send(frame)
         return sender.finish()
 
