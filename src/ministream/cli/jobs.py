@@ -19,6 +19,16 @@ CredentialsOption = Annotated[Path | None, typer.Option(help="Directory made by 
 InsecureOption = Annotated[bool | None, typer.Option("--insecure", help="No TLS, no authentication; loopback only.")]
 LogOption = Annotated[str | None, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")]
 
+SyncOption = Annotated[
+    str | None, typer.Option(help="REP socket of the TImage wire, where subscribers say ready.", metavar="URL")
+]
+PixelDtypeOption = Annotated[
+    str | None, typer.Option(help="Pixels on the TImage wire: uint8, uint16 or float32.", metavar="DTYPE")
+]
+AngleUnitOption = Annotated[
+    str | None, typer.Option(help="Angles on the wires of aps-mini-apps: degrees or radians.", metavar="UNIT")
+]
+
 
 def register(cli: typer.Typer) -> None:
     """Add the commands."""
@@ -34,6 +44,10 @@ def produce(
     order: Annotated[str | None, typer.Option(help="sequential, interlaced or golden-angle.")] = None,
     repeat: Annotated[int | None, typer.Option(help="Play the projections this often.")] = None,
     listen: Annotated[str | None, typer.Option(help="Data socket, tcp://HOST:PORT.", metavar="URL")] = None,
+    wire: Annotated[str | None, typer.Option(help="native, or timage for subscribers of aps-mini-apps.")] = None,
+    sync: SyncOption = None,
+    pixel_dtype: PixelDtypeOption = None,
+    angle_unit: AngleUnitOption = None,
     control: ControlOption = None,
     credentials: CredentialsOption = None,
     insecure: InsecureOption = None,
@@ -51,7 +65,8 @@ def produce(
         overrides(
             settings,
             source={"kind": source, "file": str(file) if file else None},
-            producer={"rate": rate, "order": order, "repeat": repeat, "listen": listen},
+            producer={"rate": rate, "order": order, "repeat": repeat, "listen": listen, "wire": wire},
+            aps={"sync": sync, "pixel_dtype": pixel_dtype, "angle_unit": angle_unit},
             tunnel=_tunnel(control, credentials, insecure),
         ),
     )
@@ -66,6 +81,12 @@ def recon(
         str | None,
         typer.Option(help="Producer's data address tcp://HOST:PORT; none: through the tunnel.", metavar="URL"),
     ] = None,
+    source_wire: Annotated[
+        str | None, typer.Option(help="native; timage or tracemq: DAQ or distributor of aps-mini-apps.", metavar="WIRE")
+    ] = None,
+    sync: SyncOption = None,
+    pixel_dtype: PixelDtypeOption = None,
+    angle_unit: AngleUnitOption = None,
     window_length: Annotated[int | None, typer.Option(help="Projections in the window; 0: the whole scan.")] = None,
     window_step: Annotated[int | None, typer.Option(help="New projections per update; 0: the window's length.")] = None,
     window_iter: Annotated[int | None, typer.Option(help="Iterations per update.")] = None,
@@ -78,6 +99,9 @@ def recon(
     algorithm: Annotated[str | None, typer.Option(help="sirt, …")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads per rank; 0: the node's cores shared out.")] = None,
     ranks: Annotated[int | None, typer.Option(help="Refuse to start with any other number of ranks.")] = None,
+    pub_addr: Annotated[
+        str | None, typer.Option(help="Publish reconstructions as TImage here, tcp://HOST:PORT.", metavar="URL")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")] = None,
     strict: Annotated[bool | None, typer.Option("--strict", help="End at the first refused frame.")] = None,
     stall_timeout: Annotated[float | None, typer.Option(help="Silence in seconds that ends the scan.")] = None,
@@ -93,7 +117,10 @@ def recon(
 
     tables = overrides(
         settings,
-        stream={"connect": connect, "strict": strict, "stall_timeout_s": stall_timeout},
+        stream={"connect": connect, "wire": source_wire, "strict": strict, "stall_timeout_s": stall_timeout},
+        aps={"sync": sync, "pixel_dtype": pixel_dtype, "angle_unit": angle_unit},
+        # What a distributor sends is corrected already; `--set prep.…` says otherwise.
+        prep={"flat_dark": False, "minus_log": False} if source_wire == "tracemq" else {},
         window={
             "length": window_length,
             "step": window_step,
@@ -102,7 +129,7 @@ def recon(
             "pub_freq": pub_freq,
         },
         recon={"kind": algorithm, "axis": axis, "center": center, "threads": threads},
-        output={"directory": str(out) if out else None},
+        output={"directory": str(out) if out else None, "publish": pub_addr},
         tunnel=_tunnel(control, credentials, insecure),
     )
     summary = app.recon(
