@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from ministream import __version__, log
+from ministream.cli.originals import translated
 from ministream.errors import ConfigError, MinistreamError
 
 cli = typer.Typer(
@@ -70,7 +71,7 @@ def main() -> NoReturn:
     """Run the command line; every deliberate error becomes one line and its exit code, never a traceback."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = cli(standalone_mode=False)
+        code = cli(translated(sys.argv[1:]), standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except typer.Abort:
         sys.exit(130)
@@ -98,7 +99,7 @@ def _terminate(_signum: int, _frame: object) -> NoReturn:
     sys.exit(128 + signal.SIGTERM)
 
 
-from ministream.cli import check, jobs, launch, quality, tunnel  # noqa: E402 - the commands need the shared options above
+from ministream.cli import aps, check, jobs, launch, quality, tunnel  # noqa: E402 - the commands need the shared options above
 
-for topic in (jobs, launch, check, quality, tunnel):
+for topic in (aps, jobs, launch, check, quality, tunnel):
     topic.register(cli)

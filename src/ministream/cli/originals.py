@@ -1,0 +1,146 @@
+"""How a command line of aps-mini-apps' `DAQStream.py` or `sirt_stream` reads as ours: words in, words out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from ministream.errors import ConfigError
+
+N = TypeVar("N", int, float)
+
+DAQ_OPTIONS = (
+    *("--mode", "--image_pv", "--simulation_file", "--d_iteration", "--iteration_sleep", "--projection_sleep"),
+    *("--publisher_addr", "--publisher_hwm", "--synch_addr", "--synch_count"),
+    *("--beg_sinogram", "--num_sinograms", "--num_sinogram_columns", "--num_sinogram_projections"),
+)
+WORKER_OPTIONS = ("--dest-host", "--dest-port", "--thread", "--recon-output-dir")
+SHORT = {"-t": "--thread", "-c": "--center"}
+
+DAQ_ADDRESS = "tcp://*:50000"
+DISTRIBUTOR_PORT = "5560"
+WINDOW = {"--window-length": "32", "--window-step": "1", "--window-iter": "1"}
+"""What the originals assume where nothing is said."""
+
+
+def translated(argv: Sequence[str]) -> list[str]:
+    """`produce` with the options of `DAQStream.py`, `recon` with those of `sirt_stream`, in our options.
+
+    Other command lines, and our options among theirs, pass as they are. Raises ConfigError for what has no
+    counterpart.
+    """
+    match list(argv):
+        case ["produce", *words]:
+            given, rest = _taken(words, DAQ_OPTIONS)
+            return ["produce", *rest, *(_produce(given, rest) if given else ())]
+        case ["recon", *words]:
+            given, rest = _taken([SHORT.get(word, word) for word in words], WORKER_OPTIONS)
+            return ["recon", *_without_zero_center(rest), *(_recon(given, rest) if given else ())]
+        case words:
+            return words
+
+
+def _taken(words: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The values of the options in `names`, and the other words."""
+    given: dict[str, str] = {}
+    rest: list[str] = []
+    left = iter(words)
+    for word in left:
+        name, equals, value = word.partition("=")
+        if name in names:
+            given[name] = value if equals else next(left, "")
+        else:
+            rest.append(word)
+    return given, rest
+
+
+def _produce(given: Mapping[str, str], rest: Sequence[str]) -> list[str]:
+    mode = given.get("--mode", "1")
+    words = ["--wire", "timage", "--listen", given.get("--publisher_addr", DAQ_ADDRESS)]
+    for name, ours in (("--synch_addr", "--sync"), ("--d_iteration", "--repeat")):
+        words += [ours, given[name]] if name in given else []
+    if _number(given, "--publisher_hwm", int, 0) > 0:
+        words += ["--set", f"aps.queue={given['--publisher_hwm']}"]
+    if "--synch_count" in given:
+        words += ["--set", f"aps.subscribers={given['--synch_count']}"]
+    if mode == "1":
+        words += _played_file(given)
+    elif mode == "2":
+        words += _test_pattern(given)
+    else:
+        raise ConfigError(
+            f"--mode {mode}: reading a detector over EPICS is not supported: play a file with --mode 1, or test with 2"
+        )
+    return words if "--pixel-dtype" in rest else [*words, "--pixel-dtype", "float32"]
+
+
+def _played_file(given: Mapping[str, str]) -> list[str]:
+    if "--simulation_file" not in given:
+        raise ConfigError("--mode 1 plays a file: give --simulation_file")
+    words = ["--file", given["--simulation_file"], *_rate(given, "--projection_sleep")]
+    if "--iteration_sleep" in given:
+        words += ["--set", f"aps.pass_pause_s={_number(given, '--iteration_sleep', float, 0.0)}"]
+    first, rows = _number(given, "--beg_sinogram", int, 0), _number(given, "--num_sinograms", int, 0)
+    return [*words, "--set", f"source.rows=[{first}, {first + rows}]"] if rows > 0 else words
+
+
+def _test_pattern(given: Mapping[str, str]) -> list[str]:
+    projections = _number(given, "--num_sinogram_projections", int, 1440)
+    source = {
+        "rows": _number(given, "--num_sinograms", int, 0) or 2048,
+        "cols": _number(given, "--num_sinogram_columns", int, 2048),
+        "projections": projections,
+        "range_deg": 0.25 * projections,
+        "flats": 0,
+        "darks": 0,
+    }
+    settings = [word for key, value in source.items() for word in ("--set", f"source.{key}={value}")]
+    return ["--source", "phantom", *settings, *_rate(given, "--iteration_sleep")]
+
+
+def _rate(given: Mapping[str, str], sleep: str) -> list[str]:
+    seconds = _number(given, sleep, float, 0.0)
+    return ["--rate", str(1 / seconds)] if seconds > 0 else []
+
+
+def _number(given: Mapping[str, str], name: str, kind: Callable[[str], N], default: N) -> N:
+    try:
+        return kind(given[name]) if name in given else default
+    except ValueError:
+        raise ConfigError(f"{name} {given[name]}: give a number") from None
+
+
+def _recon(given: Mapping[str, str], rest: Sequence[str]) -> list[str]:
+    words: list[str] = []
+    for name, ours in (("--thread", "--threads"), ("--recon-output-dir", "--out")):
+        words += [ours, given[name]] if name in given else []
+    if "--dest-port" in given and "--dest-host" not in given:
+        raise ConfigError("--dest-port: give --dest-host too, the distributor's host")
+    if "--dest-host" in given:
+        url = f"tcp://{given['--dest-host']}:{given.get('--dest-port', DISTRIBUTOR_PORT)}"
+        words += ["--source-wire", "tracemq", "--connect", url]
+        named = {word.partition("=")[0] for word in rest}
+        words += [word for name, value in WINDOW.items() if name not in named for word in (name, value)]
+    return words
+
+
+def _without_zero_center(words: Sequence[str]) -> list[str]:
+    """`-c 0` means in the original that no centre is given."""
+    kept: list[str] = []
+    left = iter(words)
+    for word in left:
+        if word == "--center":
+            value = next(left, "")
+            kept += [] if _is_zero(value) else [word, value]
+        elif word.startswith("--center=") and _is_zero(word.partition("=")[2]):
+            continue
+        else:
+            kept.append(word)
+    return kept
+
+
+def _is_zero(text: str) -> bool:
+    try:
+        return float(text) == 0
+    except ValueError:
+        return False
