@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import time
 from collections.abc import Callable
@@ -162,7 +163,8 @@ class Keeper:
         self._child.end(0.0)  # and whatever it left behind
         self.outcome = self._judge(code)
         self._meeting.finish(self.outcome)
-        _LOG.info("%s", self.outcome.reason)
+        if self.outcome is not self._verdict:
+            _LOG.log(logging.WARNING if self.outcome.failed else logging.INFO, "%s", self.outcome.reason)
 
     def _judge(self, code: int) -> Outcome:
         said = f": {self._child.explanation}" if self._child.explanation else ""

@@ -19,8 +19,8 @@ from ministream.errors import MachineError
 
 _LOG = log.get(__name__)
 
-# How this package says, on standard error, why it failed: the command line's last word, or a rank's.
-_LAST_WORD = re.compile(r"^(?:ministream|\S+ E .*ministream[\w.]*): (.+)$")
+# How this package says on standard error why it failed, the surest word first: the command line's, a rank's.
+_WORDS = (re.compile(r"^ministream: (.+)$"), re.compile(r"(rank \d+ of \d+ failed, .+)$"), re.compile(r"(.*\S.*)$"))
 
 POLL_S = 0.05
 KILL_AFTER_S = 5.0
@@ -106,16 +106,15 @@ class Child:
         return listener
 
     def _pass_on(self, pipe: IO[bytes]) -> None:
-        said = False
+        surest = len(_WORDS)
         with pipe:
             for line in pipe:
                 sys.stderr.write(text := line.decode(errors="replace"))
                 sys.stderr.flush()
-                found = _LAST_WORD.match(text.rstrip())
-                if found:
-                    self._explanation, said = found[1], True
-                elif text.strip() and not said:
-                    self._explanation = text.strip()
+                for how_sure, word in enumerate(_WORDS[: surest + 1]):
+                    if found := word.search(text.rstrip()):
+                        self._explanation, surest = found[1], how_sure
+                        break
 
 
 def session_members(session: int) -> list[int]:
