@@ -53,6 +53,8 @@ class RelayProcess:
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
                 pass_fds=fds,
+                # Of its own group: mpirun signals a rank's whole group, and the bytes must flow until the rank is done.
+                process_group=0,
             )
         except OSError as error:
             ours.close()
