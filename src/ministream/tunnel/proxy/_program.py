@@ -57,6 +57,7 @@ class Program:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 pass_fds=[*listeners, *memories],
+                process_group=0,  # see _process.py
             )
         except OSError as error:
             raise TunnelError(f"{name} could not be started: {error.strerror}") from error
