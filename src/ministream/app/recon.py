@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ministream import log
 from ministream.app.ingress import Ingress
+from ministream.app.publishing import Publishing
 from ministream.app.results import Results
 from ministream.app.settle import Assignment, assign
 from ministream.config import Config
@@ -59,6 +60,7 @@ def recon(
         with comm.together():
             my = assign(comm.rank, comm.size, config, scan, threads)
             job = Job(comm, my, ingress, console)
+            stack.callback(job.publishing.close)
         if ingress is not None:
             ingress.begin(batch=my.batch, step=my.config.window.step)
         return job.run()
@@ -79,6 +81,7 @@ class Job:
         self._iterations = window.iterations
         self._distributor = Distributor(comm, scan, my.slabs, my.batch, ingress.feed if ingress else None)
         self._results = Results(comm, my, self._clock, ingress, console)
+        self.publishing = Publishing(comm, my, self._clock)
 
     def run(self) -> Summary | None:
         """Take batches until the stream ends; update the image whenever the window is due."""
@@ -125,6 +128,7 @@ class Job:
         self._window.updated()
         residuals = self._comm.sum(np.array(report.residual_norm2))
         self._results.updated(self._image, residuals)
+        self.publishing.updated(self._image)
 
     def _move_frames(self) -> None:
         self._distributor.poll()
