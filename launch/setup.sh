@@ -196,7 +196,7 @@ main() {
     trap 'exit 143' TERM
     parse_arguments "$@"
     leave_own_environment
-    [[ $check ]] || open_log
+    [[ $check ]] || open_log "$cache"
     read_stamp
     with=$(xargs -n1 <<<"$done_with $with" | sort -u | xargs)
     if is_done; then

@@ -69,7 +69,7 @@ interrupt() {
 run_part() {
     local status=0 started=$EPOCHREALTIME outcome
     command_of "$1"
-    say "" "==> $1: ${command[*]}"
+    say $'\n'"==> $1: ${command[*]}"
     bounded "${command[@]}" || status=$?
     case $status in
         0) outcome=passed ;;

@@ -12,7 +12,7 @@ find_python() {
     [[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")
     for candidate in "${candidates[@]}"; do
         if suits "$candidate"; then
-            python=$(command -v "$candidate")
+            python=$("$candidate" -c 'import sys; print(sys.executable)')
             return
         fi
     done

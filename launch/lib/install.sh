@@ -92,6 +92,7 @@ choose_mpirun() {
 # The compiled wheel is kept, under everything that it depends on.
 install_h5py() {
     local abi kept
+    ! has_parallel_h5py || return 0 # .venv was made by hand
     find_stack
     abi=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')
     kept=$cache/wheels/h5py-$H5PY_VERSION-$abi-${mpi/ /-}-hdf5-$hdf5

@@ -15,12 +15,12 @@ die() {
     exit 2
 }
 
-# open_log: `log`, and one setup at a time.
+# open_log FOLDER: `log` in it, for one script at a time.
 open_log() {
-    mkdir -p "$cache" 2>/dev/null || die "$cache cannot be written: name another folder in XDG_CACHE_HOME"
-    exec 9>"$cache/setup.lock"
+    mkdir -p "$1" 2>/dev/null || die "$1 cannot be written: name another folder in XDG_CACHE_HOME"
+    exec 9>"$1/setup.lock"
     flock --nonblock 9 || { say "waiting for another setup.sh to end" && flock 9; }
-    log=$cache/setup.log
+    log=$1/setup.log
 }
 
 # step LABEL REMEDY COMMAND…: run COMMAND into the log and print LABEL with the time it took.
