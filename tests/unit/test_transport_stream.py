@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,23 +70,19 @@ def events_of(receiver: FrameReceiver, *, acknowledge: bool = True) -> Iterator[
             return
 
 
-def transfer(scan: Scan, listen: str, **cable: int) -> tuple[list[Event], SenderReport, FrameReceiver]:
-    """Send a scan from `listen`, through a cable if it has options; what came, and what both ends counted."""
-    with FrameSender(listen, scan, **HASTY) as sender:
+def transfer(scan: Scan, listen: str, cut_after: int | None = None) -> tuple[list[Event], SenderReport, FrameReceiver]:
+    """Send a scan from `listen`, through a cable if it is to be cut; what came, and what both ends counted."""
+    with ExitStack() as stack:
+        sender = stack.enter_context(FrameSender(listen, scan))
+        address = sender.address
+        if cut_after is not None:
+            address = stack.enter_context(Cable(address, cut_after=cut_after)).address
         sending = Sending(sender, list(make_frames(scan)))
-        if cable:
-            with Cable(sender.address, **cable) as between:
-                events, receiver = received(between.address)
-        else:
-            events, receiver = received(sender.address)
+        with FrameReceiver(address, credit_bytes=8 * MIB) as receiver:
+            events = list(events_of(receiver))
         sending.join(20)
         assert sending.report is not None, sending.error
         return events, sending.report, receiver
-
-
-def received(address: str) -> tuple[list[Event], FrameReceiver]:
-    with FrameReceiver(address, credit_bytes=8 * MIB, **HASTY) as receiver:
-        return list(events_of(receiver)), receiver
 
 
 @pytest.mark.parametrize("listen", [LOOPBACK, "ipc://{folder}/data", "inproc://data"])
@@ -123,9 +120,9 @@ def test_a_cable_that_is_cut_in_the_middle_of_frames_costs_nothing() -> None:
 
 
 def test_the_end_is_confirmed_over_a_connection_that_breaks_at_the_end() -> None:
-    with FrameSender(LOOPBACK, SMALL, **HASTY) as sender, Cable(sender.address) as cable:
+    with FrameSender(LOOPBACK, SMALL) as sender, Cable(sender.address) as cable:
         sending = Sending(sender, list(make_frames(SMALL)))
-        with FrameReceiver(cable.address, **HASTY) as receiver:
+        with FrameReceiver(cable.address) as receiver:
             *arrived, _ = events_of(receiver, acknowledge=False)
             cable.cut()
             receiver.ack(len(arrived) - 1)
@@ -160,23 +157,34 @@ def test_a_receiver_that_sleeps_stops_the_sender_within_the_credit() -> None:
 
 
 def test_a_slow_source_is_neither_lost_nor_silent(caplog: pytest.LogCaptureFixture) -> None:
-    scan = replace(SMALL, darks=0, flats=0, projections=2)
-    patience = {"stall_timeout_s": 0.8, **HASTY}
-    with FrameSender(LOOPBACK, scan, **patience) as sender, FrameReceiver(sender.address, **patience) as receiver:
-        for frame in make_frames(scan):
-            receiver.scan()
-            sender.send(frame)
-            event = receiver.next(5)
-            assert isinstance(event, Arrived)
-            receiver.ack(event.seq)
-            assert receiver.next(1.2) is None
-        assert receiver.report.dialled == 1
-        sending = Sending(sender, [])
-        assert isinstance(receiver.next(5), Ended)
+    patience = {"stall_timeout_s": 1.0, "silence_s": 0.7, "heartbeat_s": 0.1}
+    with FrameSender(LOOPBACK, SMALL, **patience) as sender, FrameReceiver(sender.address, **patience) as receiver:
+        assert receiver.scan() == SMALL
+        assert receiver.next(1.5) is None
+        sending = Sending(sender, list(make_frames(SMALL)))
+        assert len(list(events_of(receiver))) == 13
         receiver.close()
         sending.join(5)
         assert sending.report is not None
+        assert receiver.report.dialled == 1
     assert "has sent no frame for 1 s" in caplog.text
+
+
+def test_a_path_that_goes_silent_is_given_up_for_another() -> None:
+    with FrameSender(LOOPBACK, SMALL) as sender, Cable(sender.address) as cable:
+        sending = Sending(sender, list(make_frames(SMALL)))
+        with FrameReceiver(cable.address, credit_bytes=0, **HASTY) as receiver:
+            first = receiver.next(5)
+            assert isinstance(first, Arrived)
+            cable.dead = True
+            receiver.ack(first.seq)
+            while cable.connections < 3:
+                assert receiver.next(0.1) is None or cable.connections == 1
+            cable.dead = False
+            assert len(list(events_of(receiver))) >= 11
+        sending.join(5)
+        assert sending.report is not None
+        assert sending.report.acked == 12
 
 
 def test_a_receiver_may_come_before_its_producer() -> None:
@@ -279,7 +287,7 @@ def test_bad_frames_are_refused_and_the_stream_goes_on() -> None:
     frames = list(make_frames(scan))
     for number in (3, 11):
         frames[number].pixels[1, 1] = np.nan
-    with FrameSender(LOOPBACK, scan, **HASTY) as sender, FrameReceiver(sender.address, **HASTY) as receiver:
+    with FrameSender(LOOPBACK, scan) as sender, FrameReceiver(sender.address) as receiver:
         sending = Sending(sender, frames)
         *events, ended = events_of(receiver)
         assert [e.seq for e in events if isinstance(e, Refused)] == [3, 11]
@@ -303,7 +311,7 @@ def test_a_frame_that_is_not_of_the_scan_is_refused_before_it_is_sent() -> None:
 
 
 def test_dropped_frames_are_told_at_the_end() -> None:
-    with FrameSender(LOOPBACK, SMALL, **HASTY) as sender, FrameReceiver(sender.address, **HASTY) as receiver:
+    with FrameSender(LOOPBACK, SMALL) as sender, FrameReceiver(sender.address) as receiver:
         finishing = threading.Thread(target=lambda: sender.finish(dropped=7))
         finishing.start()
         assert receiver.next(5) == Ended(native.Totals(dropped=7))
@@ -316,8 +324,8 @@ def test_dropped_frames_are_told_at_the_end() -> None:
 
 
 def test_a_receiver_that_leaves_early_ends_the_sender_with_its_words() -> None:
-    with FrameSender(LOOPBACK, SMALL, **HASTY) as sender:
-        with FrameReceiver(sender.address, credit_bytes=0, **HASTY) as receiver:
+    with FrameSender(LOOPBACK, SMALL) as sender:
+        with FrameReceiver(sender.address, credit_bytes=0) as receiver:
             sending = Sending(sender, list(make_frames(SMALL)))
             receiver.scan()
             receiver.close("no space left on device")
@@ -327,7 +335,7 @@ def test_a_receiver_that_leaves_early_ends_the_sender_with_its_words() -> None:
 
 
 def test_a_producer_that_leaves_early_ends_the_receiver_with_its_words() -> None:
-    with FrameSender(LOOPBACK, SMALL, **HASTY) as sender, FrameReceiver(sender.address, **HASTY) as receiver:
+    with FrameSender(LOOPBACK, SMALL) as sender, FrameReceiver(sender.address) as receiver:
         for frame in list(make_frames(SMALL))[:7]:
             sender.send(frame)
         sender.abort("the shutter closed")
@@ -339,8 +347,8 @@ def test_a_producer_that_leaves_early_ends_the_receiver_with_its_words() -> None
 
 
 def test_a_failure_in_either_job_is_told_to_the_other() -> None:
-    with pytest.raises(ZeroDivisionError), FrameSender(LOOPBACK, SMALL, **HASTY) as sender:
-        receiver = FrameReceiver(sender.address, **HASTY)
+    with pytest.raises(ZeroDivisionError), FrameSender(LOOPBACK, SMALL) as sender:
+        receiver = FrameReceiver(sender.address)
         receiver.scan()
         raise ZeroDivisionError("of the source")
     assert receiver.next(5) == Lost("the producer gave up: the producer failed: of the source")
@@ -351,11 +359,11 @@ def test_a_failure_in_either_job_is_told_to_the_other() -> None:
 
 
 def test_a_second_receiver_is_refused_and_the_first_is_not_disturbed(caplog: pytest.LogCaptureFixture) -> None:
-    with FrameSender(LOOPBACK, SMALL, **HASTY) as sender, FrameReceiver(sender.address, **HASTY) as first:
+    with FrameSender(LOOPBACK, SMALL) as sender, FrameReceiver(sender.address) as first:
         assert first.scan() == SMALL
         for _ in range(2):
             with (
-                FrameReceiver(sender.address, **HASTY) as second,
+                FrameReceiver(sender.address) as second,
                 pytest.raises(PeerError, match=rf"{sender.address}: .*another receiver is being served"),
             ):
                 second.scan()
@@ -385,7 +393,7 @@ def dealer(address: str) -> zmq.Socket[bytes]:
 
 def test_garbage_on_the_data_port_is_told_once_and_disturbs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with FrameSender(LOOPBACK, SMALL, **HASTY) as sender, FrameReceiver(sender.address, **HASTY) as receiver:
+    with FrameSender(LOOPBACK, SMALL) as sender, FrameReceiver(sender.address) as receiver:
         assert receiver.scan() == SMALL
         port = int(sender.address.rpartition(":")[2])
         random = np.random.default_rng(1)
@@ -428,7 +436,7 @@ def test_a_producer_of_another_version_is_an_error() -> None:
     context = zmq.Context()
     with context, context.socket(zmq.ROUTER) as producer:
         port = producer.bind_to_random_port("tcp://127.0.0.1")
-        with FrameReceiver(f"tcp://127.0.0.1:{port}", **HASTY) as receiver:
+        with FrameReceiver(f"tcp://127.0.0.1:{port}") as receiver:
             peer, _ = producer.recv_multipart()
             producer.send_multipart([peer, version_7(native.Heartbeat())])
             with pytest.raises(ProtocolError, match=r"speaks version 7 .* this end version 1"):

@@ -22,8 +22,11 @@ class Driver:
         self._thread = threading.Thread(target=self._guarded, name=name, daemon=True)
 
     def _run(self) -> None:
-        """Drive the socket until `_stopping`, or to the end; close it."""
+        """Drive the socket until `_stopping`, or to the end."""
         raise NotImplementedError
+
+    def _release(self) -> None:
+        """Close the socket; nobody wakes it any more."""
 
     def _wake(self) -> None:
         """Make the thread look again; called with `_changed` held."""
@@ -41,6 +44,7 @@ class Driver:
             self._failure = failure
             self._over = True
             self._changed.notify_all()
+        self._release()
 
     def _stop(self) -> None:
         with self._changed:

@@ -94,7 +94,6 @@ class FrameReceiver(Driver):
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._bytes = 0
         self._dialled = 0
-        self._heard = False
         self._trouble = ""
         self._thread.start()
 
@@ -102,7 +101,7 @@ class FrameReceiver(Driver):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.close(f"the receiver failed: {error}" if error else "")
+        self.close("" if error is None else f"the receiver failed: {str(error) or type(error).__name__}")
 
     def scan(self, timeout_s: float | None = None) -> Scan:
         """Wait until the producer has described the scan.
@@ -206,7 +205,6 @@ class FrameReceiver(Driver):
             self._session.connect(time.monotonic())
             self._channel = channel
             self._dialled += 1
-        self._heard = False
         try:
             while self._exchange(channel):
                 pass
@@ -214,8 +212,7 @@ class FrameReceiver(Driver):
             with self._changed:
                 self._channel = None
                 self._session.disconnect(time.monotonic())
-            # a last word is worth waiting for only if somebody is there to hear it
-            channel.close(_LINGER_S if self._heard and not channel.broken else 0.0)
+            channel.close(_LINGER_S if self._session.departed and not channel.broken else 0.0)
 
     def _exchange(self, channel: Channel) -> bool:
         """Send what is due, take one message. False when this connection has served."""
@@ -244,7 +241,7 @@ class FrameReceiver(Driver):
             events += self._session.check(now)
             self._changed.notify_all()
         if parts is not None:
-            self._heard, self._trouble = True, ""
+            self._trouble = ""
             self._bytes += sum(len(part) for part in parts[1:])
         for event in events:
             match event:

@@ -27,7 +27,7 @@ class SenderReport:
     """What a sender has done.
 
     `seconds` runs from the first frame; `bytes` are pixels, each frame counted once; `retransmitted` frames went
-    out again after a cut; `blocked_s` is the time that `send` waited for credit. Of the frames, `acked` were
+    out again after a cut; `blocked_s` is the part of it that `send` waited for credit. Of the frames, `acked` were
     consumed by the receiver, `refused` of them as bad.
     """
 
@@ -103,7 +103,7 @@ class FrameSender(Driver):
         if error is None:
             self.close()
         else:
-            self.abort(f"the producer failed: {error}")
+            self.abort(f"the producer failed: {str(error) or type(error).__name__}")
 
     def send(self, frame: Frame) -> None:
         """Send a frame; wait for credit, and for a receiver that is away. The pixels must not change afterwards.
@@ -115,8 +115,9 @@ class FrameSender(Driver):
             asked_at = time.monotonic()
             self._changed.wait_for(lambda: self._session.room or self._over)
             self._raise_if_over()
-            self._blocked_s += time.monotonic() - asked_at
-            if not self._session.totals.frames:
+            if self._session.totals.frames:
+                self._blocked_s += time.monotonic() - asked_at
+            else:
                 self._started_at = time.monotonic()
             self._session.submit(header, payload)
             self._wake()
@@ -174,13 +175,11 @@ class FrameSender(Driver):
             self._listener.wake()
 
     def _run(self) -> None:
-        linger_s = 0.0
-        try:
-            while self._exchange():
-                pass
-            linger_s = _LINGER_S
-        finally:
-            self._listener.close(linger_s)
+        while self._exchange():
+            pass
+
+    def _release(self) -> None:
+        self._listener.close(_LINGER_S if self._failure is None else 0.0)
 
     def _exchange(self) -> bool:
         """Send what is due, take one message. False when there is nothing more to do."""

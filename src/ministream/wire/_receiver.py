@@ -47,6 +47,7 @@ class ReceiverSession:
         self.totals = native.Totals()
         self.acked = 0
         self.refused = 0
+        self.departed = False  # this end has said Bye before the stream's end
         self._patience = patience
         self._credit_bytes = credit_bytes
         self._max_frame_bytes = max_frame_bytes
@@ -262,4 +263,5 @@ class ReceiverSession:
     def _depart(self, reason: Reason, text: str) -> None:
         if self.state not in (ReceiverState.APART, ReceiverState.OVER):
             self._outbox.append((native.encode(Bye(reason=reason, text=native.line(text))),))
+            self.departed = True
         self.state = ReceiverState.OVER
