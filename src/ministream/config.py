@@ -131,6 +131,7 @@ class OutputSection(Section):
 
     directory: Path = Field(default=Path("results"), strict=False)
     pictures: bool = True
+    reference: Path | None = Field(default=None, strict=False, description="volume that every update is compared with")
     publish: str | None = Field(default=None, description="publish reconstructions as TImage here, tcp://HOST:PORT")
 
 

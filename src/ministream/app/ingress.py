@@ -133,7 +133,8 @@ class Ingress:
             case Ended(totals=totals):
                 self.counters.sent, self.counters.dropped = totals.projections, totals.dropped
                 self._end("the producer sent everything")
-                self.complete = self.counters.received == totals.projections and not totals.dropped
+                whole = self.counters.received == totals.projections
+                self.complete = whole and not (totals.dropped or self.counters.refused)
             case Lost(text=text):
                 self._end(text)
         return None

@@ -17,6 +17,7 @@ from ministream.app.publishing import Publishing
 from ministream.app.results import Results
 from ministream.app.settle import Assignment, assign
 from ministream.config import Config
+from ministream.errors import MinistreamError, PeerLostError
 from ministream.model import FrameKind, Scan
 from ministream.monitor import StageClock, Summary
 from ministream.parallel import mpi
@@ -100,7 +101,7 @@ class Job:
         if self._window.fresh:
             self._update()
         self._distributor.close()
-        self._comm.agree(self._ingress.failure if self._ingress is not None else None)
+        self._comm.agree(self._failure())
         return self._results.finish(self._image)
 
     def _take(self) -> list[Rows] | None:
@@ -129,6 +130,12 @@ class Job:
         residuals = self._comm.sum(np.array(report.residual_norm2))
         self._results.updated(self._image, residuals)
         self.publishing.updated(self._image)
+
+    def _failure(self) -> MinistreamError | None:
+        """Why there is nothing to write, on rank 0."""
+        if self._ingress is None or self._ingress.failure is not None or self._window.held:
+            return self._ingress.failure if self._ingress is not None else None
+        return PeerLostError(f"no projection arrived: {self._ingress.ending}")
 
     def _move_frames(self) -> None:
         self._distributor.poll()

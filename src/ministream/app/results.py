@@ -13,14 +13,14 @@ from rich.console import Console
 
 from ministream import __version__, log
 from ministream.app.ingress import Ingress
+from ministream.app.judge import Judge
 from ministream.app.settle import Assignment
 from ministream.errors import ConfigError
-from ministream.model import Counters, Slab
-from ministream.monitor import Latency, Progress, StageClock, Summary, peak_memory_mib, pictures
+from ministream.model import Counters
+from ministream.monitor import Latency, Progress, StageClock, Summary, curves, peak_memory_mib, pictures
 from ministream.parallel.distribute import Rows
 from ministream.parallel.mpi import Comm
-from ministream.quality import QualitySums, slab_quality, value_range
-from ministream.source import truth
+from ministream.quality import LiveQuality
 from ministream.storage import FINAL, Volume, VolumeState, VolumeWriter, snapshots
 
 _LOG = log.get(__name__)
@@ -44,6 +44,9 @@ class Results:
         )
         self._counters = ingress.counters if ingress is not None else Counters()
         self._progress = Progress(my.scan.projections, console) if ingress is not None else None
+        self._judge = Judge(comm, my)
+        followed = self._judge.live and ingress is not None
+        self._live = LiveQuality(my.config.output.directory / "quality.csv") if followed else None
         self._latency = Latency()
         self._waiting: list[float] = []
         self._angles_rad: tuple[float, float] | None = None
@@ -78,6 +81,8 @@ class Results:
             self._progress.update(
                 used=counters.used, received=counters.received, updates=self._updates, behind_s=behind_s
             )
+        if self._judge.live:
+            self._follow_quality(image)
         frequency = self._my.config.window.write_freq
         if frequency and self._updates % frequency == 0:
             with self._clock.timed("write"):
@@ -89,7 +94,7 @@ class Results:
             self._progress.close()
         seconds = time.monotonic() - self._started
         with self._clock.timed("quality"):
-            measured = self._measure_quality(image)
+            measured = self._judge.sums(image).mean() if self._judge.known else {}
         complete = self._ingress.complete if self._ingress is not None else False
         with self._clock.timed("write"):
             self._files.append(self._writer.final(image, self._state(complete=complete, measured=measured)))
@@ -136,24 +141,12 @@ class Results:
             quality=measured or {},
         )
 
-    def _measure_quality(self, image: NDArray[np.float32]) -> dict[str, float]:
-        """Compare with the ground truth, slice by slice so that no second volume is held; empty where it is unknown."""
-        if self._my.scan.truth is None:
-            return {}
-        with self._comm.together():
-            ranges = [value_range(self._truth(k)) for k in range(self._my.slab.rows)]
-        lows, highs = zip(*(limits for part in self._comm.allgather(ranges) for limits in part), strict=True)
-        data_range = max(highs) - min(lows)
-        with self._comm.together():
-            sums = QualitySums.total(
-                slab_quality(image[None, :, :, k], self._truth(k), data_range) for k in range(self._my.slab.rows)
-            )
-        return QualitySums.total(self._comm.allgather(sums)).mean()
-
-    def _truth(self, k: int) -> NDArray[np.float32]:
-        known = truth(self._my.scan, Slab(self._my.slab.first + k, 1))
-        assert known is not None
-        return known
+    def _follow_quality(self, image: NDArray[np.float32]) -> None:
+        with self._clock.timed("quality"):
+            sums = self._judge.sums(image)
+            if self._live is not None:
+                elapsed_s = time.monotonic() - self._started
+                self._live.add(sums, update=self._updates, projections=self._counters.used, seconds=elapsed_s)
 
     def _draw(self) -> list[Path]:
         """Pictures of the volume and of its first slice over time, on rank 0, from the files."""
@@ -165,6 +158,9 @@ class Results:
                 drawn = [directory / "orthogonal.png", directory / "over-time.png"]
                 pictures.orthogonal(volume, drawn[0])
                 pictures.over_time([*moments, volume], drawn[1])
+            if self._live is not None:
+                drawn.append(directory / "quality.png")
+                curves.quality(self._live.rows, drawn[-1], str(self._my.config.output.reference))
         except ConfigError as error:
             _LOG.warning("no pictures: %s", error)
             return []

@@ -103,6 +103,7 @@ def recon(
         str | None, typer.Option(help="Publish reconstructions as TImage here, tcp://HOST:PORT.", metavar="URL")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Volume that every update is compared with.")] = None,
     strict: Annotated[bool | None, typer.Option("--strict", help="End at the first refused frame.")] = None,
     stall_timeout: Annotated[float | None, typer.Option(help="Silence in seconds that ends the scan.")] = None,
     control: ControlOption = None,
@@ -129,7 +130,11 @@ def recon(
             "pub_freq": pub_freq,
         },
         recon={"kind": algorithm, "axis": axis, "center": center, "threads": threads},
-        output={"directory": str(out) if out else None, "publish": pub_addr},
+        output={
+            "directory": str(out) if out else None,
+            "publish": pub_addr,
+            "reference": str(reference) if reference else None,
+        },
         tunnel=_tunnel(control, credentials, insecure),
     )
     summary = app.recon(

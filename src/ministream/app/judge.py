@@ -1,0 +1,82 @@
+"""How good the image is while nobody looks: against the scan's ground truth, or against a reference volume."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ministream.app.settle import Assignment
+from ministream.errors import InputError
+from ministream.model import Slab
+from ministream.parallel.mpi import Comm
+from ministream.quality import QualitySums, slab_quality, value_range
+from ministream.source import truth
+from ministream.storage import Volume
+
+Slice = NDArray[np.float32]
+
+
+class Judge:
+    """Compares slice by slice, so that no second volume is held; every method is collective.
+
+    `known` says whether there is anything to compare with, `live` whether the user named a reference volume, against
+    which every update is measured. Raises InputError for a reference that is not of the scan's shape.
+    """
+
+    def __init__(self, comm: Comm, my: Assignment) -> None:
+        self._comm, self._slab = comm, my.slab
+        self._ideal: Callable[[int], Slice] | None = None
+        self.live = my.config.output.reference is not None
+        if self.live:
+            with comm.together():
+                self._ideal = _reference(my)
+        elif my.scan.truth is not None:
+            self._ideal = functools.partial(_truth, my)
+
+    @property
+    def known(self) -> bool:
+        """There is something to compare with."""
+        return self._ideal is not None
+
+    def sums(self, image: NDArray[np.float32]) -> QualitySums:
+        """Compare the image [n, n, slices] of every rank with what it should be. Raises ProtocolError, ConfigError."""
+        ideal, first = self._ideal, self._slab.first
+        assert ideal is not None
+        data_range = self._data_range
+        with self._comm.together():
+            mine = QualitySums.total(
+                slab_quality(image[None, :, :, k], ideal(first + k), data_range) for k in range(self._slab.rows)
+            )
+        return QualitySums.total(self._comm.allgather(mine))
+
+    @functools.cached_property
+    def _data_range(self) -> float:
+        assert self._ideal is not None
+        with self._comm.together():
+            limits = [value_range(self._ideal(k)) for k in range(self._slab.first, self._slab.stop)]
+        lows, highs = zip(*(pair for part in self._comm.allgather(limits) for pair in part), strict=True)
+        return float(max(highs) - min(lows))
+
+
+def _truth(my: Assignment, k: int) -> Slice:
+    known = truth(my.scan, Slab(k, 1))
+    assert known is not None
+    return known
+
+
+def _reference(my: Assignment) -> Callable[[int], Slice]:
+    path = my.config.output.reference
+    assert path is not None
+    with Volume(path) as volume:
+        shape = (my.scan.rows, my.scan.cols, my.scan.cols)
+        if volume.shape != shape:
+            raise InputError(f"{path}: the reference is {list(volume.shape)}, this scan's volume will be {list(shape)}")
+
+    def plane(k: int) -> Slice:
+        with Volume(path) as volume:
+            return volume.plane(0, k)[None]
+
+    return plane
