@@ -53,7 +53,7 @@ SelectTypeParameters=CR_CPU
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0,batch_sched_delay=0
 MinJobAge=600
-KillWait=2
+KillWait=30
 OverTimeLimit=0
 SlurmctldTimeout=30
 SlurmdTimeout=60
@@ -117,6 +117,14 @@ class Lab:
             timeout=timeout_s,
             check=False,
         )
+
+    def log_of(self, folder: Path, side: str) -> str:
+        """The log of one side's job in the folder of a pair."""
+        return "\n".join(log.read_text(errors="replace") for log in sorted(folder.glob(f"{side}-*.log")))
+
+    def wait(self, job: str, timeout_s: float = 90) -> None:
+        """Wait until a job is over."""
+        _until(lambda: job not in self.jobs(), f"job {job} is not over", self.logs, timeout_s)
 
     def jobs(self) -> dict[str, str]:
         """The state of every job that is not yet over, by job id."""
@@ -183,6 +191,10 @@ class Lab:
     def _numbers(self) -> range:
         return range(1, self.nodes + 1)
 
+    def host(self, number: int) -> str:
+        """The name under which a node is found in the network."""
+        return f"n{number}" if self.networks else "localhost"
+
     def _daemon(self, *command: str) -> None:
         name = f"{len(self._daemons)}-{command[0]}.log"
         with (self.home / name).open("wb") as log:
@@ -200,7 +212,8 @@ class Lab:
     def _stop(self) -> None:
         with self._undo:
             if len(self._daemons) > 1 and self.jobs():
-                self.run("scancel", "-f", f"--user={getpass.getuser()}")
+                self.run("scancel", "--full", "--signal=KILL", f"--user={getpass.getuser()}")
+                self.run("scancel", f"--user={getpass.getuser()}")
                 with contextlib.suppress(TimeoutError):  # what is left ends with its slurmd
                     _until(lambda: not self.jobs(), "jobs outlive scancel", str, limit_s=END_LIMIT_S)
             for daemon in reversed(self._daemons):
