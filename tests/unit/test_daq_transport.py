@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import zmq
 
-from ministream.errors import ConfigError, FrameError, PeerLostError
+from ministream.errors import ConfigError, PeerLostError
 from ministream.model import Frame, FrameKind, Scan
 from ministream.transport._aps import DaqReceiver, DaqSender
 from ministream.wire import timage
@@ -186,7 +186,7 @@ def test_a_wrong_dtype_ends_the_job_with_the_remedy(shared: Path) -> None:
     with (
         Publisher(timage_messages(shared)) as source,
         receiver(source.address, sync_url=source.sync_address) as daq,
-        pytest.raises(FrameError, match="--pixel-dtype float32 would fit"),
+        pytest.raises(ConfigError, match="--pixel-dtype float32 would fit"),
     ):
         daq.scan()
 

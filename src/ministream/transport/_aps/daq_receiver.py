@@ -13,7 +13,7 @@ import numpy as np
 import zmq
 
 from ministream import log
-from ministream.errors import FrameError, PeerLostError
+from ministream.errors import ConfigError, FrameError, PeerLostError
 from ministream.model import Frame, FrameKind, Scan
 from ministream.transport._aps.sockets import connect, milliseconds
 from ministream.transport._receiver import Event, ReceiverReport
@@ -77,7 +77,7 @@ class DaqReceiver:
     def scan(self) -> Scan:
         """Connect, say that this end is ready, and wait for the first image; the counts are not known on this wire.
 
-        Raises PeerLostError when publisher or first image stay away longer than the time allowed, FrameError when
+        Raises PeerLostError when publisher or first image stay away longer than the time allowed, ConfigError when
         the pixels are not of the dtype that the user named.
         """
         self._connect()
@@ -88,7 +88,7 @@ class DaqReceiver:
             self._read(deadline - time.monotonic())
             last = self._events[-1] if self._events else None
             if isinstance(last, Refused) and last.reason == "dtype":
-                raise FrameError(last.text, reason=last.reason)
+                raise ConfigError(last.text)
             if self._over or time.monotonic() > deadline:
                 raise PeerLostError(f"{self._url}: no image came within {self._connect_timeout_s:g} s")
         rows, cols = self._stream.shape

@@ -1,0 +1,236 @@
+"""Each process of aps-mini-apps replaced by ours, by its own command line, on a real scan."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import threading
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import zmq
+
+from ministream.wire import timage
+from tests.integration.jobs import MINISTREAM, Job, Lab, lab
+from tests.recordings import timage_messages
+
+WINDOW = shlex.split("--window-length 181 --window-step 181 --window-iter 5 --set output.pictures=false")
+SUPPLIED = {"sent": 181, "received": 181, "used": 181, "dropped": 0, "refused": 0, "repeated": 0}
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    with lab(tmp_path) as started:
+        yield started
+
+
+def volume(folder: Path) -> np.ndarray:
+    with h5py.File(folder / "recon.h5") as file:
+        return file["data"][:]
+
+
+@pytest.fixture(scope="module")
+def native(tooth: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """The volume that the native path makes of the scan."""
+    folder = tmp_path_factory.mktemp("native")
+    with lab(folder) as jobs:
+        producer = jobs.produce("--file", str(tooth))
+        address = jobs.announced("producer", producer)["data"]
+        reconstruction = jobs.recon(1, "--connect", address, "-c", "296", *WINDOW)
+        assert reconstruction.wait() == 0, reconstruction.text
+    return volume(folder / "out")
+
+
+def free_port(neighbours: int = 1) -> int:
+    """A port that is free, as are the ones after it."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        try:
+            for offset in range(neighbours):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port + offset))
+        except OSError:
+            continue
+        return port
+
+
+def publish(jobs: Lab, tooth: Path, *more: str, projections_s: str = "0") -> list[str]:
+    """Our producer under the options of `DAQStream.py`; what a reader needs to say."""
+    words = ["--mode", "1", "--simulation_file", str(tooth), "--projection_sleep", projections_s]
+    words += ["--publisher_addr", "tcp://127.0.0.1:0", "--synch_addr", "tcp://127.0.0.1:0", "--synch_count", "1"]
+    found = jobs.announced("producer", jobs.produce(*words, *more))
+    return [found["data"], found["sync"]]
+
+
+def distribute(jobs: Lab, *words: str) -> list[str]:
+    """Our distributor; how its workers find it, in the options of `sirt_stream`."""
+    announce = jobs.folder / "distributor.json"
+    command = [*MINISTREAM, "distribute", *words, "--normalize", "--mlog", "--degree_to_radian"]
+    command += ["--my_distributor_addr", f"tcp://127.0.0.1:{free_port(4)}", "--announce", str(announce)]
+    found = jobs.announced("distributor", jobs.start("distributor", command))
+    return ["--dest-host", "127.0.0.1", "--dest-port", found["workers"].rpartition(":")[2]]
+
+
+def reconstruct(jobs: Lab, ranks: int, *words: str) -> Job:
+    job = jobs.recon(ranks, *words, "-c", "296", *WINDOW)
+    assert job.wait() == 0, "\n".join(one.text for one in jobs.jobs)
+    return job
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("order", ["false", "true"])
+def test_daq_wire_into_the_job(jobs, tooth, native, ranks, order) -> None:
+    data, sync = publish(jobs, tooth, "--set", f"aps.original_order={order}")
+    reconstruct(jobs, ranks, "--source-wire", "timage", "--connect", data, "--sync", sync, "--pixel-dtype", "float32")
+    assert jobs.summary()["complete"]
+    assert jobs.summary()["projections"] == SUPPLIED
+    np.testing.assert_allclose(volume(jobs.out), native, atol=1e-4 * native.max())
+
+
+def test_daq_wire_into_our_distributor_into_the_job(jobs, tooth, native) -> None:
+    data, sync = publish(jobs, tooth)
+    source = ["--data_source_addr", data, "--data_source_synch_addr", sync, "--cast_to_float32"]
+    workers = distribute(jobs, *source, "--num_sinograms", "2", "--num_columns", "640")
+    reconstruct(jobs, 2, *workers)
+    assert jobs.summary()["complete"]
+    assert jobs.summary()["projections"] == SUPPLIED
+    np.testing.assert_allclose(volume(jobs.out), native, atol=1e-4 * native.max())
+
+
+def test_native_stream_into_our_distributor_into_the_job(jobs, tooth, native) -> None:
+    address = jobs.announced("producer", jobs.produce("--file", str(tooth)))["data"]
+    workers = distribute(jobs, "--source-wire", "native", "--connect", address)
+    reconstruct(jobs, 1, *workers)
+    np.testing.assert_allclose(volume(jobs.out), native, atol=1e-4 * native.max())
+
+
+def test_the_recorded_original_into_the_job(jobs, shared, native) -> None:
+    context = zmq.Context()
+    with context.socket(zmq.PUB) as pub, context.socket(zmq.REP) as rep:
+        pub.set(zmq.SNDHWM, 0)
+        for one in (pub, rep):
+            one.bind("tcp://127.0.0.1:0")
+        data, sync = (one.get_string(zmq.LAST_ENDPOINT) for one in (pub, rep))
+
+        def play() -> None:
+            if rep.poll(60_000):
+                rep.send(rep.recv())
+                for message in timage_messages(shared):
+                    pub.send(message)
+
+        thread = threading.Thread(target=play)
+        thread.start()
+        reconstruct(jobs, 1, "--source-wire", "timage", "--connect", data, "--sync", sync, "--pixel-dtype", "float32")
+        thread.join()
+    context.term()
+    assert jobs.summary()["complete"]
+    # The original sends its last dark ten times, so the darks differ a little from the file's.
+    assert np.corrcoef(volume(jobs.out).ravel(), native.ravel())[0, 1] > 0.9999
+
+
+class Viewer(threading.Thread):
+    """Keeps what is published at an address that may not be there yet."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.SUB)
+        self._socket.subscribe(b"")
+        self._socket.set(zmq.RECONNECT_IVL, 20)
+        self._socket.connect(address)
+        self._stop = threading.Event()
+        self.images: list[timage.Image] = []
+        self.start()
+
+    def run(self) -> None:
+        while not self._stop.is_set() or self._socket.poll(200):
+            if self._socket.poll(50):
+                message = self._socket.recv()
+                if message != timage.END_OF_DATA:
+                    self.images.append(timage.decode(message))
+        self._socket.close(linger=0)
+        self._context.term()
+
+    def stop(self) -> list[timage.Image]:
+        self._stop.set()
+        self.join()
+        return self.images
+
+
+def test_reconstructions_are_published_and_written_as_the_original_does(jobs, tooth) -> None:
+    address = f"tcp://127.0.0.1:{free_port()}"
+    viewer = Viewer(address)
+    data, sync = publish(jobs, tooth, projections_s="0.01")
+    job = jobs.recon(
+        *(2, "--source-wire", "timage", "--connect", data, "--sync", sync, "--pixel-dtype", "float32", "-c", "296"),
+        *("--pub-addr", address, "--pub-freq", "2", "--write-freq", "2"),
+        *("--window-length", "60", "--window-step", "30", "--window-iter", "1", "--set", "output.pictures=false"),
+    )
+    assert job.wait() == 0, job.text
+    images = viewer.stop()
+    updates = jobs.summary()["updates"]
+    assert updates == 7
+    assert [image.seq for image in images] == [2, 4, 6]
+    assert {image.dims for image in images} == {(2, 640, 640)}
+    assert {image.center for image in images} == {296.0}
+    with h5py.File(jobs.out / "000004-recon.h5") as file:
+        np.testing.assert_array_equal(images[1].pixels("float32"), file["data"][:])
+
+
+def test_corrected_projections_are_republished(jobs, tooth) -> None:
+    address = f"tcp://127.0.0.1:{free_port()}"
+    viewer = Viewer(address)
+    data, sync = publish(jobs, tooth)
+    time.sleep(0.1)
+    command = ["distribute", "--data_source_addr", data, "--data_source_synch_addr", sync, "--cast_to_float32"]
+    command += ["--normalize", "--my_publisher_addr", address, "--my_publisher_freq", "2"]
+    job = jobs.start("distributor", [*MINISTREAM, *command])
+    assert job.wait() == 0, job.text
+    images = viewer.stop()
+    with h5py.File(tooth) as file:
+        exchange = file["exchange"]
+        raw, flats, darks = exchange["data"][:], exchange["data_white"][:], exchange["data_dark"][:]
+        theta = exchange["theta"][:]
+    dark = darks.mean(axis=0)
+    for image in images:
+        expected = (raw[image.unique_id] - dark) / (flats.mean(axis=0) - dark)
+        np.testing.assert_allclose(image.pixels("float32")[0], expected, rtol=1e-4)
+        assert image.rotation == pytest.approx(np.radians(theta[image.unique_id]), abs=1e-5)
+    assert len(images) == 90
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--pixel-dtype", "uint16"], 2, "--pixel-dtype float32 would fit"),
+        ([], 2, "give --pixel-dtype"),
+        (["--pixel-dtype", "float33"], 2, "pixel_dtype"),
+        (["--pixel-dtype", "float32", "--angle-unit", "radians"], 0, "--angle-unit degrees"),
+    ],
+)
+def test_what_the_wire_does_not_tell_must_be_said_rightly(jobs, tooth, words, code, said) -> None:
+    data, sync = publish(jobs, tooth, "--set", "producer.peer_timeout_s=3")
+    job = jobs.recon(1, "--source-wire", "timage", "--connect", data, "--sync", sync, *words, *WINDOW)
+    assert job.wait() == code, job.text
+    assert said in job.text
+    assert "Traceback" not in job.text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--beg_sinogram", "1000", "--num_sinograms", "2"], "rows 0 to 1"),
+        (["--num_columns", "2560"], "640 columns"),
+    ],
+)
+def test_rows_that_the_scan_does_not_have_are_named(jobs, tooth, words, said) -> None:
+    data, sync = publish(jobs, tooth, "--set", "producer.peer_timeout_s=3")
+    command = ["distribute", "--data_source_addr", data, "--data_source_synch_addr", sync, "--cast_to_float32", *words]
+    job = jobs.start("distributor", [*MINISTREAM, *command])
+    assert job.wait() == 2
+    assert said in job.text
