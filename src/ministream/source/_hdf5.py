@@ -40,7 +40,8 @@ class DataFile:
 
     def contents(self) -> str:
         """What the file has at its root, for messages."""
-        return ", ".join(sorted(self._file)[:MAX_LISTED]) or "nothing"
+        with self.reading("the root group"):
+            return ", ".join(sorted(self._file)[:MAX_LISTED]) or "nothing"
 
     def find(self, *names: str) -> h5py.Dataset | None:
         """The first of these datasets that the file has.
@@ -49,9 +50,9 @@ class DataFile:
         """
         for name in names:
             with self.reading(name):
-                item = self._file.get(name)
-                if item is None:
+                if self._file.get(name, getlink=True) is None:
                     continue
+                item = self._file[name]
                 if isinstance(item, h5py.Dataset) and item.dtype is not None:
                     return item
             raise InputError(f"{self.path}: {name} is a group where a dataset is needed")
@@ -62,10 +63,9 @@ class DataFile:
         """Turn what h5py raises while it reads `what` into an InputError."""
         try:
             yield
-        except (OSError, RuntimeError, KeyError) as error:
-            raise InputError(
-                f"{self.path}: {what} cannot be read, the file is damaged or cut short: {error}"
-            ) from error
+        except (OSError, RuntimeError, KeyError, ValueError, MemoryError) as error:
+            remedy = "the file is damaged or cut short, or a link in it leads nowhere"
+            raise InputError(f"{self.path}: {what} cannot be read: {error}: {remedy}") from error
         except TypeError as error:
             raise InputError(f"{self.path}: {what} is of an HDF5 type that cannot be read: {error}") from error
 
@@ -147,8 +147,8 @@ class Stack:
             if index // length * length != first:
                 first = index // length * length
                 stop = min(first + length, self.count)
-                block = np.empty((stop - first, rows.rows, self.cols), dtype=dtype)
                 with self._file.reading(f"{self.name}, image {index}"):
+                    block = np.empty((stop - first, rows.rows, self.cols), dtype=dtype)
                     self._dataset.read_direct(block, np.s_[first:stop, rows.slice])
             yield block[index - first].copy() if length > 1 else block[0]
 

@@ -185,8 +185,9 @@ def _is_blank(stack: Stack) -> bool:
 
 
 def _common_dtype(projections: np.dtype[Any], *calibration: np.dtype[Any]) -> np.dtype[Any]:
-    single = np.dtype(np.float32)
-    return np.result_type(projections, *(single if dtype.kind == "f" else dtype for dtype in calibration))
+    """The dtype that holds them all; averages in double precision count as single."""
+    double, single = np.dtype(np.float64), np.dtype(np.float32)
+    return np.result_type(projections, *(single if dtype == double else dtype for dtype in calibration))
 
 
 def _angles_rad(file: DataFile, options: Options, projections: int) -> NDArray[np.float64]:

@@ -1,0 +1,137 @@
+"""What every source promises, run over every one that is registered."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from ministream import config, registry, source
+from ministream.errors import ConfigError, UsageError
+from ministream.model import FrameKind, Slab
+from ministream.source._order import ORDERS
+
+
+def phantom_options(_folder):
+    return {"rows": 3, "cols": 10, "projections": 7, "flats": 2, "darks": 3}
+
+
+def dxchange_options(folder):
+    path = folder / "scan.h5"
+    random = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        for name, count in (("data", 7), ("data_white", 2), ("data_dark", 3)):
+            file[f"exchange/{name}"] = random.integers(100, 4000, (count, 3, 10)).astype(np.uint16)
+        file["exchange/theta"] = np.linspace(0, 150, 7)
+    return {"file": str(path)}
+
+
+# A small scan of 7 projections, 2 flats and 3 darks of 3 x 10 pixels; a new source adds its own here.
+EXAMPLES = {"phantom": phantom_options, "dxchange": dxchange_options}
+
+
+@pytest.fixture(params=registry.names("ministream.source"))
+def section(request, tmp_path):
+    """`[source]` of every registered source."""
+    assert request.param in EXAMPLES, f"give source {request.param!r} an example here"
+    return config.SourceSection(kind=request.param, **EXAMPLES[request.param](tmp_path))
+
+
+def opened(section, order="sequential", repeat=1):
+    return source.open_source(section, order=order, repeat=repeat)
+
+
+def test_options_are_a_section_that_refuses_unknown_keys(section):
+    plugin = registry.load("ministream.source", section.kind)
+    assert issubclass(plugin.Options, config.Section)
+    unknown = config.SourceSection(kind=section.kind, **section.options, no_such_option=1)
+    with pytest.raises(ConfigError, match=r"\[source\]: unknown key no_such_option"):
+        opened(unknown)
+
+
+def test_every_option_but_the_plain_ones_is_described(section):
+    plugin = registry.load("ministream.source", section.kind)
+    plain = {"file", "rows", "cols", "projections", "flats", "darks", "sample", "seed", "pixel_size_um"}
+    bare = {name for name, field in plugin.Options.model_fields.items() if not field.description}
+    assert bare <= plain
+
+
+@pytest.mark.parametrize("repeat", [1, 3])
+@pytest.mark.parametrize("order", ORDERS)
+def test_frames_are_those_that_the_scan_announces(section, order, repeat):
+    with opened(section, order, repeat) as played:
+        scan = played.scan
+        before = time.time()
+        frames = list(played.frames())
+    assert (scan.rows, scan.cols, scan.projections, scan.flats, scan.darks) == (3, 10, 7 * repeat, 2, 3)
+    expected = [
+        (kind, index)
+        for kind, count in ((FrameKind.DARK, 3), (FrameKind.FLAT, 2), (FrameKind.PROJECTION, 7 * repeat))
+        for index in range(count)
+    ]
+    assert [(f.kind, f.index) for f in frames] == expected
+    assert all(f.pixels.shape == (3, 10) and f.pixels.dtype.str == scan.dtype for f in frames)
+    assert all(f.pixels.flags.c_contiguous and f.pixels.dtype.isnative for f in frames)
+    times = [before, *(f.acquired_s for f in frames), time.time()]
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_passes_repeat_the_same_distinct_angles(section, order):
+    with opened(section, order, repeat=2) as played:
+        angles = [f.angle_rad for f in played.frames() if f.kind is FrameKind.PROJECTION]
+    assert angles[:7] == angles[7:]
+    assert len(set(angles)) == 7
+    assert all(isinstance(angle, float) and 0 <= angle < np.pi for angle in angles)
+
+
+def test_frames_own_their_pixels(section):
+    """A frame waits in the spool while the next ones are made."""
+    with opened(section) as played:
+        frames = list(played.frames())
+    assert not any(np.shares_memory(a.pixels, b.pixels) for a, b in itertools.combinations(frames, 2))
+
+
+def test_frames_are_made_when_they_are_asked_for(section):
+    with opened(section) as played:
+        first = next(played.frames())
+        asked = time.time()
+        second = next(itertools.islice(played.frames(), 1, None))
+    assert first.acquired_s <= asked <= second.acquired_s
+
+
+def test_scans_have_ids_of_their_own(section):
+    with opened(section) as one, opened(section) as other:
+        assert one.scan.scan_id != other.scan.scan_id
+        assert one.scan.scan_id
+
+
+def test_unknown_order_is_refused(section):
+    with pytest.raises(UsageError, match="unknown order 'random'"):
+        opened(section, order="random")
+
+
+def test_closing_twice_is_harmless(section):
+    played = opened(section)
+    played.close()
+    played.close()
+
+
+def test_a_truth_that_is_offered_can_be_followed(section):
+    with opened(section) as played:
+        scan = played.scan
+    image = source.truth(scan, Slab(1, 2))
+    if scan.truth is None:
+        assert image is None
+    else:
+        assert json.loads(scan.truth)["source"] == section.kind
+        assert (image.shape, image.dtype) == ((2, 10, 10), np.float32)
+
+
+def test_unknown_source_lists_the_known_ones():
+    with pytest.raises(ConfigError, match=r"unknown source 'beam': choose one of .*dxchange.*phantom"):
+        opened(config.SourceSection(kind="beam"))
