@@ -6,7 +6,6 @@ import json
 import sqlite3
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,6 @@ from ministream.errors import ConfigError
 
 if TYPE_CHECKING:
     from ministream.tunnel.client import Access
-    from ministream.tunnel.credentials import Credentials
 
 CredentialsOption = Annotated[Path | None, typer.Option(help="Directory made by `ministream certs`.", metavar="DIR")]
 InsecureOption = Annotated[bool, typer.Option("--insecure", help="No TLS; loopback only.")]
@@ -39,14 +37,6 @@ _STOCK_PORTS = "5074,5075,5076,37000,47000"
 # What stock s2uc shows, and sends, when it has no token.
 _NO_TOKEN = "INVALID_TOKEN"  # noqa: S105
 _MASKED = "********"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Login:
-    """How a command was told to present itself."""
-
-    credentials: Credentials | None
-    access: Access
 
 
 def register(cli: typer.Typer) -> None:
@@ -121,7 +111,7 @@ def release(
     from ministream.tunnel import client
 
     login = access_of(credentials, insecure, server_cert, token_file, scope)
-    client.release(uid, s2cs or ["localhost:5000"], login.access)
+    client.release(uid, s2cs or ["localhost:5000"], login)
     typer.echo("Release completed")
 
 
@@ -147,19 +137,18 @@ def access_of(
     server_cert: Path | None = None,
     token_file: Path | None = None,
     scope: str = "",
-) -> Login:
+) -> Access:
     """From the options to what the client needs. Raises ConfigError for a combination that makes no sense."""
     from ministream.tunnel.client import Access
     from ministream.tunnel.credentials import Credentials
 
     token = _token(token_file, scope)
     if insecure:
-        return Login(credentials=None, access=Access(token=token))
+        return Access(token=token)
     if credentials is not None:
-        loaded = Credentials.load(credentials)
-        return Login(credentials=loaded, access=Access.of(loaded, token))
+        return Access.of(Credentials.load(credentials), token)
     if server_cert is not None:
-        return Login(credentials=None, access=Access(ca=_read(server_cert), token=token or _NO_TOKEN))
+        return Access(ca=_read(server_cert), token=token or _NO_TOKEN)
     raise ConfigError("give --credentials DIR, or --server_cert FILE with a token, or --insecure on loopback")
 
 
@@ -167,7 +156,7 @@ def _request(
     uid: str,
     s2cs: str,
     role: str,
-    login: Login,
+    login: Access,
     *,
     num_conn: int,
     rate: int,
@@ -177,10 +166,10 @@ def _request(
 ) -> None:
     from ministream.tunnel.client import ControlClient, released_on_failure
 
-    with ControlClient(s2cs, login.access) as client, released_on_failure(uid, [client]):
+    with ControlClient(s2cs, login) as client, released_on_failure(uid, [client]):
         opened = client.open(uid, role, num_conn=num_conn, rate=rate, targets=hello, timeout_s=timeout_s)
         client.update(uid, role, opened.prod_listeners if update is None else update, None)
-    say_request(uid, s2cs, role, opened.listeners, token=login.access.token)
+    say_request(uid, s2cs, role, opened.listeners, token=login.token)
 
 
 def _receivers(host: str, ports: str) -> list[str]:

@@ -87,6 +87,8 @@ def connect(
     cons: Annotated[str, typer.Option(help="Control server beside the consumer.", metavar="HOST:PORT")],
     credentials: CredentialsOption = None,
     insecure: InsecureOption = False,
+    server_cert: CertificateOption = None,
+    token_file: TokenOption = None,
     num_conn: Annotated[int, typer.Option("--num-conn", "--num_conn", help="Connections.")] = 1,
     rate: Annotated[int, typer.Option(help="Limit in kB/s over all connections; 0: none.")] = 0,
     target: Annotated[
@@ -104,11 +106,13 @@ def connect(
     form = "json" if as_json else form
     if form not in ("table", "json", "s2uc"):
         raise ConfigError(f"--format {form}: choose table, json or s2uc")
+    login = access_of(credentials, insecure, server_cert, token_file)
     opened = client.connect(
         prod,
         cons,
-        access_of(credentials, insecure).credentials,
+        None,
         num_conn,
+        access=login,
         rate=rate,
         targets=target or (),
         uid=uid,
@@ -118,8 +122,8 @@ def connect(
     if form == "json":
         typer.echo(json.dumps(dataclasses.asdict(opened)))
     elif form == "s2uc":
-        s2uc.say_request(opened.uid, opened.prod, "PROD", opened.prod_listeners, token=None)
-        s2uc.say_request(opened.uid, opened.cons, "CONS", opened.cons_listeners, token=None)
+        s2uc.say_request(opened.uid, opened.prod, "PROD", opened.prod_listeners, token=login.token)
+        s2uc.say_request(opened.uid, opened.cons, "CONS", opened.cons_listeners, token=login.token)
     else:
         table = Table("side", "control server", "listeners", title=f"session {opened.uid}")
         table.add_row("PROD", opened.prod, "\n".join(opened.prod_listeners))
@@ -139,7 +143,7 @@ def sessions(
     """List your sessions on a control server; all of them for an administrator of its policy."""
     from ministream.tunnel.client import ControlClient
 
-    with ControlClient(s2cs, access_of(credentials, insecure, server_cert, token_file).access) as client:
+    with ControlClient(s2cs, access_of(credentials, insecure, server_cert, token_file)) as client:
         found = client.sessions()
     if as_json:
         typer.echo(json.dumps(found))

@@ -194,14 +194,16 @@ def connect(
     uid: str | None = None,
     timeout_s: float = 60.0,
     probe: bool = False,
+    access: Access | None = None,
 ) -> Connection:
     """Open one session through both servers, PROD first, so that bytes can flow; all of it or nothing.
 
     `targets` are the producer's data addresses; none: the ones its own control server knows. `rate` is in kB/s,
-    0 for no limit. Raises AccessError, PeerLostError or TunnelError; also when interrupted, nothing stays open.
+    0 for no limit. `access` stands in for the credentials, for instance with a token. Raises AccessError,
+    PeerLostError or TunnelError; also when interrupted, nothing stays open.
     """
     uid = uid or str(uuid.uuid4())
-    access = Access.of(credentials)
+    access = access or Access.of(credentials)
     give_up = time.monotonic() + timeout_s
     with (
         ControlClient(prod, access) as prod_client,

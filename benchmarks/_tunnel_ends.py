@@ -1,0 +1,107 @@
+"""The two applications at the ends of a tunnel: a producer in a process of its own, and the consumer's measurements."""
+
+from __future__ import annotations
+
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+CHUNK = 1 << 20
+PING = bytes(64)
+
+
+class Producer:
+    """`with Producer() as producer`: listens on `address`; a connection's first byte asks for a flood or an echo."""
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "benchmarks._tunnel_ends"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.address = self._process.stdout.readline().strip()
+        return self
+
+    def __exit__(self, *exc: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._process.communicate(timeout=10)
+
+
+def goodput(listeners: list[str], seconds: float) -> float:
+    """Bytes per second that arrive over one connection per listener, together, after a short warm-up."""
+    counts = [0] * len(listeners)
+    stop = threading.Event()
+    readers = [threading.Thread(target=_drain, args=(listeners, k, counts, stop)) for k in range(len(listeners))]
+    for reader in readers:
+        reader.start()
+    time.sleep(0.4)
+    before, started = sum(counts), time.perf_counter()
+    time.sleep(seconds)
+    after, ended = sum(counts), time.perf_counter()
+    stop.set()
+    for reader in readers:
+        reader.join()
+    return (after - before) / (ended - started)
+
+
+def round_trips(listener: str, count: int) -> tuple[float, float]:
+    """Median and 99th percentile of a 64-byte echo, in microseconds."""
+    taken = []
+    with _dial(listener, b"E") as sock:
+        for _ in range(count + 50):
+            started = time.perf_counter()
+            sock.sendall(PING)
+            left = len(PING)
+            while left:
+                left -= len(sock.recv(left))
+            taken.append(time.perf_counter() - started)
+    taken = sorted(taken[50:])
+    return statistics.median(taken) * 1e6, taken[int(len(taken) * 0.99)] * 1e6
+
+
+def _drain(listeners: list[str], k: int, counts: list[int], stop: threading.Event) -> None:
+    buffer = memoryview(bytearray(CHUNK))
+    with _dial(listeners[k], b"F") as sock:
+        while not stop.is_set() and (count := sock.recv_into(buffer)):
+            counts[k] += count
+
+
+def _dial(listener: str, wish: bytes) -> socket.socket:
+    host, _, port = listener.rpartition(":")
+    sock = socket.create_connection((host, int(port)), timeout=30)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.sendall(wish)
+    return sock
+
+
+def _serve(connection: socket.socket) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    payload = bytes(CHUNK)
+    with connection:
+        try:
+            if connection.recv(1) == b"F":
+                while True:
+                    connection.sendall(payload)
+            while data := connection.recv(CHUNK):
+                connection.sendall(data)
+        except OSError:
+            return
+
+
+def _main() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    print(f"127.0.0.1:{listener.getsockname()[1]}", flush=True)
+
+    def accept() -> None:
+        while True:
+            connection, _ = listener.accept()
+            threading.Thread(target=_serve, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    _main()
