@@ -61,6 +61,8 @@ class Ingress:
     def wait_for_scan(self) -> Scan:
         """Wait for the tunnel, the producer, and what it says of the scan.
 
+        From then on an interrupt ends the stream in order; a second one ends the job at once.
+
         Raises PeerLostError when one stays away longer than the configured time, ProtocolError when the producer
         speaks another protocol.
         """
@@ -70,16 +72,14 @@ class Ingress:
             self._session_uid = session.uid
             urls = [f"tcp://{listener}" for listener in session.listeners]
         self._receiver = self._stack.enter_context(open_receiver(self._config, urls))
-        return self._receiver.scan()
-
-    def begin(self, *, batch: int, step: int) -> None:
-        """Hand out at most `batch` frames at once, and end a batch where the window's next update is due.
-
-        From here on an interrupt ends the stream in order; a second one ends the job at once.
-        """
-        self._batch, self._step = batch, step
+        scan = self._receiver.scan()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._interrupt)
+        return scan
+
+    def begin(self, *, batch: int, step: int) -> None:
+        """Hand out at most `batch` frames at once, and end a batch where the window's next update is due."""
+        self._batch, self._step = batch, step
 
     def feed(self) -> Sequence[Frame] | None:
         """The frames that have arrived, an empty list where none has, None when no more will come."""

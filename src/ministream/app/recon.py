@@ -58,6 +58,10 @@ def recon(
         with comm.together():
             offered = ingress.wait_for_scan() if ingress is not None else None
         scan = cast(Scan, comm.bcast(offered))
+        if ingress is None:
+            # Rank 0 alone decides that the job ends early, and the others end with it.
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN)
         with comm.together():
             my = assign(comm.rank, comm.size, config, scan, threads)
             job = Job(comm, my, ingress, console)
@@ -86,10 +90,6 @@ class Job:
 
     def run(self) -> Summary | None:
         """Take batches until the stream ends; update the image whenever the window is due."""
-        if self._ingress is None:
-            # Rank 0 alone decides that the job ends early, and the others end with it.
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-                signal.signal(number, signal.SIG_IGN)
         while (batch := self._take()) is not None:
             with self._clock.timed("prep"):
                 for rows in batch:
