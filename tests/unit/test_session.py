@@ -366,7 +366,17 @@ def test_a_silent_connection_is_given_longer_each_time_until_a_frame_comes() -> 
     assert receiver.silent(16.1)
     receiver.receive(encoded(INFO), 16.1)
     receiver.receive(framed(0), 17.0)
+    assert not receiver.silent(22.0)
     assert receiver.silent(22.1)
+
+
+def test_a_link_on_which_frames_take_long_is_given_longer_as_long_as_they_do() -> None:
+    receiver = greeted()
+    receiver.receive(framed(0), 4.0)
+    assert not receiver.silent(16.0)
+    assert receiver.silent(16.1)
+    receiver.receive(framed(1), 4.5)
+    assert receiver.silent(9.6)
 
 
 def test_a_receiver_with_nothing_to_say_sends_heartbeats() -> None:

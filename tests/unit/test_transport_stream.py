@@ -173,7 +173,7 @@ def test_a_slow_source_is_neither_lost_nor_silent(caplog: pytest.LogCaptureFixtu
 def test_a_path_that_goes_silent_is_given_up_for_another() -> None:
     with FrameSender(LOOPBACK, SMALL) as sender, Cable(sender.address) as cable:
         sending = Sending(sender, list(make_frames(SMALL)))
-        with FrameReceiver(cable.address, credit_bytes=0, **HASTY) as receiver:
+        with FrameReceiver(cable.address, credit_bytes=0, silence_s=0.2, heartbeat_s=0.05) as receiver:
             first = receiver.next(5)
             assert isinstance(first, Arrived)
             cable.dead = True

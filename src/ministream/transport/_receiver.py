@@ -54,8 +54,8 @@ class FrameReceiver(Driver):
 
     * The producer has not answered within `connect_timeout_s`: every call raises PeerLostError.
     * Nothing has come over a connection for `silence_s` (a producer with nothing to send sends heartbeats): the
-      connection is given up for another, with pauses that grow. The time doubles as long as no frame comes, for
-      frames that take longer to cross a slow link.
+      connection is given up for another, with pauses that grow. Where frames take long to cross a slow link, the
+      time is doubled until one has come, and follows what that one took.
     * Nothing has come for `stall_timeout_s`, over however many connections: `Lost`.
     * The producer is there and has credit, but for `stall_timeout_s` no frame has come: a warning in the log. Its
       source is slow or hangs, which from here is the same.

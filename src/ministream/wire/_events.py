@@ -25,7 +25,8 @@ class Patience:
     * `stall_s`: without a single valid message, over however many connections; then the peer is lost. A producer
       whose source is slow sends heartbeats, so it is not lost.
     * `silence_s`: without a message on one connection; then the path is dead, the receiver dials again, and the
-      producer lets another receiver take over.
+      producer lets another receiver take over. Over a link on which single frames take long, the receiver learns
+      to wait longer.
     * `heartbeat_s`: after so long without anything to say, an end says that it is there.
     """
 

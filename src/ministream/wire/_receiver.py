@@ -22,6 +22,8 @@ from ministream.wire._events import (
 from ministream.wire._states import RECEIVER_TURNS, ReceiverState, trigger
 from ministream.wire.native import Bye, End, FrameHeader, Grant, Heartbeat, Hello, Message, Part, Reason, ScanInfo
 
+# A frame that took so long to come may be followed by one that takes longer.
+_MARGIN = 3
 _OPEN = (ReceiverState.CALIBRATION, ReceiverState.DATA, ReceiverState.ENDED)
 _REFUSALS: dict[Reason, type[PeerError]] = {Reason.LEFT: PeerLostError, Reason.PROTOCOL: ProtocolError}
 
@@ -64,6 +66,7 @@ class ReceiverSession:
         self._sent_at = now
         self._frame_due_since = now
         self._stall_told = False
+        self._gap_s = 0.0
         self._silence_s = patience.silence_s
 
     # what the application does
@@ -100,7 +103,7 @@ class ReceiverSession:
 
     def disconnect(self, now: float) -> None:
         """The connection is gone."""
-        # A connection that dies of silence while a frame crosses a slow link must be given longer next time.
+        # Perhaps it was alive, and a frame was crossing a slow link: the next one is given longer.
         if self.silent(now):
             self._silence_s *= 2
         if self.state is not ReceiverState.OVER:
@@ -114,7 +117,7 @@ class ReceiverSession:
             if following is None:
                 raise ProtocolError(f"{type(message).__name__} out of turn, in {self.state.name.lower()}")
             self.state = following
-            self._heard_at = now
+            self._gap_s, self._heard_at = now - self._last_sign_at, now
             return self._take(message, parts, now)
         except ProtocolError as error:
             self._depart(Reason.PROTOCOL, str(error))
@@ -139,7 +142,7 @@ class ReceiverSession:
 
     def silent(self, now: float) -> bool:
         """Whether this connection must be given up, because nothing comes over it."""
-        return now - max(self._dialled_at, self._heard_at) > self._silence_s
+        return now - self._last_sign_at > self._silence_s
 
     def check(self, now: float) -> list[ReceiverEvent]:
         """Notice what has not happened. Raises PeerLostError when the producer never came."""
@@ -163,7 +166,7 @@ class ReceiverSession:
         patience = self._patience
         due = [self._heard_at + (patience.stall_s if self.info else patience.first_contact_s)]
         if self.state is not ReceiverState.APART:
-            due.append(max(self._dialled_at, self._heard_at) + self._silence_s)
+            due.append(self._last_sign_at + self._silence_s)
         if self.state in _OPEN:
             due.append(self._sent_at + patience.heartbeat_s)
         return max(0.0, min(due) - now)
@@ -174,6 +177,11 @@ class ReceiverSession:
     def consumed(self) -> bool:
         """Whether everything that the producer sent is here and acknowledged."""
         return self._ended and self.acked == self.totals.frames
+
+    @property
+    def _last_sign_at(self) -> float:
+        """When this connection last gave reason to believe in it."""
+        return max(self._dialled_at, self._heard_at)
 
     @property
     def _limit(self) -> int:
@@ -224,7 +232,7 @@ class ReceiverSession:
         if self._starved:
             raise ProtocolError(f"frame {seq} came, the credit ends below {self._limit}")
         self.totals = self.totals.after(header.kind, parts[0])
-        self._silence_s = self._patience.silence_s
+        self._silence_s = max(self._patience.silence_s, _MARGIN * self._gap_s)
         self._frame_due_since = now
         self._stall_told = False
         try:
