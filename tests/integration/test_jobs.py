@@ -255,3 +255,16 @@ def test_the_tooth_agrees_with_tomopy(jobs, shared, tooth):
     for ours, theirs in zip(image[:, inside], reference[:, inside], strict=True):
         assert np.corrcoef(ours, theirs)[0, 1] >= 0.999
         assert abs(ours.mean() / theirs.mean() - 1) <= 0.005
+
+
+def test_quality_is_followed_against_a_reference(jobs, tmp_path):
+    assert run_directly(jobs, 2) == (0, 0), jobs.jobs[-1].text
+    reference = tmp_path / "reference.h5"
+    (jobs.out / "recon.h5").rename(reference)
+    (tmp_path / "producer.json").unlink()
+    assert run_directly(jobs, 2, recon=["--reference", str(reference)]) == (0, 0), jobs.jobs[-1].text
+    rows = (jobs.out / "quality.csv").read_text().splitlines()
+    ssim = [float(row.split(",")[rows[0].split(",").index("ssim")]) for row in rows[1:]]
+    assert len(ssim) == 4
+    assert ssim[-1] > 0.9999 > ssim[0]
+    assert (jobs.out / "quality.png").stat().st_size > 1000

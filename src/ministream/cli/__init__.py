@@ -99,7 +99,15 @@ def _terminate(_signum: int, _frame: object) -> NoReturn:
     sys.exit(128 + signal.SIGTERM)
 
 
-from ministream.cli import aps, check, jobs, launch, quality, tunnel  # noqa: E402 - the commands need the shared options above
+from ministream.cli import (  # noqa: E402 - the commands need the shared options above
+    aps,
+    check,
+    jobs,
+    launch,
+    quality,
+    settings,
+    tunnel,
+)
 
-for topic in (aps, jobs, launch, check, quality, tunnel):
+for topic in (jobs, launch, check, quality, settings, tunnel, aps):
     topic.register(cli)

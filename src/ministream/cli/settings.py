@@ -1,0 +1,71 @@
+"""`ministream config`: every key there is, as a configuration file to start from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import typer
+
+from ministream import config, registry
+
+# Where the plug-ins of a table live whose `kind` picks one.
+_PLUGINS = {"source": "ministream.source", "recon": "ministream.recon.algorithms"}
+
+
+def register(cli: typer.Typer) -> None:
+    """Add the command."""
+    cli.command("config")(show)
+
+
+def show() -> None:
+    """Print every configuration key with its default and meaning, as a TOML file."""
+    typer.echo(template(), nl=False)
+
+
+def template() -> str:
+    """A TOML file in which every key stands, commented out, with its default."""
+    tables = [_table(name, field) for name, field in config.Config.model_fields.items() if _is_table(field)]
+    own = [_line(name, field) for name, field in config.Config.model_fields.items() if not _is_table(field)]
+    return "\n".join([*own, *tables])
+
+
+def _is_table(field: Any) -> bool:
+    return isinstance(field.default, pydantic.BaseModel)
+
+
+def _table(name: str, field: Any) -> str:
+    section = type(field.default)
+    purpose = str(section.__doc__).splitlines()[0].partition(": ")[2].rstrip(".")
+    lines = [f"[{name}]  # {purpose}"]
+    lines += [_line(key, value) for key, value in section.model_fields.items()]
+    lines += [line for kind in _kinds(name) for line in _plugin(name, kind)]
+    return "\n".join(lines) + "\n"
+
+
+def _kinds(table: str) -> Iterator[str]:
+    if table in _PLUGINS:
+        yield from registry.names(_PLUGINS[table])
+
+
+def _plugin(table: str, kind: str) -> list[str]:
+    options = registry.load(_PLUGINS[table], kind).Options
+    return [f'# with kind = "{kind}":', *(_line(key, value) for key, value in options.model_fields.items())]
+
+
+def _line(key: str, field: Any) -> str:
+    needed = field.is_required()
+    value = "…" if needed else _toml(field.default)
+    remark = " ".join(filter(None, [field.description or "", "(required)" if needed else ""]))
+    return f"# {key} = {value}" + (f"  # {remark}" if remark else "")
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, Path):
+        value = str(value)
+    return json.dumps(value)

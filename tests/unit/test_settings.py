@@ -1,0 +1,35 @@
+"""`ministream config` tells the truth: its keys exist with these defaults, and the documentation shows its output."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from ministream import config
+from ministream.cli.settings import template
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
+
+
+def test_every_key_shown_is_accepted_with_its_default():
+    lines, kind = [], ""
+    for line in template().splitlines():
+        if line.startswith("# with kind = "):
+            kind = line.split('"')[1]
+        elif line.startswith("["):
+            kind = ""
+        if " = none" not in line and " = …" not in line and kind in {"", "phantom", "sirt"}:
+            lines.append(line.removeprefix("# ") if " = " in line and not line.startswith("# with") else line)
+    shown = config.parse(config.Config, tomllib.loads("\n".join(lines)), "template")
+    plain = config.Config()
+    for table in ("producer", "stream", "tunnel", "window", "prep", "output", "aps"):
+        assert getattr(shown, table) == getattr(plain, table)
+    assert shown.source.kind == plain.source.kind
+    assert "rows" in shown.source.options
+    assert "relaxation" in shown.recon.options
+
+
+def test_the_documentation_shows_the_template():
+    assert f"```toml\n{template()}```\n" in PAGE.read_text(), (
+        "write docs/configuration.md anew from `ministream config`"
+    )
