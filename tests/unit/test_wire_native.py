@@ -210,6 +210,13 @@ def test_a_frame_that_does_not_fit_its_scan_is_not_sent(shape: tuple[int, int], 
     assert "dark 1" in str(raised.value)
 
 
+def test_a_frame_of_numpy_numbers_is_sent_and_one_without_a_place_is_not() -> None:
+    counted = replace(FRAME, index=np.int64(3), angle_rad=np.float32(0.5))
+    assert same(unpack(*pack(counted, INFO, checksum=True), INFO), replace(FRAME, angle_rad=0.5))
+    with pytest.raises(FrameError, match="counted from 0"):
+        pack(replace(FRAME, index=-1), INFO, checksum=True)
+
+
 def test_the_digest_depends_on_order_and_content() -> None:
     one, two = b"header one", b"header two"
     forth = Totals().after(FrameKind.DARK, one).after(FrameKind.FLAT, two)

@@ -139,8 +139,9 @@ class FrameReceiver(Driver):
         Refused frames need no acknowledgement of their own.
         """
         with self._changed:
-            self._session.ack(seq, time.monotonic())
-            self._wake()
+            if seq >= self._session.acked:
+                self._session.ack(seq, time.monotonic())
+                self._wake()
 
     @property
     def waiting(self) -> int:

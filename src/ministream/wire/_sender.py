@@ -188,7 +188,8 @@ class SenderSession:
             case Bye(reason=Reason.DONE):
                 self._confirmed()
             case Bye(reason=reason, text=text):
-                left = f"the receiver left with {self.acked} of {self.totals.frames} frames consumed: {text}"
+                left = f"the receiver left with {self.acked} of {self.totals.frames} frames consumed"
+                left += f": {text}" if text else ""
                 self._farewell = (ProtocolError if reason is Reason.PROTOCOL else PeerLostError)(left)
         self.state = following
         self._heard_at = now

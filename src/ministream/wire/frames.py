@@ -43,22 +43,25 @@ CODECS = {"none": Codec(encode=_own_memory, decode=_unchanged)}
 def pack(frame: Frame, info: ScanInfo, *, checksum: bool) -> tuple[FrameHeader, Part]:
     """The header of a frame, with `seq` still 0, and its payload; only pixels not in C order are copied.
 
-    Raises FrameError (reason `size` or `dtype`) when the frame is not of the scan's shape and dtype.
+    Raises FrameError (reason `size` or `dtype`) when the frame is not of the scan's shape and dtype, or has no
+    proper index (reason `index`).
     """
     pixels = np.ascontiguousarray(frame.pixels)
     name = f"{frame.kind.name.lower()} {frame.index}"
     _check_form(pixels.shape, pixels.dtype.str, info, name)
+    if frame.index < 0:
+        raise FrameError(f"{name}: frames are counted from 0", reason="index")
     payload = CODECS[info.codec].encode(pixels)
     header = FrameHeader(
         seq=0,
         kind=frame.kind,
-        index=frame.index,
-        angle_rad=frame.angle_rad,
+        index=int(frame.index),
+        angle_rad=float(frame.angle_rad),
         shape=(info.rows, info.cols),
         dtype=info.dtype,
         codec=info.codec,
         checksum=xxhash.xxh3_64_digest(payload) if checksum else None,
-        acquired_s=frame.acquired_s,
+        acquired_s=float(frame.acquired_s),
     )
     return header, payload
 
