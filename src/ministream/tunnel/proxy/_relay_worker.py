@@ -128,8 +128,10 @@ def _say(text: str) -> None:
 def main() -> None:
     """Entry point of the process."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The terminal's Ctrl-C goes to the whole group; the control server decides when this process ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal's Ctrl-C, mpirun's and Slurm's signals go to all processes of a job; the control server decides
+    # when this one ends.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     listeners = [socket.socket(fileno=int(fd)) for fd in sys.argv[1:]]
     for listener in listeners:
         listener.setblocking(False)
