@@ -192,7 +192,7 @@ def test_a_reconstruction_cancelled_midway_writes_and_ends_the_producer(runs: Ru
 def test_the_walltime_signal_lets_the_window_finish(runs: Runs) -> None:
     started = time.monotonic()
     run = runs.file(**ENDLESS)
-    ran = runs.submit(run, "--ranks-per-node", "2", "--time", "1", "--signal-before", "40", "--wait")
+    ran = runs.submit(run, "--ranks-per-node", "2", "--time", "1", "--signal-before", "25", "--wait")
     assert ran.returncode == 3, ran.stdout + ran.stderr + runs.log("recon")
     assert time.monotonic() - started < 58
     used = runs.summary()["projections"]["used"]
