@@ -40,7 +40,7 @@ def native(tooth: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
         producer = jobs.produce("--file", str(tooth))
         address = jobs.announced("producer", producer)["data"]
         reconstruction = jobs.recon(1, "--connect", address, "-c", "296", *WINDOW)
-        assert reconstruction.wait() == 0, reconstruction.text
+        assert reconstruction.wait(240) == 0, reconstruction.text
     return volume(folder / "out")
 
 
@@ -78,7 +78,7 @@ def distribute(jobs: Lab, *words: str) -> list[str]:
 
 def reconstruct(jobs: Lab, ranks: int, *words: str) -> Job:
     job = jobs.recon(ranks, *words, "-c", "296", *WINDOW)
-    assert job.wait() == 0, "\n".join(one.text for one in jobs.jobs)
+    assert job.wait(240) == 0, "\n".join(one.text for one in jobs.jobs)
     return job
 
 
@@ -143,12 +143,12 @@ class Viewer(threading.Thread):
         self._socket.subscribe(b"")
         self._socket.set(zmq.RECONNECT_IVL, 20)
         self._socket.connect(address)
-        self._stop = threading.Event()
+        self._enough = threading.Event()
         self.images: list[timage.Image] = []
         self.start()
 
     def run(self) -> None:
-        while not self._stop.is_set() or self._socket.poll(200):
+        while not self._enough.is_set() or self._socket.poll(200):
             if self._socket.poll(50):
                 message = self._socket.recv()
                 if message != timage.END_OF_DATA:
@@ -157,7 +157,7 @@ class Viewer(threading.Thread):
         self._context.term()
 
     def stop(self) -> list[timage.Image]:
-        self._stop.set()
+        self._enough.set()
         self.join()
         return self.images
 
@@ -171,7 +171,7 @@ def test_reconstructions_are_published_and_written_as_the_original_does(jobs, to
         *("--pub-addr", address, "--pub-freq", "2", "--write-freq", "2"),
         *("--window-length", "60", "--window-step", "30", "--window-iter", "1", "--set", "output.pictures=false"),
     )
-    assert job.wait() == 0, job.text
+    assert job.wait(240) == 0, job.text
     images = viewer.stop()
     updates = jobs.summary()["updates"]
     assert updates == 7
@@ -190,7 +190,7 @@ def test_corrected_projections_are_republished(jobs, tooth) -> None:
     command = ["distribute", "--data_source_addr", data, "--data_source_synch_addr", sync, "--cast_to_float32"]
     command += ["--normalize", "--my_publisher_addr", address, "--my_publisher_freq", "2"]
     job = jobs.start("distributor", [*MINISTREAM, *command])
-    assert job.wait() == 0, job.text
+    assert job.wait(240) == 0, job.text
     images = viewer.stop()
     with h5py.File(tooth) as file:
         exchange = file["exchange"]
@@ -216,7 +216,7 @@ def test_corrected_projections_are_republished(jobs, tooth) -> None:
 def test_what_the_wire_does_not_tell_must_be_said_rightly(jobs, tooth, words, code, said) -> None:
     data, sync = publish(jobs, tooth, "--set", "producer.peer_timeout_s=3")
     job = jobs.recon(1, "--source-wire", "timage", "--connect", data, "--sync", sync, *words, *WINDOW)
-    assert job.wait() == code, job.text
+    assert job.wait(240) == code, job.text
     assert said in job.text
     assert "Traceback" not in job.text
 
