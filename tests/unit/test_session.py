@@ -610,3 +610,44 @@ def test_a_scan_that_no_receiver_would_take_is_refused_at_once() -> None:
         a_sender(scan=make_scan(rows=0))
     with pytest.raises(ConfigError, match="unknown codec 'lzw': choose one of none"):
         a_sender(codec="lzw")
+
+
+# both, against anything
+
+COUNTS = st.integers(0, 12)
+TOTALS = st.builds(native.Totals, darks=COUNTS, flats=COUNTS, projections=COUNTS)
+HELLOS = st.builds(
+    Hello, receiver=st.sampled_from([NAME, OTHER]), scan=st.sampled_from(["", "scan-1"]), resume=COUNTS, limit=COUNTS
+)
+GRANTS = st.builds(Grant, acked=COUNTS, limit=COUNTS, refused=COUNTS)
+BYES = st.builds(Bye, reason=st.sampled_from(list(Reason)))
+ANYTHING = st.one_of(
+    st.builds(
+        encoded, st.one_of(HELLOS, GRANTS, BYES, st.just(Heartbeat()), st.just(INFO), st.builds(End, totals=TOTALS))
+    ),
+    st.builds(framed, COUNTS, st.sampled_from(list(FrameKind))),
+    st.lists(st.binary(max_size=20), max_size=3),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([b"one", b"two"]), ANYTHING), max_size=30))
+def test_a_sender_survives_whatever_callers_say(messages: list[tuple[bytes, list[native.Part]]]) -> None:
+    sender = a_sender(frames=4)
+    for now, (peer, parts) in enumerate(messages):
+        sender.receive(peer, parts, now)
+        for _, out in sender.outgoing(now):
+            native.decode(out)
+        assert 0 <= sender.acked <= sender.totals.frames == 4
+
+
+@settings(deadline=None)
+@given(st.lists(ANYTHING, max_size=30))
+def test_a_receiver_takes_anything_or_ends_with_a_typed_error(messages: list[list[native.Part]]) -> None:
+    receiver = greeted()
+    try:
+        for now, parts in enumerate(messages):
+            receiver.receive(parts, now)
+    except PeerError:
+        assert receiver.state is ReceiverState.OVER
+    assert all(native.decode(parts) for parts in receiver.outgoing(30.0))
