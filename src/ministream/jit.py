@@ -20,7 +20,7 @@ import numba
 
 
 def cache_directory() -> Path:
-    """Where machine code is kept: NUMBA_CACHE_DIR, else the user's cache directory, one folder per kind of processor."""
+    """Where machine code is kept: NUMBA_CACHE_DIR, or a folder per kind of processor in the user's cache directory."""
     given = os.environ.get("NUMBA_CACHE_DIR")
     if given:
         return Path(given)
@@ -41,7 +41,7 @@ def jit(function: Callable[..., Any]) -> Any:
 
 def inline(function: Callable[..., Any]) -> Any:
     """Decorator of a helper that kernels call; it has no cache entry of its own."""
-    return numba.njit(nogil=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy", inline="never")(function)
+    return numba.njit(nogil=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy", forceinline=True)(function)
 
 
 @contextmanager

@@ -46,27 +46,25 @@ class Corrector:
         """The calibration frames so far have been made into fields; another one that comes undoes this."""
         return self._fields is not None
 
-    def settle(self) -> None:
+    def settle(self) -> _Fields:
         """Make the fields from the calibration frames so far.
 
         Raises InputError when the flats are missing, or for most pixels not brighter than the darks.
         """
         self._fields = self._make_fields()
+        return self._fields
 
     def correct(self, raw: NDArray[Any], out: NDArray[np.float32]) -> int:
-        """Write the line integrals of raw [rows, cols] to out[:, :rows] [cols, rows]; return how many pixels were repaired.
+        """Write the line integrals of raw [rows, cols] to out[:, :rows]; return how many pixels were repaired.
 
         Repaired means: no photon counted (set to MIN_TRANSMISSION), or a dead pixel, whose flat is not brighter than
         its dark (interpolated along the row).
 
         Raises InputError as `settle` does.
         """
-        if self._fields is None:
-            self.settle()
-        assert self._fields is not None
+        fields = self._fields or self.settle()
         if raw.dtype not in _KERNEL_DTYPES:
             raw = raw.astype(np.float32)
-        fields = self._fields
         minus_log = self._options.minus_log
         smallest, repair = (MIN_TRANSMISSION, MIN_TRANSMISSION) if minus_log else (-np.inf, 0.0)
         repaired: int = kernels.correct(
@@ -90,7 +88,7 @@ class Corrector:
         if alive.mean() <= 0.5:
             raise InputError(
                 f"flat field is not brighter than the dark field in {np.count_nonzero(~alive)} of {alive.size} pixels: "
-                "check that flats were taken with beam and are not swapped with the darks, or set flat_dark = false in [prep]"
+                "check that flats were taken with beam and not swapped with the darks, or set flat_dark = false in [prep]"
             )
         return _Fields(dark, np.divide(1.0, beam, out=np.zeros(self._shape), where=alive))
 
@@ -117,7 +115,7 @@ class _Mean:
 
 
 class _Fields:
-    """What the kernel reads: dark, 1 / (flat − dark) with 0 for dead pixels, and each pixel's nearest sound neighbours."""
+    """What the kernel reads: dark, 1 / (flat − dark) or 0 for a dead pixel, and each pixel's nearest sound neighbours."""
 
     def __init__(self, dark: NDArray[np.float64], gain: NDArray[np.float64]) -> None:
         self.dark = np.nan_to_num(dark).astype(np.float32)

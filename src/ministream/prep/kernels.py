@@ -13,8 +13,8 @@ BLOCK = 16
 
 
 @inline
-def _transmissions(raw, dark, gain, smallest, repair, line):  # type: ignore[no-untyped-def]
-    """line = (raw - dark) · gain, or `repair` where that is below `smallest` or NaN; returns how many, dead ones aside."""
+def _transmissions(raw, dark, gain, smallest, repair, line):
+    """line = (raw - dark) · gain, or `repair` where that is below `smallest` or NaN; returns how many (not the dead)."""
     repaired = 0
     for u in range(raw.size):
         value = (np.float32(raw[u]) - dark[u]) * gain[u]
@@ -25,7 +25,7 @@ def _transmissions(raw, dark, gain, smallest, repair, line):  # type: ignore[no-
 
 
 @inline
-def _bridge(line, left, right):  # type: ignore[no-untyped-def]
+def _bridge(line, left, right):
     """Replace pixel u by the line between its nearest sound neighbours left[u] and right[u]; returns how many.
 
     left[u] = u marks a sound pixel; -1 stands for no sound pixel on that side.
@@ -48,7 +48,7 @@ def _bridge(line, left, right):  # type: ignore[no-untyped-def]
 
 
 @jit
-def correct(raw, dark, gain, left, right, minus_log, smallest, repair, lines, out):  # type: ignore[no-untyped-def]
+def correct(raw, dark, gain, left, right, minus_log, smallest, repair, lines, out):
     """out[col, row] = line integrals of raw[row, col]; returns the number of repaired pixels.
 
     `lines` is scratch, float32 [BLOCK, cols]. Without `minus_log` the transmissions themselves are written.

@@ -8,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALIGNMENT = 64
+"""Bytes of a cache line and of the widest vector."""
+PAGE = 4096
+"""Bytes after which addresses meet in the same set of a first-level cache."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,15 +25,16 @@ class Geometry:
     axis_col: float
 
     def circle(self) -> NDArray[np.bool_]:
-        """The pixels [n, n] that every projection sees: inside the largest circle about the axis on slice and detector."""
+        """The pixels [n, n] that every projection sees: the largest circle that fits the slice and the detector."""
         radius = min(self.n / 2, self.axis_col + 0.5, self.cols - 0.5 - self.axis_col)
         axis = np.arange(self.n) - (self.n - 1) / 2
         inside: NDArray[np.bool_] = axis[:, None] ** 2 + axis**2 <= radius**2
         return inside
 
     def new_image(self, slices: int) -> NDArray[np.float32]:
-        """A zero image [n, n, padded slices], aligned for the kernels."""
-        return aligned_zeros((self.n, self.n, padded_slices(slices)))
+        """A zero image [n, n, padded slices] for the kernels: a view of slightly longer rows, not contiguous."""
+        padded = padded_slices(slices)
+        return aligned_zeros((self.n, self.n + _row_padding(self.n, padded), padded))[:, : self.n]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +71,23 @@ def padded_slices(slices: int) -> int:
     if slices <= 8:
         return 1 << (slices - 1).bit_length()
     return -(-slices // 16) * 16
+
+
+def rows_collide(row_bytes: int, pixel_bytes: int) -> bool:
+    """Rows so long that the same pixels of neighbouring rows, or of a diagonal, compete for the same cache sets."""
+    distance = row_bytes % PAGE
+    room = max(3 * min(pixel_bytes, 256), 3 * ALIGNMENT)
+    return not room <= distance <= PAGE - room
+
+
+def _row_padding(n: int, padded_slices: int) -> int:
+    """Pixels to add to a row so that neighbouring rows do not collide."""
+    pixel = 4 * padded_slices
+    unit = -(-ALIGNMENT // pixel)
+    start = -n % unit
+    return next(
+        (pad for pad in range(start, start + 64 * unit, unit) if not rows_collide((n + pad) * pixel, pixel)), start
+    )
 
 
 def aligned_zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:

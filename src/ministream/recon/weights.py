@@ -54,7 +54,8 @@ class Weights:
         image = aligned_zeros((self._geometry.n, self._geometry.n, 1))
         beams = kernels.Beams.at(angles_rad, self._geometry.axis_col, slots)
         kernels.back(ones, image, beams, factor=np.ones(image.shape[:2], np.float32))
-        return image[:, :, 0]
+        sums: NDArray[np.float32] = image[:, :, 0]
+        return sums
 
     def _sum_rows(self, slots: NDArray[np.int64]) -> None:
         image = aligned_zeros((self._geometry.n, self._geometry.n, 1))
@@ -66,4 +67,5 @@ class Weights:
 
 def _inverse(sums: NDArray[np.floating]) -> NDArray[np.float32]:
     seen = sums > _NEGLIGIBLE
-    return np.divide(1.0, sums, out=np.zeros(sums.shape), where=seen).astype(np.float32)
+    inverse = np.divide(1.0, sums, out=np.zeros(sums.shape), where=seen)
+    return inverse.astype(np.float32)

@@ -58,7 +58,7 @@ class Window:
         return self.fresh >= self.step
 
     def slot(self, index: int, angle_rad: float) -> NDArray[np.float32]:
-        """Reserve the place [cols, padded slices] for projection `index`; the caller fills the first `slices` of each row.
+        """Reserve projection `index`'s place [cols, padded slices]; the caller fills the first `slices` of each row.
 
         A repeated index gets its own place again and does not count as new.
         """
@@ -69,7 +69,8 @@ class Window:
         self._written += 1
         self._angles_rad[place] = angle_rad
         self._stamps[place] = self._written
-        return self.data[place]
+        row: NDArray[np.float32] = self.data[place]
+        return row
 
     def updated(self) -> None:
         """An update has used everything held: count new projections from here."""

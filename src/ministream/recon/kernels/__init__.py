@@ -6,32 +6,35 @@ Images are float32 [n, n, padded slices], sinograms float32 [projections, cols, 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import NamedTuple, Self
 
+import llvmlite.binding as llvm
 import numpy as np
 from numpy.typing import NDArray
 
 from ministream import jit
-from ministream.recon.geometry import aligned_zeros, padded_slices
+from ministream.recon.geometry import aligned_zeros, padded_slices, rows_collide
 from ministream.recon.kernels import back as _back
 from ministream.recon.kernels import elementwise as _elementwise
 from ministream.recon.kernels import forward as _forward
 from ministream.recon.kernels.threads import get_threads, idle, run, set_threads
+from ministream.recon.kernels.vector import Lanes
 
 __all__ = ["Beams", "back", "forward", "get_threads", "lane_blocks", "padded_slices", "set_threads", "warm_up", "weigh"]
 
 Image = NDArray[np.float32]
 Sinogram = NDArray[np.float32]
 Progress = Callable[[], None]
+Counter = NDArray[np.int64]
 
-MAX_LANES = 64
+_WIDEST = 64 if llvm.get_host_cpu_features().get("avx512f") else 16
+"""Slices per weight: as many as leave registers for four sums."""
+_GROUP = 32
+"""Projections of one forward task: their sums and a piece of the image fit the second-level cache."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Beams:
+class Beams(NamedTuple):
     """The projections `slots` of a sinogram, with the direction of every projection and the rotation axis."""
 
     slots: NDArray[np.int64]
@@ -45,14 +48,32 @@ class Beams:
         chosen = np.arange(len(angles_rad)) if slots is None else np.asarray(slots)
         # neighbours in angle cross the image in the same way, so they share what is in cache
         ordered = chosen[np.argsort(np.mod(angles_rad[chosen], np.pi), kind="stable")]
-        return cls(
-            slots=ordered.astype(np.int64), cos=np.cos(angles_rad), sin=np.sin(angles_rad), axis_col=float(axis_col)
-        )
+        return cls(ordered.astype(np.int64), np.cos(angles_rad), np.sin(angles_rad), float(axis_col))
 
 
-def lane_blocks(slices: int) -> list[tuple[int, int, int]]:
+class Pixels(NamedTuple):
+    """An image's memory as one row, its size, the distance of its rows, and whether rays may read it as it lies."""
+
+    data: NDArray[np.float32]
+    n: int
+    pitch: int
+    direct: bool
+
+    @classmethod
+    def of(cls, image: Image) -> Self:
+        """Raises ValueError for an image whose pixels are not contiguous in a row."""
+        n, slices = image.shape[1:]
+        if image.strides[1:] != (4 * slices, 4):
+            raise ValueError("the pixels of an image's row must be contiguous: make images with Geometry.new_image")
+        row = image.strides[0]
+        size = (image.shape[0] - 1) * row // 4 + n * slices
+        data = np.lib.stride_tricks.as_strided(image, (size,), (4,))
+        return cls(data, n, row // 4, not rows_collide(row, 4 * slices))
+
+
+def lane_blocks(slices: int, widest: int = _WIDEST) -> list[tuple[int, int, int]]:
     """Padded slices as (lanes, first slice, number of blocks): the widest kernels first."""
-    blocks, first, lanes = [], 0, MAX_LANES
+    blocks, first, lanes = [], 0, widest
     while first < slices:
         count = (slices - first) // lanes
         if count:
@@ -64,29 +85,22 @@ def lane_blocks(slices: int) -> list[tuple[int, int, int]]:
 
 def forward(image: Image, sinogram: Sinogram, beams: Beams, *, gain: float = 1.0, progress: Progress = idle) -> None:
     """sinogram += gain · A image, for the projections of `beams`."""
-    for lanes, first, blocks in lane_blocks(image.shape[2]):
-        group = 16
-        tasks = blocks * -(-beams.slots.size // group)
-        kernel = _forward_kernel(lanes)
+    pixels, slices = Pixels.of(image), image.shape[2]
+    groups = -(-beams.slots.size // _GROUP)
+    # half as many slices per task cost less than cutting the detector
+    halve = _WIDEST == 64 and slices % 64 == 0 and get_threads() > groups * slices // 64
+    for lanes, first, blocks in lane_blocks(slices, 32 if halve else _WIDEST):
+        strips = -(-get_threads() // (groups * blocks))
+        plan = _forward.Plan(groups * blocks * strips, first, blocks, _GROUP, strips)
 
-        def work(
-            counter: NDArray[np.int64],
-            quota: int,
-            *,
-            _k: Any = kernel,
-            _t: int = tasks,
-            _a: tuple[int, int, int] = (first, blocks, group),
-            _l: int = lanes,
-        ) -> int:  # noqa: E501
-            rays = _forward.RAYS * _forward.LINES
-            scratch = aligned_zeros((_forward.LINES * _forward.WIDTH * _l,))
-            done: int = _k(
-                counter, quota, _t, image, sinogram, beams.slots, beams.cos, beams.sin, beams.axis_col, gain, *_a,
-                scratch, np.empty(rays, np.float32), np.empty(rays, np.float32), np.empty(rays, np.int32),
-            )  # fmt: skip
+        def work(counter: Counter, quota: int, lanes: int = lanes, plan: _forward.Plan = plan) -> int:
+            scratch = _forward.Scratch.of(lanes)
+            done: int = _forward.forward(
+                Lanes(lanes), counter, quota, plan, pixels, sinogram, beams, float(gain), scratch
+            )
             return done
 
-        run(work, tasks, progress)
+        run(work, plan.tasks, progress)
 
 
 def back(
@@ -104,38 +118,24 @@ def back(
 
     `factor` is float32 [n, n].
     """
-    side = -(-image.shape[0] // _back.SIDE)
-    mode = _back.MULTIPLY if multiply else _back.ADD
+    pixels = Pixels.of(image)
+    update = _back.Update(factor, multiply, np.float32(lower), np.float32(upper))
     for lanes, first, blocks in lane_blocks(image.shape[2]):
-        tasks = blocks * side**2
-        kernel = _back_kernel(lanes)
+        plan = _back.Plan(blocks * (-(-pixels.n // _back.SIDE)) ** 2, first, blocks)
 
-        def work(
-            counter: NDArray[np.int64],
-            quota: int,
-            *,
-            _k: Any = kernel,
-            _t: int = tasks,
-            _a: tuple[int, int] = (first, blocks),
-            _l: int = lanes,
-        ) -> int:  # noqa: E501
-            done: int = _k(
-                counter, quota, _t, image, sinogram, beams.slots, beams.cos, beams.sin, beams.axis_col,
-                factor, mode, np.float32(lower), np.float32(upper), *_a,
-                aligned_zeros((_back.GROUP * _back.SPAN * _l,)), aligned_zeros((_back.SIDE**2 * _l,)),
-                aligned_zeros((_back.GROUP,)), aligned_zeros((_back.GROUP,)), np.empty(_back.GROUP, np.int32),
-                aligned_zeros((4, _back.GROUP)),
-            )  # fmt: skip
+        def work(counter: Counter, quota: int, lanes: int = lanes, plan: _back.Plan = plan) -> int:
+            scratch = _back.Scratch.of(lanes)
+            done: int = _back.back(Lanes(lanes), counter, quota, plan, pixels, sinogram, beams, update, scratch)
             return done
 
-        run(work, tasks, progress)
+        run(work, plan.tasks, progress)
 
 
 def weigh(sinogram: Sinogram, beams: Beams, factor: NDArray[np.float32]) -> NDArray[np.float64]:
     """Multiply by `factor` [projections, cols]; return the squared norm per slice from before that."""
     norms = np.zeros((sinogram.shape[0], sinogram.shape[2]))
 
-    def work(counter: NDArray[np.int64], quota: int) -> int:
+    def work(counter: Counter, quota: int) -> int:
         done: int = _elementwise.weigh(counter, quota, beams.slots.size, sinogram, beams.slots, factor, norms)
         return done
 
@@ -145,21 +145,11 @@ def weigh(sinogram: Sinogram, beams: Beams, factor: NDArray[np.float32]) -> NDAr
 
 
 def warm_up(slices: int) -> None:
-    """Compile or load every kernel that a slab of `slices` padded slices uses; one process of a node at a time."""
+    """Compile or load every kernel that a slab of `slices` slices uses; one process of a node at a time."""
     with jit.one_compiles_first():
         beams = Beams.at(np.zeros(1), 0.5)
-        for padded in {1, slices}:
+        for padded in {1, padded_slices(slices)}:
             image, sinogram = aligned_zeros((2, 2, padded)), aligned_zeros((1, 2, padded))
             forward(image, sinogram, beams)
             back(sinogram, image, beams, factor=np.ones((2, 2), np.float32))
             weigh(sinogram, beams, np.ones((1, 2), np.float32))
-
-
-@functools.cache
-def _forward_kernel(lanes: int) -> Any:
-    return _forward.make_forward(lanes)
-
-
-@functools.cache
-def _back_kernel(lanes: int) -> Any:
-    return _back.make_back(lanes)

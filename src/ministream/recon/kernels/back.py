@@ -1,131 +1,196 @@
-"""Back projection: the exact transpose of `forward`, also as a gather.
+"""Back projection: `image = clip(image + factor · Aᵀ sinogram)`, the exact transpose of `forward`, also as a gather.
 
 Pixel (row, column) meets projection p at u = x cos + y sin + axis. Seen from the pixel, Joseph's weights are a triangle
 over the detector: ray k has  d max(0, 1 - d |k - u|),  d = 1 / max(|cos|, |sin|), which is not zero for floor(u) and
 floor(u) + 1 only. For a tile of pixels the needed piece of each projection is copied to scratch (zero outside the
-detector), and a pixel's sums stay in registers over `GROUP` projections.
+detector), and a pixel's sum stays in registers over up to `GROUP` projections.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ministream.jit import inline, jit
-from ministream.recon.kernels.vector import clip, fetch_add, fma, load, store, times, zeros
+from ministream.recon.geometry import aligned_zeros
+from ministream.recon.kernels.vector import (
+    add,
+    clip,
+    fetch_add,
+    fma,
+    item,
+    load,
+    prefetch,
+    store,
+    times,
+    width_of,
+    zeros,
+)
 
-SIDE = 16
-GROUP = 8
+SIDE = 32
+GROUP = 16
 SPAN = math.ceil(SIDE * math.sqrt(2)) + 3
+CACHE_LINE = 16
+"""Floats in a cache line."""
+
+
+class Plan(NamedTuple):
+    """How the work is cut: a task is one tile of one block of slices."""
+
+    tasks: int
+    first: int
+    blocks: int
+
+
+class Update(NamedTuple):
+    """What happens to the image: x + factor · Aᵀy, or x · factor · Aᵀy, within the limits."""
+
+    factor: NDArray[np.float32]
+    multiply: bool
+    lower: np.float32
+    upper: np.float32
+
+
+class Scratch(NamedTuple):
+    """One thread's memory.
+
+    The pieces of `GROUP` projections, the tile's sums, for one row of pixels two weights and a place per projection,
+    and per projection the tile corner's position in its piece, cos, sin and ray length.
+    """
+
+    piece: NDArray[np.float32]
+    sums: NDArray[np.float32]
+    near: NDArray[np.float32]
+    far: NDArray[np.float32]
+    place: NDArray[np.int32]
+    corner: NDArray[np.float32]
+    cos: NDArray[np.float32]
+    sin: NDArray[np.float32]
+    length: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, lanes: int) -> Self:
+        weights, beams = aligned_zeros((3, GROUP * SIDE)), aligned_zeros((4, GROUP))
+        return cls(
+            aligned_zeros((GROUP * SPAN * lanes,)),
+            aligned_zeros((SIDE * SIDE * lanes,)),
+            weights[0],
+            weights[1],
+            weights[2].view(np.int32),
+            *beams,
+        )
 
 
 @inline
-def _weights(count, column, row, base, cos, sin, length, lanes, near, far, place):  # type: ignore[no-untyped-def]
-    """Both weights and the place in scratch where `count` projections meet the pixel (row, column) of the tile."""
-    x, y = np.float32(column), np.float32(row)
+def _weigh(count, row, width, scratch):
+    """Both weights and the place in scratch where `count` projections meet each pixel of a row of the tile."""
     one, zero = np.float32(1), np.float32(0)
     for p in range(count):
-        u = base[p] + x * cos[p] - y * sin[p]
-        whole = np.int32(u)
-        offset = (u - np.float32(whole)) * length[p]
-        near[p] = max(zero, one - offset) * length[p]
-        far[p] = max(zero, one + offset - length[p]) * length[p]
-        place[p] = (np.int32(p * SPAN) + whole) * np.int32(lanes)
+        length, cos = scratch.length[p], scratch.cos[p]
+        start = scratch.corner[p] - np.float32(row) * scratch.sin[p]
+        for column in range(SIDE):
+            k = p * SIDE + column
+            u = start + np.float32(column) * cos
+            whole = np.int32(u)
+            offset = (u - np.float32(whole)) * length
+            scratch.near[k] = max(zero, one - offset) * length
+            scratch.far[k] = max(zero, one + offset - length) * length
+            scratch.place[k] = (np.int32(p * SPAN) + whole) * np.int32(width)
 
 
-ADD, MULTIPLY = 0, 1
+@inline
+def _copy(lanes, sinogram, slot, u0, span, at, p, piece):
+    """piece[p, k] = sinogram[slot, u0 + k], zero outside the detector."""
+    cols, slices, step = sinogram.shape[1], sinogram.shape[2], width_of(lanes)
+    left = min(max(0, -u0), span)
+    right = max(left, min(span, cols - u0))
+    for k in range(left):
+        store(piece, (p * SPAN + k) * step, zeros(lanes))
+    for k in range(left, right):
+        store(piece, (p * SPAN + k) * step, load(lanes, sinogram, (slot * cols + u0 + k) * slices + at))
+    for k in range(right, span):
+        store(piece, (p * SPAN + k) * step, zeros(lanes))
 
 
-def make_back(lanes: int) -> Any:
-    """The kernel for blocks of `lanes` slices."""
+@inline
+def _fetch(lanes, sinogram, beams, begin, count, at, n, r0, c0, scratch):
+    """Bring what the tile at (r0, c0) sees of `count` projections into scratch."""
+    half = (n - 1) / 2
+    for p in range(count):
+        slot = beams.slots[begin + p]
+        cos, sin = beams.cos[slot], beams.sin[slot]
+        u = (c0 - half) * cos + (half - r0) * sin + beams.axis_col
+        u0 = math.floor(u + min(0.0, (SIDE - 1) * cos) - max(0.0, (SIDE - 1) * sin))
+        scratch.corner[p], scratch.cos[p], scratch.sin[p] = u - u0, cos, sin
+        scratch.length[p] = 1 / max(abs(cos), abs(sin))
+        _copy(lanes, sinogram, slot, u0, int((SIDE - 1) * (abs(cos) + abs(sin))) + 3, at, p, scratch.piece)
 
-    @inline
-    def copy_piece(sinogram, slot, cols, slices, at, u0, p, piece):  # type: ignore[no-untyped-def]
-        nothing = zeros(lanes)
-        for k in range(SPAN):
-            u = u0 + k
-            here = (p * SPAN + k) * lanes
-            if 0 <= u < cols:
-                store(piece, here, load(sinogram, (slot * cols + u) * slices + at, lanes))
+
+@inline
+def _gather(lanes, piece, near, far, place, column, count, total):
+    """total + what `count` projections give to a pixel."""
+    other = zeros(lanes)
+    for p in range(count):
+        k = p * SIDE + column
+        here = np.int64(item(place, k))
+        total = fma(item(near, k), load(lanes, piece, here), total)
+        other = fma(item(far, k), load(lanes, piece, here + width_of(lanes)), other)
+    return add(total, other)
+
+
+@inline
+def _change(lanes, image, pixel, multiply, lower, upper, factor, total):
+    """Bring a pixel's sum into the image."""
+    old = load(lanes, image, pixel)
+    new = times(old, fma(factor, total, zeros(lanes))) if multiply else fma(factor, total, old)
+    store(image, pixel, clip(new, lower, upper))
+
+
+@inline
+def _add_group(lanes, image, slices, at, r0, c0, update, count, first, last, scratch):
+    """Add `count` projections to the tile's sums; with the last ones the sums go into the image."""
+    # out of their tuples once: numba would count references for every pixel
+    data, factor, sums = image.data, update.factor, scratch.sums
+    piece, near, far, place = scratch.piece, scratch.near, scratch.far, scratch.place
+    multiply, lower, upper = update.multiply, update.lower, update.upper
+    for row in range(min(SIDE, image.n - r0)):
+        _weigh(count, row, width_of(lanes), scratch)
+        pixel = (r0 + row) * image.pitch + c0 * slices + at
+        for column in range(min(SIDE, image.n - c0)):
+            here = (row * SIDE + column) * width_of(lanes)
+            total = zeros(lanes) if first else load(lanes, sums, here)
+            total = _gather(lanes, piece, near, far, place, column, count, total)
+            if last:
+                for k in range(0, width_of(lanes), CACHE_LINE):
+                    prefetch(data, pixel + image.pitch + k)
+                _change(lanes, data, pixel, multiply, lower, upper, factor[r0 + row, c0 + column], total)
             else:
-                store(piece, here, nothing)
+                store(sums, here, total)
+            pixel += slices
 
-    @inline
-    def finish(image, n, slices, at, r0, c0, factor, mode, lower, upper, total):  # type: ignore[no-untyped-def]
-        """Bring the tile's sums into the image: x + factor·total or x · factor·total, then the limits."""
-        for row in range(min(SIDE, n - r0)):
-            for column in range(min(SIDE, n - c0)):
-                pixel = (r0 + row) * n + c0 + column
-                here = pixel * slices + at
-                update = load(total, (row * SIDE + column) * lanes, lanes)
-                old = load(image, here, lanes)
-                weight = factor[r0 + row, c0 + column]
-                if mode == MULTIPLY:
-                    new = times(old, fma(weight, update, zeros(lanes)))
-                else:
-                    new = fma(weight, update, old)
-                store(image, here, clip(new, lower, upper))
 
-    @jit
-    def back(
-        counter,
-        quota,
-        tasks,
-        image,
-        sinogram,
-        slots,
-        cos,
-        sin,
-        axis,
-        factor,
-        mode,
-        lower,
-        upper,
-        first,
-        blocks,
-        piece,
-        total,
-        near,
-        far,
-        place,
-        local,
-    ):  # type: ignore[no-untyped-def]  # noqa: E501
-        n, slices, cols = image.shape[0], image.shape[2], sinogram.shape[1]
-        half = (n - 1) / 2
-        tiles = (n + SIDE - 1) // SIDE
-        base, c32, s32, length = local[0], local[1], local[2], local[3]
-        done = 0
-        while done < quota:
-            task = fetch_add(counter, 1)
-            if task >= tasks:
-                break
-            done += 1
-            at = first + (task % blocks) * lanes
-            tile = task // blocks
-            r0, c0 = (tile // tiles) * SIDE, (tile % tiles) * SIDE
-            rows, columns = min(SIDE, n - r0), min(SIDE, n - c0)
-            for begin in range(0, slots.size, GROUP):
-                count = min(GROUP, slots.size - begin)
-                for p in range(count):
-                    slot = slots[begin + p]
-                    c, s = cos[slot], sin[slot]
-                    u = (c0 - half) * c + (half - r0) * s + axis
-                    u0 = math.floor(u + min(0.0, (SIDE - 1) * c) - max(0.0, (SIDE - 1) * s))
-                    base[p], c32[p], s32[p], length[p] = u - u0, c, s, 1 / max(abs(c), abs(s))
-                    copy_piece(sinogram, slot, cols, slices, at, u0, p, piece)
-                for row in range(rows):
-                    for column in range(columns):
-                        _weights(count, column, row, base, c32, s32, length, lanes, near, far, place)
-                        here = (row * SIDE + column) * lanes
-                        acc = load(total, here, lanes) if begin else zeros(lanes)
-                        for p in range(count):
-                            k = np.int64(place[p])
-                            acc = fma(near[p], load(piece, k, lanes), acc)
-                            acc = fma(far[p], load(piece, k + lanes, lanes), acc)
-                        store(total, here, acc)
-            finish(image, n, slices, at, r0, c0, factor, mode, lower, upper, total)
-        return done
-
-    return back
+@jit
+def back(lanes, counter, quota, plan, image, sinogram, beams, update, scratch):
+    """Take up to `quota` tasks of `plan` from the counter; returns how many were done."""
+    tiles = (image.n + SIDE - 1) // SIDE
+    projections = beams.slots.size
+    # the pieces of wide blocks must fit the cache
+    group = GROUP if width_of(lanes) <= 16 else GROUP // 2
+    done = 0
+    while done < quota:
+        task = fetch_add(counter, 1)
+        if task >= plan.tasks:
+            break
+        done += 1
+        at = plan.first + (task % plan.blocks) * width_of(lanes)
+        tile = task // plan.blocks
+        r0, c0 = (tile // tiles) * SIDE, (tile % tiles) * SIDE
+        for begin in range(0, projections, group):
+            count = min(group, projections - begin)
+            _fetch(lanes, sinogram, beams, begin, count, at, image.n, r0, c0, scratch)
+            last = begin + count == projections
+            _add_group(lanes, image, sinogram.shape[2], at, r0, c0, update, count, begin == 0, last, scratch)
+    return done

@@ -9,7 +9,7 @@ from ministream.recon.kernels.vector import fetch_add
 
 
 @jit
-def weigh(counter, quota, tasks, sinogram, slots, factor, norms):  # type: ignore[no-untyped-def]
+def weigh(counter, quota, tasks, sinogram, slots, factor, norms):
     """norms[slot, slice] = Σ r² over a projection's columns, then r *= factor[slot, column]."""
     cols, slices = sinogram.shape[1], sinogram.shape[2]
     done = 0

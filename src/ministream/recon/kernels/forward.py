@@ -8,137 +8,224 @@ that run down and (column, row) for rays that run across:
     down, |cos| >= |sin|:  a =  1 / cos,  b = sin / cos
     across:                a = -1 / sin,  b = cos / sin
 
-The image is worked through in tiles of `LINES` lines. A ray belongs to the block of positions where it crosses the
-middle of the strip and runs through all of its lines there, so every ray has the same number of samples: no clipping,
-no branches. The tile with a margin for the rays' drift is copied to scratch (transposed for rays that run across, zero
-outside the image), where it stays in cache for all projections of a task.
+The image is worked through in strips of `LINES` lines and blocks of at most `BLOCK` positions. A ray belongs to the
+block in which it crosses the middle of the strip and runs through all of the strip's lines, so every ray has the same
+number of samples: no clipping, no branches. Where a block with the margin that rays may drift into lies inside the
+image, samples are read from it; elsewhere from a copy with zeros around it.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ministream.jit import inline, jit
-from ministream.recon.kernels.vector import fetch_add, fma, load, store, zeros
+from ministream.recon.geometry import aligned_zeros
+from ministream.recon.kernels.vector import add, fetch_add, fma, item, load, prefetch, store, width_of, zeros
 
 LINES = 16
-BLOCK = 16
+BLOCK = 32
 MARGIN = LINES // 2 + 1
 WIDTH = BLOCK + 2 * MARGIN + 1
 RAYS = BLOCK + 2
+AHEAD = 8
+"""Rays between the prefetch of a sum and its use."""
+CACHE_LINE = 16
+"""Floats in a cache line."""
+
+
+class Plan(NamedTuple):
+    """How the work is cut: a task is `group` projections of one block of slices in one of `strips` detector parts."""
+
+    tasks: int
+    first: int
+    blocks: int
+    group: int
+    strips: int
+
+
+class Part(NamedTuple):
+    """One task: projections [begin, end) and detector columns [u0, u1) of the slices that start at `at`."""
+
+    at: int
+    begin: int
+    end: int
+    u0: int
+    u1: int
+
+
+class Scratch(NamedTuple):
+    """One thread's memory: a padded tile, and two weights and a place for every sample of a block's rays."""
+
+    tile: NDArray[np.float32]
+    near: NDArray[np.float32]
+    far: NDArray[np.float32]
+    place: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, lanes: int) -> Self:
+        samples = (RAYS * LINES,)
+        weights = aligned_zeros((3, *samples))
+        return cls(aligned_zeros((LINES * WIDTH * lanes,)), weights[0], weights[1], weights[2].view(np.int32))
 
 
 @inline
-def _first_ray(u: float, rising: bool) -> int:
+def _slopes(cos, sin, across):
+    """a = dj/du and b = dj/di of a projection."""
+    return (-1 / sin, cos / sin) if across else (1 / cos, sin / cos)
+
+
+@inline
+def _first_ray(u, rising):
     """The first ray at or after position u, in the order in which j rises."""
     return math.ceil(u) if rising else math.floor(u) + 1
 
 
 @inline
-def _weights(rays, base, a, b, gain, lanes, near, far, place):  # type: ignore[no-untyped-def]
-    """Both weights and the place in the tile of every sample of `rays` neighbouring rays."""
+def _rays(a, b, half, axis, middle, j0, j1):
+    """The rays [first, last) that cross the line `middle` (from the centre) at positions j0 <= j < j1."""
+    low = axis + (j0 - half - b * middle) / a
+    high = axis + (j1 - half - b * middle) / a
+    if a > 0:
+        return _first_ray(low, True), _first_ray(high, True)
+    return _first_ray(high, False), _first_ray(low, False)
+
+
+@inline
+def _weigh(rays, base, a, b, gain, line_step, position_step, scratch):
+    """Both weights of every sample, and where it lies from the block's corner."""
     length = np.float32(abs(a) * gain)
     step = np.float32(b)
     for ray in range(rays):
         start = np.float32(base + ray * a)
         for line in range(LINES):
+            k = ray * LINES + line
             j = start + np.float32(line) * step
             whole = np.int32(j)
             upper = (j - np.float32(whole)) * length
-            far[ray * LINES + line] = upper
-            near[ray * LINES + line] = length - upper
-            place[ray * LINES + line] = (np.int32(line * WIDTH) + whole) * np.int32(lanes)
+            scratch.far[k] = upper
+            scratch.near[k] = length - upper
+            scratch.place[k] = np.int32(line) * line_step + whole * position_step
 
 
-def make_forward(lanes: int) -> Any:
-    """The kernel for blocks of `lanes` slices."""
+@inline
+def _clear(lanes, tile, first, last):
+    for k in range(first, last):
+        store(tile, k * width_of(lanes), zeros(lanes))
 
-    @inline
-    def copy_tile(image, n, slices, at, i0, j0, across, tile):  # type: ignore[no-untyped-def]
-        nothing = zeros(lanes)
-        for line in range(LINES):
-            i = i0 + line
-            for k in range(WIDTH):
-                j = j0 + k
-                here = (line * WIDTH + k) * lanes
-                if i < n and 0 <= j < n:
-                    pixel = j * n + i if across else i * n + j
-                    store(tile, here, load(image, pixel * slices + at, lanes))
-                else:
-                    store(tile, here, nothing)
 
-    @inline
-    def gather(tile, near, far, place, ray, total):  # type: ignore[no-untyped-def]
-        for line in range(LINES):
-            k = ray * LINES + line
-            here = np.int64(place[k])
-            total = fma(near[k], load(tile, here, lanes), total)
-            total = fma(far[k], load(tile, here + lanes, lanes), total)
-        return total
+@inline
+def _copy(lanes, image, n, line_step, position_step, at, i0, j0, width, tile):
+    """tile[line, k] = image at (i0 + line, j0 + k), zero outside."""
+    lines = min(LINES, n - i0)
+    left = min(max(0, -j0), width)
+    right = max(left, min(width, n - j0))
+    for line in range(LINES):
+        row = line * WIDTH
+        _clear(lanes, tile, row, row + (left if line < lines else width))
+        _clear(lanes, tile, row + right, row + width)
+    for k in range(left, right):
+        for line in range(lines):
+            pixel = (i0 + line) * line_step + (j0 + k) * position_step + at
+            store(tile, (line * WIDTH + k) * width_of(lanes), load(lanes, image, pixel))
 
-    @jit
-    def forward(
-        counter,
-        quota,
-        tasks,
-        image,
-        sinogram,
-        slots,
-        cos,
-        sin,
-        axis,
-        gain,
-        first,
-        blocks,
-        group,
-        tile,
-        near,
-        far,
-        place,
-    ):  # type: ignore[no-untyped-def]  # noqa: E501
-        n, slices, cols = image.shape[0], image.shape[2], sinogram.shape[1]
-        half = (n - 1) / 2
-        done = 0
-        while done < quota:
-            task = fetch_add(counter, 1)
-            if task >= tasks:
-                break
-            done += 1
-            at = first + (task % blocks) * lanes
-            begin = (task // blocks) * group
-            end = min(begin + group, slots.size)
-            for across in range(2):
-                for j0 in range(-MARGIN, n + MARGIN, BLOCK):
-                    for i0 in range(0, n, LINES):
-                        copied = False
-                        middle = i0 + (LINES - 1) / 2 - half
-                        for p in range(begin, end):
-                            slot = slots[p]
-                            c, s = cos[slot], sin[slot]
-                            if (abs(c) < abs(s)) != (across == 1):
-                                continue
-                            a = -1 / s if across else 1 / c
-                            b = c / s if across else s / c
-                            low = axis + (j0 - half - b * middle) / a
-                            high = axis + (j0 + BLOCK - half - b * middle) / a
-                            if a > 0:
-                                u0, u1 = _first_ray(low, True), _first_ray(high, True)
-                            else:
-                                u0, u1 = _first_ray(high, False), _first_ray(low, False)
-                            u0, u1 = max(u0, 0), min(u1, cols)
-                            if u0 >= u1:
-                                continue
-                            if not copied:
-                                copy_tile(image, n, slices, at, i0, j0 - MARGIN, across == 1, tile)
-                                copied = True
-                            base = half + a * (u0 - axis) + b * (i0 - half) - (j0 - MARGIN)
-                            _weights(u1 - u0, base, a, b, gain, lanes, near, far, place)
-                            for ray in range(u1 - u0):
-                                out = ((slot * cols) + u0 + ray) * slices + at
-                                store(sinogram, out, gather(tile, near, far, place, ray, load(sinogram, out, lanes)))
-        return done
 
-    return forward
+@inline
+def _gather(lanes, source, corner, far_step, near, far, place, ray, total):
+    """total + the ray's samples in the strip; four sums hide the latency of the multiply-adds."""
+    second, third, fourth = zeros(lanes), zeros(lanes), zeros(lanes)
+    for line in range(0, LINES, 2):
+        k = ray * LINES + line
+        here = corner + np.int64(item(place, k))
+        total = fma(item(near, k), load(lanes, source, here), total)
+        second = fma(item(far, k), load(lanes, source, here + far_step), second)
+        here = corner + np.int64(item(place, k + 1))
+        third = fma(item(near, k + 1), load(lanes, source, here), third)
+        fourth = fma(item(far, k + 1), load(lanes, source, here + far_step), fourth)
+    return add(add(total, second), add(third, fourth))
+
+
+@inline
+def _project(lanes, source, corner, far_step, scratch, rays, sinogram, out, slices):
+    """Add the strip's samples to the sums of neighbouring rays."""
+    near, far, place = scratch.near, scratch.far, scratch.place
+    for ray in range(rays):
+        here = out + ray * slices
+        for k in range(0, width_of(lanes), CACHE_LINE):
+            prefetch(sinogram, here + AHEAD * slices + k)
+        total = _gather(lanes, source, corner, far_step, near, far, place, ray, load(lanes, sinogram, here))
+        store(sinogram, here, total)
+
+
+@inline
+def _strip(lanes, part, image, sinogram, beams, gain, scratch, across, i0, j0, j1):
+    """Project one block of one strip along the rays that run across, or down."""
+    n, cols, slices = image.n, sinogram.shape[1], sinogram.shape[2]
+    half, axis = (n - 1) / 2, beams.axis_col
+    line_step, position_step = (slices, image.pitch) if across else (image.pitch, slices)
+    inside = image.direct and i0 + LINES <= n and j0 >= MARGIN and j1 + MARGIN < n
+    copied = False
+    for p in range(part.begin, part.end):
+        slot = beams.slots[p]
+        cos, sin = beams.cos[slot], beams.sin[slot]
+        if (abs(cos) < abs(sin)) != across:
+            continue
+        a, b = _slopes(cos, sin, across)
+        u0, u1 = _rays(a, b, half, axis, i0 + (LINES - 1) / 2 - half, j0, j1)
+        u0, u1 = max(u0, part.u0), min(u1, part.u1)
+        if u0 >= u1:
+            continue
+        base = half + a * (u0 - axis) + b * (i0 - half) - (j0 - MARGIN)
+        out = (slot * cols + u0) * slices + part.at
+        if inside:
+            _weigh(u1 - u0, base, a, b, gain, np.int32(line_step), np.int32(position_step), scratch)
+            corner = i0 * line_step + (j0 - MARGIN) * position_step + part.at
+            _project(lanes, image.data, corner, position_step, scratch, u1 - u0, sinogram, out, slices)
+            continue
+        if not copied:
+            width = j1 - j0 + 2 * MARGIN + 1
+            _copy(lanes, image.data, n, line_step, position_step, part.at, i0, j0 - MARGIN, width, scratch.tile)
+            copied = True
+        step = width_of(lanes)
+        _weigh(u1 - u0, base, a, b, gain, np.int32(WIDTH * step), np.int32(step), scratch)
+        _project(lanes, scratch.tile, 0, step, scratch, u1 - u0, sinogram, out, slices)
+
+
+@inline
+def _part(lanes, plan, task, projections, cols):
+    """What task number `task` is to do."""
+    strip, group = (task // plan.blocks) % plan.strips, task // (plan.blocks * plan.strips)
+    return Part(
+        plan.first + (task % plan.blocks) * width_of(lanes),
+        group * plan.group,
+        min((group + 1) * plan.group, projections),
+        cols * strip // plan.strips,
+        cols * (strip + 1) // plan.strips,
+    )
+
+
+@jit
+def forward(lanes, counter, quota, plan, image, sinogram, beams, gain, scratch):
+    """Take up to `quota` tasks of `plan` from the counter; returns how many were done."""
+    n = image.n
+    blocks = (n + 2 * MARGIN + BLOCK - 1) // BLOCK
+    block = (n + 2 * MARGIN + blocks - 1) // blocks
+    done = 0
+    while done < quota:
+        task = fetch_add(counter, 1)
+        if task >= plan.tasks:
+            break
+        done += 1
+        part = _part(lanes, plan, task, beams.slots.size, sinogram.shape[1])
+        # square by square, so that rays both down and across find it in cache
+        for square in range(blocks * blocks):
+            y, x = square // blocks, square % blocks
+            for across in (False, True):
+                line, position = (x, y) if across else (y, x)
+                j0 = position * block - MARGIN
+                for i0 in range(line * BLOCK, min((line + 1) * BLOCK, n), LINES):
+                    _strip(lanes, part, image, sinogram, beams, gain, scratch, across, i0, j0, j0 + block)
+    return done

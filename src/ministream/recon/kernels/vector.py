@@ -1,7 +1,7 @@
 """`lanes` floats as one value in a kernel: explicit loads, stores and fused multiply-adds.
 
 A value of 64 lanes is four registers of AVX-512, eight of AVX2 or sixteen of NEON: LLVM splits it, so one kernel
-serves every processor. `lanes` must be a constant of the calling kernel (a variable of its closure).
+serves every processor. How many lanes is part of the type of a kernel's argument `lanes`, a `Lanes`.
 An index counts elements from the array's first byte: no bounds check, no negative indices, C order.
 """
 
@@ -12,13 +12,41 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.datamodel import models
-from numba.extending import intrinsic, register_model
+from numba.extending import NativeValue, intrinsic, register_model, typeof_impl, unbox
 
 _FLOAT = ir.FloatType()
-_FAST = ("nsz", "contract")
+_FAST = ("nsz", "nnan", "contract")
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class Lanes:
+    """A number of lanes, as an argument for which a kernel is compiled anew."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+
+class LanesType(types.Type):
+    """numba's type of a `Lanes`: the number is in the type, the value is empty."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        super().__init__(name=f"Lanes({count})")
+
+
+register_model(LanesType)(models.OpaqueModel)
+
+
+@typeof_impl.register(Lanes)
+def _typeof_lanes(value: Lanes, context: Any) -> LanesType:
+    return LanesType(value.count)
+
+
+@unbox(LanesType)
+def _unbox_lanes(kind: LanesType, value: Any, context: Any) -> NativeValue:
+    return NativeValue(context.context.get_dummy_value())
+
+
+class Vector(types.Type):
     """numba's type of a float32 vector."""
 
     def __init__(self, lanes: int) -> None:
@@ -51,10 +79,20 @@ def _call(builder: Any, name: str, lanes: int, arguments: list[Any]) -> Any:
     return builder.call(function, arguments, fastmath=_FAST)
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic
+def width_of(typingctx: Any, lanes: Any) -> Any:
+    """The number of lanes, a constant."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.Constant(ir.IntType(64), lanes.count)
+
+    return types.int64(lanes), codegen
+
+
+@intrinsic
 def zeros(typingctx: Any, lanes: Any) -> Any:
     """A vector of zeros."""
-    result = Vector(lanes.literal_value)
+    result = Vector(lanes.count)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return ir.Constant(ir.VectorType(_FLOAT, result.lanes), [0.0] * result.lanes)
@@ -62,16 +100,16 @@ def zeros(typingctx: Any, lanes: Any) -> Any:
     return result(lanes), codegen
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def load(typingctx: Any, array: Any, index: Any, lanes: Any) -> Any:
+@intrinsic
+def load(typingctx: Any, lanes: Any, array: Any, index: Any) -> Any:
     """The `lanes` floats at `array.flat[index]`."""
-    result = Vector(lanes.literal_value)
+    result = Vector(lanes.count)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], arguments[0], arguments[1], result.lanes)
+        pointer = _pointer(context, builder, signature.args[1], arguments[1], arguments[2], result.lanes)
         return builder.load(pointer, align=4)
 
-    return result(array, types.int64, lanes), codegen
+    return result(lanes, array, types.int64), codegen
 
 
 @intrinsic
@@ -98,6 +136,16 @@ def fma(typingctx: Any, scalar: Any, vector: Any, accumulator: Any) -> Any:
 
 
 @intrinsic
+def add(typingctx: Any, left: Any, right: Any) -> Any:
+    """left + right, lane by lane."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fadd(arguments[0], arguments[1], flags=_FAST)
+
+    return left(left, right), codegen
+
+
+@intrinsic
 def times(typingctx: Any, left: Any, right: Any) -> Any:
     """left * right, lane by lane."""
 
@@ -118,6 +166,33 @@ def clip(typingctx: Any, vector: Any, lower: Any, upper: Any) -> Any:
         )
 
     return vector(vector, types.float32, types.float32), codegen
+
+
+@intrinsic
+def item(typingctx: Any, array: Any, index: Any) -> Any:
+    """The scalar `array.flat[index]`, without the wrap-around of negative indices that an ordinary access pays for."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
+        return builder.load(builder.gep(data, [arguments[1]]))
+
+    return array.dtype(array, types.int64), codegen
+
+
+@intrinsic
+def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of `array.flat[index]`; any index will do, an address that does not exist is ignored."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
+        line = builder.bitcast(builder.gep(data, [arguments[1]]), cgutils.voidptr_t)
+        flag = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, flag, flag, flag])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [line, flag(0), flag(2), flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), codegen
 
 
 @intrinsic
