@@ -171,6 +171,7 @@ class FrameReceiver(Driver):
                 self._changed.wait_for(lambda: self._over, _LINGER_S)
             elif not self._over:
                 self._session.leave(text)
+            self._stopping = True
         self._stop()
 
     # the socket's thread
@@ -230,7 +231,9 @@ class FrameReceiver(Driver):
         try:
             self._take(received)
         except MinistreamError:
-            for parts in self._session.outgoing(now):
+            with self._changed:
+                last_words = self._session.outgoing(now)
+            for parts in last_words:
                 channel.send(parts)
             raise
         return not self._given_up(channel, received is None)

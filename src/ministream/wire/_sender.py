@@ -129,16 +129,16 @@ class SenderSession:
         """Raises PeerLostError when the receiver stays away, or PeerError when it has left."""
         if self._farewell is not None:
             raise self._farewell
-        if self.state is SenderState.DONE or now - self._heard_at <= self._limit_s:
+        if self.state is SenderState.DONE or now - self._heard_at <= self._lost_after_s:
             return
         refusal = f"; the last caller was turned away: {self._last_refusal}" if self._last_refusal else ""
         if not self._receiver:
-            raise PeerLostError(f"no receiver came within {self._limit_s:g} s{refusal}")
-        raise PeerLostError(f"the receiver has been silent for more than {self._limit_s:g} s{refusal}")
+            raise PeerLostError(f"no receiver came within {self._lost_after_s:g} s{refusal}")
+        raise PeerLostError(f"the receiver has been silent for more than {self._lost_after_s:g} s{refusal}")
 
     def wait_s(self, now: float) -> float:
         """Seconds until `outgoing` or `check` must be asked again, if nothing happens before."""
-        due = self._heard_at + self._limit_s
+        due = self._heard_at + self._lost_after_s
         if self._peer is not None:
             due = min(due, self._sent_at + self._patience.heartbeat_s)
         return max(0.0, due - now)
@@ -146,7 +146,7 @@ class SenderSession:
     # the protocol
 
     @property
-    def _limit_s(self) -> float:
+    def _lost_after_s(self) -> float:
         return self._patience.stall_s if self._receiver else self._patience.first_contact_s
 
     def _welcome(self, peer: bytes, hello: Hello, now: float) -> list[SenderEvent]:
