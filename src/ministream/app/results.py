@@ -99,6 +99,7 @@ class Results:
         with self._clock.timed("write"):
             self._files.append(self._writer.final(image, self._state(complete=complete, measured=measured)))
         memory = self._comm.allgather(peak_memory_mib())
+        stages = self._comm.allgather(self._clock.seconds())
         repaired = int(self._comm.sum(np.array([float(self._repaired)]))[0])
         if self._ingress is None:
             return None
@@ -122,6 +123,7 @@ class Results:
             tunnel=self._ingress.tunnel(),
             bytes=self._ingress.bytes_received,
             stages=self._clock.seconds(),
+            stages_per_rank=stages,
             quality=measured or None,
             residuals=self._residuals,
             peak_memory_mib=memory,

@@ -22,8 +22,8 @@ class Summary:
     `ending` says how the stream ended; `repaired_pixels` counts dead and photon-starved pixels that were
     mended. `latency_s` holds p50 and p99 from acquisition to image, None where nothing was measured; `tunnel`
     kind and cipher, None without a tunnel; `bytes` counts what the data connection received; `stages`
-    seconds per stage on rank 0; `quality` ssim and psnr (dB) against the truth, None where it is not
-    known; `residuals` the residual norm after each update.
+    seconds per stage on rank 0, `stages_per_rank` on every rank; `quality` ssim and psnr (dB) against the
+    truth, None where it is not known; `residuals` the residual norm after each update.
     """
 
     scan_id: str
@@ -42,6 +42,7 @@ class Summary:
     tunnel: Mapping[str, str] | None
     bytes: int
     stages: Mapping[str, float]
+    stages_per_rank: Sequence[Mapping[str, float]] = ()
     quality: Mapping[str, float] | None = None
     residuals: Sequence[float] = ()
     peak_memory_mib: Sequence[float] = ()
