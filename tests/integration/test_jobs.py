@@ -17,6 +17,7 @@ import pytest
 from tests.integration.jobs import MINISTREAM, Lab, alive, lab
 
 SMALL = ["source.rows=6", "source.cols=48", "source.projections=40", "source.seed=3"]
+LONG = ["--repeat", "30", "--rate", "20"]  # a minute: whatever a test does, the scan is still going on
 EVERY_ONE_USED = {"sent": 40, "received": 40, "used": 40, "dropped": 0, "refused": 0, "repeated": 0}
 WINDOW = ["--window-length", "20", "--window-step", "10", "--window-iter", "3", "--write-freq", "2"]
 
@@ -117,9 +118,7 @@ def relays_of(job) -> list[int]:
 
 @pytest.mark.parametrize("side", ["producer", "recon"])
 def test_the_data_really_crosses_both_relays(jobs, credentials, side):
-    producer, reconstruction = through_the_tunnel(
-        jobs, credentials, produce=["--rate", "10"], recon=["--stall-timeout", "3"]
-    )
+    producer, reconstruction = through_the_tunnel(jobs, credentials, produce=LONG, recon=["--stall-timeout", "3"])
     job = producer if side == "producer" else reconstruction
     wait_for_snapshot(jobs, reconstruction)
     relays = relays_of(job)
@@ -133,7 +132,7 @@ def test_the_data_really_crosses_both_relays(jobs, credentials, side):
 
 
 def test_a_producer_that_dies_leaves_an_incomplete_volume(jobs):
-    producer = jobs.produce(*small(), "--rate", "20")
+    producer = jobs.produce(*small(), *LONG)
     address = jobs.announced("producer", producer)["data"]
     reconstruction = jobs.recon(2, "--connect", address, *WINDOW, "--stall-timeout", "2")
     wait_for_snapshot(jobs, reconstruction)
@@ -142,14 +141,14 @@ def test_a_producer_that_dies_leaves_an_incomplete_volume(jobs):
     assert reconstruction.wait() == 3
     summary = jobs.summary()
     assert not summary["complete"]
-    assert 20 <= summary["projections"]["used"] < 40
+    assert 20 <= summary["projections"]["used"] < 1200
     with h5py.File(jobs.out / "recon.h5") as file:
         assert not file.attrs["complete"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_signal_ends_the_job_in_order(jobs, number):
-    producer = jobs.produce(*small(), "--rate", "10")
+    producer = jobs.produce(*small(), *LONG)
     address = jobs.announced("producer", producer)["data"]
     reconstruction = jobs.recon(1, "--connect", address, *WINDOW)
     wait_for_snapshot(jobs, reconstruction)
@@ -268,3 +267,52 @@ def test_quality_is_followed_against_a_reference(jobs, tmp_path):
     assert len(ssim) == 4
     assert ssim[-1] > 0.9999 > ssim[0]
     assert (jobs.out / "quality.png").stat().st_size > 1000
+
+
+def write_scan(path: Path, *, flat: float = 1000.0, bad: int | None = None) -> Path:
+    """A small DXchange file of float32 counts; projection `bad` has a NaN."""
+    rng = np.random.default_rng(1)
+    data = (500 + 100 * rng.random((24, 4, 32))).astype(np.float32)
+    if bad is not None:
+        data[bad, 2, 5] = np.nan
+    with h5py.File(path, "w") as file:
+        file["exchange/data"] = data
+        file["exchange/data_white"] = np.full((2, 4, 32), flat, np.float32)
+        file["exchange/data_dark"] = np.zeros((2, 4, 32), np.float32)
+        file["exchange/theta"] = np.linspace(0, 180, 24, endpoint=False)
+    return path
+
+
+def play(jobs: Lab, scan: Path, *recon: str) -> tuple[int, int]:
+    """Exit codes of both jobs, two ranks, without a tunnel."""
+    producer = jobs.produce("--file", str(scan))
+    address = jobs.announced("producer", producer)["data"]
+    reconstruction = jobs.recon(2, "--connect", address, *recon)
+    return producer.wait(), reconstruction.wait()
+
+
+def test_a_projection_with_nan_is_refused_and_counted(jobs, tmp_path):
+    scan = write_scan(tmp_path / "scan.h5", bad=7)
+    assert play(jobs, scan) == (0, 3), jobs.jobs[-1].text
+    projections = jobs.summary()["projections"]
+    assert (projections["sent"], projections["used"], projections["refused"]) == (24, 23, 1)
+    assert jobs.summary()["refused_reasons"] == {"not-finite": 1}
+    with h5py.File(jobs.out / "recon.h5") as file:
+        assert np.isfinite(file["data"][:]).all()
+        assert file.attrs["projections_refused"] == 1
+
+
+def test_a_strict_job_ends_at_the_first_bad_frame(jobs, tmp_path):
+    scan = write_scan(tmp_path / "scan.h5", bad=7)
+    produced, reconstructed = play(jobs, scan, "--strict")
+    assert produced != 0
+    assert reconstructed == 4
+    assert_one_line(jobs.jobs[-1], "strict", "7")
+
+
+def test_a_flat_field_without_beam_is_an_error(jobs, tmp_path):
+    scan = write_scan(tmp_path / "scan.h5", flat=0.0)
+    produced, reconstructed = play(jobs, scan)
+    assert produced != 0
+    assert reconstructed == 2
+    assert_one_line(jobs.jobs[-1], "flat field is not brighter")

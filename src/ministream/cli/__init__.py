@@ -89,6 +89,17 @@ def main() -> NoReturn:
         fail(f"internal error, please report it: {type(error).__name__}: {error}", 70)
 
 
+def output() -> Console:
+    """Standard output for people: coloured and redrawn on a terminal, plain lines of a fixed width elsewhere.
+
+    mpirun gives its ranks a pseudo-terminal of their own; what counts is where its own output goes.
+    """
+    on_terminal = sys.stdout.isatty()
+    if on_terminal and "OMPI_COMM_WORLD_RANK" in os.environ:
+        on_terminal = os.path.realpath(f"/proc/{os.getppid()}/fd/1").startswith(("/dev/pts/", "/dev/tty"))
+    return Console(force_terminal=on_terminal, width=None if on_terminal else 120, highlight=False)
+
+
 def fail(message: str, code: int) -> NoReturn:
     """Print one line on standard error and end."""
     ERRORS.print(f"ministream: {message}", markup=False)

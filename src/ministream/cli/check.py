@@ -7,11 +7,10 @@ import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ministream import config
-from ministream.cli import RunArgument, SetOption, overrides
+from ministream.cli import RunArgument, SetOption, output, overrides
 
 if TYPE_CHECKING:
     from ministream.app.check import Prediction
@@ -35,7 +34,7 @@ def check(
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(prediction) | {"peak_mib": prediction.peak_mib}, indent=2))
         return
-    Console().print(_render(prediction))
+    output().print(_render(prediction))
 
 
 def _render(prediction: Prediction) -> Table:

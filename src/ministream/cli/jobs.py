@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from ministream import config, log
-from ministream.cli import ERRORS, AnnounceOption, RunArgument, SetOption, overrides
+from ministream.cli import ERRORS, AnnounceOption, RunArgument, SetOption, output, overrides
 from ministream.errors import IncompleteError
 
 ControlOption = Annotated[
@@ -137,13 +136,14 @@ def recon(
         },
         tunnel=_tunnel(control, credentials, insecure),
     )
+    console = output()
     summary = app.recon(
-        lambda: config.load(run, tables), ranks=ranks, announce_to=announce, log_level=log_level, console=ERRORS
+        lambda: config.load(run, tables), ranks=ranks, announce_to=announce, log_level=log_level, console=console
     )
     if summary is not None:
         from ministream.monitor import render
 
-        Console().print(render(summary))
+        console.print(render(summary))
         if not summary.complete:
             raise IncompleteError(f"the volume is incomplete: {summary.ending}")
 

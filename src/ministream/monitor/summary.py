@@ -102,7 +102,8 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("residual norm", _residuals(summary.residuals)),
         ("quality", _quality(summary.quality)),
         ("written by", summary.storage),
-        ("files", "\n".join(summary.files)),
+        ("results in", str(Path(summary.files[0]).parent) if summary.files else ""),
+        ("files", _files(summary.files)),
     ]
 
 
@@ -157,3 +158,12 @@ def _quality(quality: Mapping[str, float] | None) -> str:
         "correlation": "correlation {:.5f}",
     }
     return ", ".join(form.format(quality[name]) for name, form in names.items() if name in quality) if quality else ""
+
+
+def _files(files: Sequence[str]) -> str:
+    """Names without their folder; of many snapshots only how many."""
+    names = [Path(file).name for file in files]
+    snapshots = [name for name in names if name[0].isdigit()]
+    if len(snapshots) > 4:
+        names = [f"{len(snapshots)} snapshots {snapshots[0]} … {snapshots[-1]}", *names[len(snapshots) :]]
+    return ", ".join(names)
