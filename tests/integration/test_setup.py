@@ -24,19 +24,9 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def copy_checkout(copy: Path) -> Path:
-    """The working tree as git sees it, without anything that was built in it."""
-    listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=PROJECT,
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    for name in filter(None, listing.stdout.split("\0")):
-        if (PROJECT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(PROJECT / name, copy / name)
-    return copy
+    """The working tree without anything that was built in it."""
+    built = shutil.ignore_patterns(".git", ".venv", "results", "build", "__pycache__", ".*_cache", "*.egg-info")
+    return Path(shutil.copytree(PROJECT, copy, ignore=built))
 
 
 @pytest.fixture
@@ -99,7 +89,7 @@ def assert_done(checkout: Path, env: Mapping[str, str] | None = None) -> None:
     again = setup(checkout, env=env)
     assert again.returncode == 0
     assert "nothing to do" in again.stdout
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3, "half a second on a quiet machine"
     assert setup(checkout, "--check", env=env).returncode == 0
 
 
@@ -127,8 +117,6 @@ def test_h5py_is_built_for_the_mpi_that_is_here(checkout: Path) -> None:
 
     # A package that depends on h5py can have replaced it by pip's serial one of the same version.
     by_hand(checkout, "pip install -q --force-reinstall --no-deps --only-binary=:all: h5py==3.16.0")
-    with (checkout / "setup.cfg").open("a") as file:
-        file.write("# changed\n")
     check = setup(checkout, "--check")
     assert check.returncode == 1
     assert "to do   h5py" in check.stdout
