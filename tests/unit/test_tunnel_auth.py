@@ -104,7 +104,7 @@ class Endpoint(HTTPServer):
         self.tokens: dict[str, dict[str, Any]] = {}
         self.asked: list[tuple[str, str]] = []
         self.status = 200
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -116,6 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append((token, self.headers["Authorization"]))
         answer = json.dumps(self.server.tokens.get(token, {"active": False})).encode()
         self.send_response(self.server.status)
+        self.send_header("Location", f"http://127.0.0.1:{self.server.server_port}/elsewhere")
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)
@@ -177,12 +178,14 @@ def test_a_token_that_is_not_quite_right_is_refused(
     refused(judge, STRANGER, "t")
 
 
-def test_an_endpoint_that_fails_lets_nobody_in(endpoint: Endpoint, judge: Authenticator) -> None:
+@pytest.mark.parametrize("status", [302, 401, 500])
+def test_an_endpoint_that_fails_lets_nobody_in(endpoint: Endpoint, judge: Authenticator, status: int) -> None:
     endpoint.tokens["t"] = GOOD
-    endpoint.status = 500
+    endpoint.status = status
     with pytest.raises(RefusedError) as caught:
         identify(judge, STRANGER, "t")
     assert caught.value.code is Code.UNAVAILABLE
     assert "s3cret" not in str(caught.value)
+    assert len(endpoint.asked) == 1
     endpoint.status = 200
     assert identify(judge, STRANGER, "t") == "oauth:bob@anl.gov"

@@ -134,6 +134,13 @@ class IntrospectionSection(config.Section):
         return url
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Tokens and the client secret go to the configured address and nowhere else."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class _Verdict:
     identity: str | None
@@ -153,6 +160,7 @@ class Introspection:
             raise ConfigError(f"introspection secret {path}: cannot be read: {error.strerror}") from error
         basic = base64.b64encode(f"{section.client_id}:{secret}".encode()).decode()
         self._headers = {"Authorization": f"Basic {basic}", "Accept": "application/json"}
+        self._opener = urllib.request.build_opener(_NoRedirects)
         self._verdicts: dict[str, _Verdict] = {}
 
     async def identity(self, token: str) -> str | None:
@@ -175,8 +183,12 @@ class Introspection:
     def _ask(self, token: str) -> dict[str, Any]:
         body = urllib.parse.urlencode({"token": token}).encode()
         request = urllib.request.Request(self._section.url, body, self._headers)
-        with urllib.request.urlopen(request, timeout=self._section.timeout_s) as response:
-            answer = json.loads(response.read(_ANSWER_BYTES))
+        try:
+            with self._opener.open(request, timeout=self._section.timeout_s) as response:
+                answer = json.loads(response.read(_ANSWER_BYTES))
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise
         if not isinstance(answer, dict):
             raise ValueError("the answer is no JSON object")  # noqa: TRY004 - a malformed value, not a type error
         return answer

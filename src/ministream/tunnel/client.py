@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -142,15 +143,20 @@ class ControlClient:
                 where = f"data port {endpoint} of control server {self.endpoint}"
                 raise TunnelError(f"{where} does not accept connections: {error}") from error
 
-    def _hello_after(self, waiting: Any, hello: Any) -> None:
+    def _hello_after(self, waiting: Any, message: Any) -> None:
         """Say hello once the server knows the session: ours waits for it, a stock one must be asked again."""
         for attempt in range(_HELLO_TRIES):
+            hello = self._method("hello").future(message, timeout=_CALL_S, metadata=self._metadata)
+            either = threading.Event()
+            for call in (waiting, hello):
+                call.add_done_callback(lambda _, event=either: event.set())
+            either.wait()
+            # If req has failed, hello will too: req's own reason is the one to show.
+            if waiting.done():
+                waiting.result()
             try:
-                self._method("hello")(hello, timeout=_CALL_S, metadata=self._metadata)
+                hello.result()
             except grpc.RpcError as error:
-                # If req has failed, its own reason is the one to show.
-                if waiting.done():
-                    waiting.result()
                 if error.code() is not grpc.StatusCode.UNKNOWN or attempt == _HELLO_TRIES - 1:
                     raise
                 time.sleep(_HELLO_AGAIN_S)

@@ -53,6 +53,8 @@ class PortPool:
         try:
             # Lets a port be taken again while old connections linger in TIME_WAIT; not while somebody listens.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Data servers share it among processes: one that comes too late to accept must not wait there.
+            listener.setblocking(False)
             listener.bind((self._host, port))
             listener.listen(_BACKLOG)
         except OSError as error:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import pwd
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Self
@@ -57,6 +58,7 @@ class Program:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 pass_fds=[*listeners, *memories],
+                start_new_session=True,
                 process_group=0,  # see _process.py
             )
         except OSError as error:
@@ -66,7 +68,11 @@ class Program:
                 os.close(memory)
         self = cls(name, process, setup.on_failure)
         self._watcher = asyncio.create_task(self._watch(ready))
-        await self._wait_ready()
+        try:
+            await self._wait_ready()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def close(self) -> None:
@@ -88,13 +94,24 @@ class Program:
             async with asyncio.timeout(_START_S):
                 await self._ready.wait()
         except TimeoutError:
-            await self.close()
             raise TunnelError(f"{self._name} does not serve after {_START_S:g} s: {self._last_words()}") from None
         if self._process.returncode is not None:
             raise TunnelError(f"{self._name} ended at once: {self._last_words()}")
 
     async def _watch(self, ready: str) -> None:
-        """Drain the output, so that the program never blocks on it; then see to its end."""
+        """See to the program's end, expected or not."""
+        reading = asyncio.create_task(self._read(ready))
+        status = await self._process.wait()
+        # Workers that outlive a killed master would keep the output, and the ports.
+        self._kill_group()
+        await reading
+        if self._ready.is_set() and not self._closing:
+            self._closing = True
+            self._fail(f"{self._name} ended by itself (status {status}): {self._last_words()}")
+        self._ready.set()
+
+    async def _read(self, ready: str) -> None:
+        """Drain the output, so that the program never blocks on it."""
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
             text = line.decode("utf-8", "replace").rstrip()[:300]
@@ -103,11 +120,10 @@ class Program:
             if len(self._said) < _MAX_LOG_LINES:
                 self._said.append(text)
                 logger.debug("%s %d: %s", self._name, self._process.pid, text)
-        status = await self._process.wait()
-        if self._ready.is_set() and not self._closing:
-            self._closing = True
-            self._fail(f"{self._name} ended by itself (status {status}): {self._last_words()}")
-        self._ready.set()
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _last_words(self) -> str:
         return " | ".join(self._said[-3:]) or "it said nothing"

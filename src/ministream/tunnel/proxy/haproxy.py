@@ -21,7 +21,7 @@ defaults
     option splice-auto
     option clitcpka
     option srvtcpka
-    retries 20
+    retries 10
     timeout connect 5s
     timeout client 24d
     timeout server 24d
