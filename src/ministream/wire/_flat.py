@@ -26,20 +26,25 @@ class Table:
     def __init__(self, message: memoryview, name: str) -> None:
         self._message = message
         self._name = name
-        self._table = self._read(_U32, 0, "root offset")
-        self._vtable = self._table - self._read(_I32, self._table, "vtable offset")
-        vtable_bytes = self._read(_U16, self._vtable, "vtable size")
-        self._table_bytes = self._read(_U16, self._vtable + 2, "table size")
-        if vtable_bytes < 4 or vtable_bytes % 2 or self._vtable + vtable_bytes > len(message):
-            raise self._bad("vtable", f"{vtable_bytes} bytes at {self._vtable}")
-        if self._table_bytes < 4 or self._table + self._table_bytes > len(message):
-            raise self._bad("table", f"{self._table_bytes} bytes at {self._table}")
-        self._slots = (vtable_bytes - 4) // 2
+        self._table = table = self._read(_U32, 0, "root offset")
+        vtable = table - self._read(_I32, table, "vtable offset")
+        vtable_bytes = self._read(_U16, vtable, "vtable size")
+        self._table_bytes = self._read(_U16, vtable + 2, "table size")
+        if vtable_bytes < 4 or vtable_bytes % 2 or vtable + vtable_bytes > len(message):
+            raise self._bad("vtable", f"{vtable_bytes} bytes at {vtable}")
+        if self._table_bytes < 4 or table + self._table_bytes > len(message):
+            raise self._bad("table", f"{self._table_bytes} bytes at {table}")
+        self._offsets = message[vtable + 4 : vtable + vtable_bytes]
 
     def values(self, slot: int, layout: struct.Struct, field: str) -> tuple[Any, ...] | None:
-        """The numbers of a scalar or struct field; None where the sender left it out (its value is the default)."""
+        """The numbers of a struct field; None where the sender left it out."""
         start = self._start(slot, layout.size, field)
         return None if start is None else layout.unpack_from(self._message, start)
+
+    def number(self, slot: int, layout: struct.Struct, field: str) -> Any:
+        """The number of a scalar field; 0, its default, where the sender left it out."""
+        start = self._start(slot, layout.size, field)
+        return 0 if start is None else layout.unpack_from(self._message, start)[0]
 
     def vector(self, slot: int, field: str) -> memoryview:
         """The bytes of a [ubyte] field, without copying them; empty where the sender left it out."""
@@ -54,9 +59,9 @@ class Table:
         return self._message[first : first + length]
 
     def _start(self, slot: int, size: int, field: str) -> int | None:
-        if slot >= self._slots:
+        if 2 * slot >= len(self._offsets):
             return None
-        offset: int = _U16.unpack_from(self._message, self._vtable + 4 + 2 * slot)[0]
+        offset: int = _U16.unpack_from(self._offsets, 2 * slot)[0]
         if offset == 0:
             return None
         if offset < 4 or offset + size > self._table_bytes:

@@ -24,6 +24,8 @@ END_OF_DATA = b"end_data"
 PIXEL_DTYPES = ("uint8", "uint16", "float32")
 """What the programs of aps-mini-apps put into `tdata`."""
 
+_ON_THE_WIRE = {np.dtype(name).newbyteorder("<") for name in PIXEL_DTYPES}
+
 LARGEST_BYTES = 2**31 - 1
 """A FlatBuffers message ends here: its offsets are signed 32-bit numbers."""
 
@@ -79,7 +81,8 @@ class Image:
                 f"are {count * wanted.itemsize}: {_fitting(len(self.tdata), count)}",
                 reason="dtype",
             )
-        return np.require(np.frombuffer(self.tdata, wanted), requirements="A").reshape(self.dims)
+        pixels: NDArray[Any] = np.ndarray(self.dims, wanted, self.tdata)
+        return pixels if pixels.flags.aligned else pixels.copy()
 
 
 def _fitting(nbytes: int, count: int) -> str:
@@ -96,16 +99,16 @@ def decode(message: bytes | memoryview) -> Image:
     dims = table.values(1, _DIM3, "dims")
     if dims is None or min(dims) < 1:
         raise FrameError(f"TImage: dims {dims} must be three positive numbers (slices, rows, columns)", reason="size")
-    rotation, center = _number(table, 2, _FLOAT32, "rotation"), _number(table, 3, _FLOAT32, "center")
+    rotation, center = table.number(2, _FLOAT32, "rotation"), table.number(3, _FLOAT32, "center")
     if not (math.isfinite(rotation) and math.isfinite(center)):
         raise FrameError(f"TImage: rotation {rotation} and center {center} must be finite", reason="not-finite")
     return Image(
-        seq=_number(table, 0, _INT32, "seq"),
+        seq=table.number(0, _INT32, "seq"),
         dims=(dims[0], dims[1], dims[2]),
         rotation=rotation,
         center=center,
-        unique_id=_number(table, 4, _INT32, "uniqueId"),
-        image_type=_image_type(_number(table, 5, _INT8, "itype")),
+        unique_id=table.number(4, _INT32, "uniqueId"),
+        image_type=_image_type(table.number(5, _INT8, "itype")),
         tdata=table.vector(6, "tdata"),
     )
 
@@ -116,11 +119,6 @@ def _image_type(value: int) -> ImageType:
     except ValueError:
         known = ", ".join(f"{one:d} {one.name}" for one in ImageType)
         raise FrameError(f"TImage: itype {value} is none of {known}", reason="kind") from None
-
-
-def _number(table: Table, slot: int, layout: struct.Struct, field: str) -> Any:
-    values = table.values(slot, layout, field)
-    return 0 if values is None else values[0]
 
 
 def encode(
@@ -142,11 +140,11 @@ def encode(
     than one message can hold.
     """
     wire = np.dtype(dtype or pixels.dtype).newbyteorder("<")
-    if wire.name not in PIXEL_DTYPES or pixels.ndim not in (2, 3):
+    if wire not in _ON_THE_WIRE or pixels.ndim not in (2, 3):
         raise UsageError(
             f"a TImage carries two or three dimensions of {', '.join(PIXEL_DTYPES)}, not {wire.name} {pixels.shape}"
         )
-    if wire.kind != "f" and not np.can_cast(pixels.dtype, wire, "safe"):
+    if wire != pixels.dtype and wire.kind != "f" and not np.can_cast(pixels.dtype, wire, "safe"):
         raise UsageError(f"pixels of {pixels.dtype} cannot be sent as {wire.name}: choose --pixel-dtype float32")
     nbytes = pixels.size * wire.itemsize
     if _PREFIX.size + nbytes > LARGEST_BYTES:
@@ -170,5 +168,5 @@ def encode(
         image_type,
         nbytes,
     )
-    np.copyto(message[_PREFIX.size :].view(wire).reshape(pixels.shape), pixels, casting="same_kind")
+    np.copyto(np.ndarray(pixels.shape, wire, message, _PREFIX.size), pixels, casting="same_kind")
     return message.data

@@ -114,7 +114,7 @@ class _Party:
         _HEADER.pack_into(message, 0, self._seq, kind, size)
         message[_HEADER.size : start] = body
         if pixels is not None:
-            np.copyto(np.frombuffer(message, "<f4", offset=start).reshape(pixels.shape), pixels)
+            np.copyto(np.ndarray(pixels.shape, "<f4", message, start), pixels)
         self._seq += 1
         return message
 
@@ -200,7 +200,8 @@ class Worker(_Party):
         if not (math.isfinite(theta) and math.isfinite(center)):
             text = f"{self._peer}: theta {theta} and center {center} of projection {projection_id} must be finite"
             raise FrameError(text, reason="not-finite")
-        pixels = np.require(np.frombuffer(payload, "<f4", offset=_DATA_REPLY.size), requirements="A").reshape(shape)
+        pixels: NDArray[np.float32] = np.ndarray(shape, "<f4", payload, _DATA_REPLY.size)
+        pixels = pixels if pixels.flags.aligned else pixels.copy()
         return Projection(projection_id=projection_id, theta=theta, center=center, pixels=pixels)
 
 
