@@ -6,7 +6,7 @@ from typing import cast
 
 from ministream import config, registry
 from ministream.recon.algorithms import Algorithm
-from ministream.recon.geometry import Geometry
+from ministream.recon.geometry import Geometry, Memory, memory_bytes
 
 
 def open_algorithm(section: config.ReconSection, geometry: Geometry, slices: int) -> Algorithm:
@@ -17,3 +17,16 @@ def open_algorithm(section: config.ReconSection, geometry: Geometry, slices: int
     module = registry.load("ministream.recon.algorithms", section.kind)
     options = config.parse(module.Options, section.options, f"[recon] {section.kind}")
     return cast(Algorithm, module.Algorithm(geometry, slices, options))
+
+
+def memory(section: config.ReconSection, geometry: Geometry, slices: int, length: int) -> Memory:
+    """What the algorithm that `[recon]` names needs for a slab of `slices` slices and a window of `length`."""
+    algorithm = registry.load("ministream.recon.algorithms", section.kind).Algorithm
+    return memory_bytes(
+        geometry,
+        slices,
+        length,
+        images=algorithm.images,
+        residuals=algorithm.residuals,
+        per_pixel=algorithm.per_pixel,
+    )

@@ -41,31 +41,35 @@ class Weights:
         if changed.size == window.held:
             self._column_sums[:] = 0  # everything is new: start without the rounding of the past
         elif gone.size:
-            self._column_sums -= self._seen(self._angles_rad, gone)
+            self._column_sums -= self.seen(self._beams(gone))
         self._angles_rad[: window.held] = window.angles_rad
-        self._column_sums += self._seen(self._angles_rad, changed)
+        self._column_sums += self.seen(self._beams(changed))
         self._stamps = stamps
         self._sum_rows(changed)
-        self.columns[:] = _inverse(self._column_sums) * self._support
+        self.columns[:] = inverse(self._column_sums) * self._support
 
-    def _seen(self, angles_rad: NDArray[np.float64], slots: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Column sums of the projections `slots` alone, [n, n]."""
-        ones = np.ones((angles_rad.size, self._geometry.cols, 1), np.float32)
-        image = aligned_zeros((self._geometry.n, self._geometry.n, 1))
-        beams = kernels.Beams.at(angles_rad, self._geometry.axis_col, slots)
+    def seen(self, beams: kernels.Beams) -> NDArray[np.float32]:
+        """Column sums of the projections of `beams` alone, [n, n]."""
+        ones = np.ones((self._angles_rad.size, self._geometry.cols, 1), np.float32)
+        image = self._geometry.new_image(1)
         kernels.back(ones, image, beams, factor=np.ones(image.shape[:2], np.float32))
         sums: NDArray[np.float32] = image[:, :, 0]
         return sums
 
+    def _beams(self, slots: NDArray[np.int64]) -> kernels.Beams:
+        return kernels.Beams.at(self._angles_rad, self._geometry.axis_col, slots)
+
     def _sum_rows(self, slots: NDArray[np.int64]) -> None:
-        image = aligned_zeros((self._geometry.n, self._geometry.n, 1))
+        image = self._geometry.new_image(1)
         image[:, :, 0] = self._support
         sums = aligned_zeros((self._angles_rad.size, self._geometry.cols, 1))
-        kernels.forward(image, sums, kernels.Beams.at(self._angles_rad, self._geometry.axis_col, slots))
-        self.rows[slots] = _inverse(sums[slots, :, 0])
+        kernels.forward(image, sums, self._beams(slots))
+        self.rows[slots] = inverse(sums[slots, :, 0])
 
 
-def _inverse(sums: NDArray[np.floating]) -> NDArray[np.float32]:
+def inverse(sums: NDArray[np.floating]) -> NDArray[np.float32]:
+    """1 / sums, and 0 where nothing was seen."""
     seen = sums > _NEGLIGIBLE
-    inverse = np.divide(1.0, sums, out=np.zeros(sums.shape), where=seen)
-    return inverse.astype(np.float32)
+    result = np.divide(1.0, sums, out=np.zeros(sums.shape), where=seen)
+    single: NDArray[np.float32] = result.astype(np.float32)
+    return single

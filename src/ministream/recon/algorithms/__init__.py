@@ -1,21 +1,24 @@
-"""Iterative algorithms: each module has `Options` and `Algorithm`, all on the two kernels, all warm-started.
+"""Algorithms: each module has `Options` and `Algorithm`, all on the two kernels, all windowed and warm-started.
 
-An update improves the image in place, [n, n, padded slices], with what the window holds. One iteration is one
-forward and one back projection of everything held, unless the module says otherwise.
+An update improves the image in place, [n, n, padded slices], with what the window holds. One iteration uses every
+projection of the window once forward and once back, unless the module says otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ministream.recon.window import Window
 
+Image = NDArray[np.float32]
 Progress = Callable[[], None]
+Proceed = Callable[[float], bool]
+"""Asked after each iteration with |b - A x|² from before it; False ends the update."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,10 +35,22 @@ class Report:
 
 
 class Algorithm(Protocol):
-    """What every algorithm offers."""
+    """What every algorithm offers.
+
+    `images` and `residuals` say how many arrays as large as the image and the window's data it needs at its peak,
+    the image included; `per_pixel` how many bytes per pixel of one slice its weights take.
+    """
+
+    images: ClassVar[int]
+    residuals: ClassVar[int]
+    per_pixel: ClassVar[int]
 
     def update(
-        self, image: NDArray[np.float32], window: Window, iterations: int, *, progress: Progress = ...
+        self, image: Image, window: Window, iterations: int, *, progress: Progress = ..., proceed: Proceed = ...
     ) -> Report:
-        """Improve `image` by `iterations` iterations; `progress` is called in between, from this thread."""
+        """Improve `image` by up to `iterations` iterations; `progress` is called in between, from this thread."""
+        ...
+
+    def move_axis(self, axis_col: float) -> None:
+        """From the next update on the rotation axis is at this detector column, for all the window holds."""
         ...

@@ -21,7 +21,18 @@ from ministream.recon.kernels import forward as _forward
 from ministream.recon.kernels.threads import get_threads, idle, run, set_threads
 from ministream.recon.kernels.vector import Lanes
 
-__all__ = ["Beams", "back", "forward", "get_threads", "lane_blocks", "padded_slices", "set_threads", "warm_up", "weigh"]
+__all__ = [
+    "Beams",
+    "back",
+    "divide",
+    "forward",
+    "get_threads",
+    "lane_blocks",
+    "padded_slices",
+    "set_threads",
+    "warm_up",
+    "weigh",
+]
 
 Image = NDArray[np.float32]
 Sinogram = NDArray[np.float32]
@@ -110,16 +121,18 @@ def back(
     *,
     factor: NDArray[np.float32],
     multiply: bool = False,
+    interpolate: bool = False,
     lower: float = -np.inf,
     upper: float = np.inf,
     progress: Progress = idle,
 ) -> None:
     """image = clip(image + factor · Aᵀ sinogram, lower, upper), or image · factor · Aᵀ sinogram with `multiply`.
 
-    `factor` is float32 [n, n].
+    `factor` is float32 [n, n]. With `interpolate` a projection's value at a pixel is interpolated on the detector, as
+    filtered back projection wants it, instead of spread with the weights of `forward`.
     """
     pixels = Pixels.of(image)
-    update = _back.Update(factor, multiply, np.float32(lower), np.float32(upper))
+    update = _back.Update(factor, multiply, interpolate, np.float32(lower), np.float32(upper))
     for lanes, first, blocks in lane_blocks(image.shape[2]):
         plan = _back.Plan(blocks * (-(-pixels.n // _back.SIDE)) ** 2, first, blocks)
 
@@ -129,6 +142,21 @@ def back(
             return done
 
         run(work, plan.tasks, progress)
+
+
+def divide(sinogram: Sinogram, measured: Sinogram, beams: Beams, smallest: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Replace A x by max(b, 0) / A x, 0 where A x is not above smallest[slice]; return |b - A x|² per slice."""
+    norms = np.zeros((sinogram.shape[0], sinogram.shape[2]))
+
+    def work(counter: Counter, quota: int) -> int:
+        done: int = _elementwise.divide(
+            counter, quota, beams.slots.size, sinogram, measured, beams.slots, smallest, norms
+        )
+        return done
+
+    run(work, beams.slots.size)
+    total: NDArray[np.float64] = norms[beams.slots].sum(axis=0)
+    return total
 
 
 def weigh(sinogram: Sinogram, beams: Beams, factor: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -46,10 +46,14 @@ class Plan(NamedTuple):
 
 
 class Update(NamedTuple):
-    """What happens to the image: x + factor · Aᵀy, or x · factor · Aᵀy, within the limits."""
+    """What happens to the image: x + factor · Aᵀy, or x · factor · Aᵀy, within the limits.
+
+    With `interpolate` the weights are those of linear interpolation, d = 1.
+    """
 
     factor: NDArray[np.float32]
     multiply: bool
+    interpolate: bool
     lower: np.float32
     upper: np.float32
 
@@ -116,7 +120,7 @@ def _copy(lanes, sinogram, slot, u0, span, at, p, piece):
 
 
 @inline
-def _fetch(lanes, sinogram, beams, begin, count, at, n, r0, c0, scratch):
+def _fetch(lanes, sinogram, beams, interpolate, begin, count, at, n, r0, c0, scratch):
     """Bring what the tile at (r0, c0) sees of `count` projections into scratch."""
     half = (n - 1) / 2
     for p in range(count):
@@ -125,7 +129,7 @@ def _fetch(lanes, sinogram, beams, begin, count, at, n, r0, c0, scratch):
         u = (c0 - half) * cos + (half - r0) * sin + beams.axis_col
         u0 = math.floor(u + min(0.0, (SIDE - 1) * cos) - max(0.0, (SIDE - 1) * sin))
         scratch.corner[p], scratch.cos[p], scratch.sin[p] = u - u0, cos, sin
-        scratch.length[p] = 1 / max(abs(cos), abs(sin))
+        scratch.length[p] = 1.0 if interpolate else 1 / max(abs(cos), abs(sin))
         _copy(lanes, sinogram, slot, u0, int((SIDE - 1) * (abs(cos) + abs(sin))) + 3, at, p, scratch.piece)
 
 
@@ -190,7 +194,7 @@ def back(lanes, counter, quota, plan, image, sinogram, beams, update, scratch):
         r0, c0 = (tile // tiles) * SIDE, (tile % tiles) * SIDE
         for begin in range(0, projections, group):
             count = min(group, projections - begin)
-            _fetch(lanes, sinogram, beams, begin, count, at, image.n, r0, c0, scratch)
+            _fetch(lanes, sinogram, beams, update.interpolate, begin, count, at, image.n, r0, c0, scratch)
             last = begin + count == projections
             _add_group(lanes, image, sinogram.shape[2], at, r0, c0, update, count, begin == 0, last, scratch)
     return done

@@ -1,0 +1,80 @@
+"""Filtering of projections for filtered back projection, and the step that puts them into an image."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ministream.recon import kernels
+from ministream.recon.algorithms import Image, Progress
+from ministream.recon.window import Window
+
+HALF_TURN_RAD = 0.95 * np.pi
+"""Directions this far apart count as half a turn: the last step of a scan is often missing."""
+
+
+def coverage_rad(angles_rad: NDArray[np.float64]) -> float:
+    """How much of half a turn the directions cover: pi less the largest gap beyond the usual one."""
+    directions = np.sort(np.mod(angles_rad, np.pi))
+    if directions.size < 2:
+        return 0.0
+    gaps = np.diff(np.append(directions, directions[0] + np.pi))
+    largest = gaps.argmax()
+    return float(np.pi - gaps[largest] + np.median(np.delete(gaps, largest)))
+
+
+@functools.lru_cache(maxsize=4)
+def ramp(cols: int, window: str) -> NDArray[np.float32]:
+    """Frequency response [padded cols / 2 + 1, 1] of the band-limited ramp, zero-padded to avoid wrap-around.
+
+    Kak & Slaney, Principles of Computerized Tomographic Imaging (1988), equation 3-61.
+    """
+    size = 2 ** (2 * cols - 1).bit_length()
+    place = np.fft.fftfreq(size, 1 / size)
+    kernel = np.zeros(size)
+    kernel[0] = 0.25
+    odd = place % 2 == 1
+    kernel[odd] = -1 / (np.pi * place[odd]) ** 2
+    frequency = np.fft.rfftfreq(size)
+    window_of = {
+        "ramp": np.ones_like(frequency),
+        "shepp": np.sinc(frequency),
+        "cosine": np.cos(np.pi * frequency),
+        "hann": 0.5 + 0.5 * np.cos(2 * np.pi * frequency),
+    }[window]
+    response: NDArray[np.float32] = (np.fft.rfft(kernel).real * window_of).astype(np.float32)[:, None]
+    return response
+
+
+def filter_into(
+    out: NDArray[np.float32], data: NDArray[np.float32], slots: NDArray[np.int64], window: str, progress: Progress
+) -> None:
+    """out[slot] = filtered data[slot], for [cols, padded slices] each."""
+    cols = data.shape[1]
+    response = ramp(cols, window)
+    size = 2 * (response.shape[0] - 1)
+    for slot in slots:
+        spectrum = np.fft.rfft(data[slot], size, axis=0)
+        spectrum *= response
+        out[slot] = np.fft.irfft(spectrum, size, axis=0)[:cols]
+        progress()
+
+
+def add(
+    image: Image, filtered: NDArray[np.float32], beams: kernels.Beams, weight_rad: float, progress: Progress
+) -> None:
+    """image += weight · back projection of filtered projections, with linear interpolation on the detector."""
+    factor = np.full(image.shape[:2], weight_rad, np.float32)
+    kernels.back(filtered, image, beams, factor=factor, interpolate=True, progress=progress)
+
+
+def reconstruct(
+    image: Image, window: Window, axis_col: float, scratch: NDArray[np.float32], progress: Progress
+) -> None:
+    """image = filtered back projection of everything the window holds; `scratch` is as large as the window's data."""
+    image[:] = 0
+    filter_into(scratch, window.data, np.arange(window.held), "shepp", progress)
+    beams = kernels.Beams.at(window.angles_rad, axis_col)
+    add(image, scratch, beams, coverage_rad(window.angles_rad) / window.held, progress)

@@ -1,0 +1,90 @@
+"""FBP preview: each new projection is filtered and added once, and the one that leaves the window is subtracted.
+
+The image is the filtered back projection of what the window holds, every projection with the same share of the angle
+that they cover: right for directions spread evenly (sequential, interlaced, golden-angle), in any order. A usable slice
+exists after the first half turn, before that a limited-angle one. `iterations` makes no difference: an update is one
+back projection of what has changed. Nothing is projected forward, so no residual is reported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ministream.recon import kernels
+from ministream.recon.algorithms import Image, Proceed, Progress, Report
+from ministream.recon.algorithms import _filtered as filtered
+from ministream.recon.algorithms._iterative import Masked, always
+from ministream.recon.geometry import Geometry, aligned_zeros
+from ministream.recon.kernels.threads import idle
+from ministream.recon.window import Window
+
+
+class Options(Masked):
+    """FBP's own keys of `[recon]`."""
+
+    filter: Literal["ramp", "shepp", "cosine", "hann"] = Field(default="shepp", description="window on the ramp")
+
+
+class Algorithm:
+    """Incremental FBP on a slab; keeps the filtered projections, as large as the window."""
+
+    images: ClassVar[int] = 1
+    residuals: ClassVar[int] = 1
+    per_pixel: ClassVar[int] = 4
+
+    def __init__(self, geometry: Geometry, slices: int, options: Options) -> None:
+        self._geometry = geometry
+        self._options = options
+        self._filtered: NDArray[np.float32] = aligned_zeros((0, 0, 0))
+        self._angles_rad = np.zeros(0)
+        self._stamps = np.zeros(0, dtype=np.int64)
+        self._weight_rad = 0.0
+
+    def update(
+        self,
+        image: Image,
+        window: Window,
+        iterations: int,
+        *,
+        progress: Progress = idle,
+        proceed: Proceed = always,
+    ) -> Report:
+        """Bring the image up to date with the window."""
+        start = time.perf_counter()
+        if self._filtered.shape != window.data.shape:
+            self._filtered = aligned_zeros(window.data.shape)
+            self._angles_rad = np.zeros(window.length)
+            self._stamps = np.zeros(window.length, dtype=np.int64)
+        stamps = np.zeros_like(self._stamps)
+        stamps[: window.held] = window.stamps
+        changed = np.flatnonzero(stamps != self._stamps)
+        weight_rad = filtered.coverage_rad(window.angles_rad) / max(window.held, 1)
+        if changed.size == window.held or not self._weight_rad:
+            image[:] = 0  # everything is new: start without the rounding of the past
+            changed = np.arange(window.held)
+        else:
+            image *= np.float32(weight_rad / self._weight_rad)
+            gone = changed[self._stamps[changed] != 0]
+            self._add(image, gone, -weight_rad, progress)
+        filtered.filter_into(self._filtered, window.data, changed, self._options.filter, progress)
+        self._angles_rad[: window.held] = window.angles_rad
+        self._add(image, changed, weight_rad, progress)
+        self._stamps, self._weight_rad = stamps, weight_rad
+        if self._options.circular_mask:
+            image[~self._geometry.circle()] = 0
+        return Report(iterations=1, residual_norm2=(), forward_s=0.0, back_s=time.perf_counter() - start)
+
+    def move_axis(self, axis_col: float) -> None:
+        """From the next update on the rotation axis is at this detector column, for all the window holds."""
+        self._geometry = dataclasses.replace(self._geometry, axis_col=axis_col)
+        self._weight_rad = 0.0
+
+    def _add(self, image: Image, slots: NDArray[np.int64], weight_rad: float, progress: Progress) -> None:
+        beams = kernels.Beams.at(self._angles_rad, self._geometry.axis_col, slots)
+        filtered.add(image, self._filtered, beams, weight_rad, progress)

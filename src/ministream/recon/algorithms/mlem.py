@@ -1,0 +1,65 @@
+"""MLEM, with subsets OSEM: x ← x · C Aᵀ (b / A x), C the inverse column sums. For non-negative data and images.
+
+Each subset has its own column sums. One iteration goes through all subsets. Negative line integrals count as 0; rays
+that meet nothing, and pixels that no projection sees, stay as they are. An image that is zero somewhere, as at the
+start, is lifted to a small part of the mean attenuation first, because a zero could never grow again.
+
+Shepp & Vardi, IEEE Trans. Med. Imaging 1 (1982) 113; OSEM: Hudson & Larkin, ibid. 13 (1994) 601.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ministream.recon import kernels
+from ministream.recon.algorithms import Image, Progress
+from ministream.recon.algorithms._iterative import Clock, Iterative, Masked
+from ministream.recon.algorithms.os_sirt import subsets
+from ministream.recon.weights import inverse
+from ministream.recon.window import Window
+
+_LIFT = 1e-3
+"""Smallest attenuation at the beginning of an update, in means of the slice."""
+
+
+class Options(Masked):
+    """MLEM's own keys of `[recon]`."""
+
+    subsets: int = Field(default=1, ge=1, description="subsets of the window; 1: MLEM, more: OSEM")
+
+
+class Algorithm(Iterative[Options]):
+    """MLEM or OSEM on a slab."""
+
+    def begin(self, image: Image, window: Window, clock: Clock, progress: Progress) -> None:
+        """Lift the image above zero: a first guess everywhere, or the floor under a warm start."""
+        mean = self._mean(window)
+        empty = ~image.any(axis=(0, 1))
+        np.maximum(image, np.where(empty, mean, _LIFT * mean).astype(np.float32), out=image)
+        if self.support is not None:
+            image[~self.support] = 0
+        self._smallest = (1e-6 * mean).astype(np.float32)
+
+    def iterate(self, image: Image, window: Window, clock: Clock, progress: Progress) -> float:
+        """Every subset once."""
+        norm2 = 0.0
+        for slots in subsets(window.angles_rad, self.options.subsets):
+            beams = self.beams(window, slots)
+            with clock.timed("forward"):
+                self.residual[slots] = 0
+                kernels.forward(image, self.residual, beams, progress=progress)
+                norm2 += float(kernels.divide(self.residual, window.data, beams, self._smallest).sum())
+            with clock.timed("back"):
+                columns = self.weights.columns if self.options.subsets == 1 else inverse(self.weights.seen(beams))
+                kernels.back(self.residual, image, beams, factor=columns, multiply=True, progress=progress)
+        return norm2
+
+    def _mean(self, window: Window) -> NDArray[np.float64]:
+        """Mean attenuation of each slice: Σ b over Σ ray lengths; 0 for the padding."""
+        total = np.maximum(window.data[: window.held], 0).sum(axis=(0, 1), dtype=np.float64)
+        rows = self.weights.rows[: window.held]
+        lengths = np.divide(1.0, rows, out=np.zeros(rows.shape), where=rows > 0).sum()
+        mean: NDArray[np.float64] = total / max(lengths, 1.0)
+        return mean
