@@ -46,9 +46,9 @@ class Driver:
             self._changed.notify_all()
         self._release()
 
-    def _stop(self) -> None:
+    def _join(self) -> None:
+        """Wait for the thread to end, which `_stopping` has told it to."""
         with self._changed:
-            self._stopping = True
             self._wake()
         self._thread.join()
 

@@ -172,7 +172,7 @@ class FrameReceiver(Driver):
             elif not self._over:
                 self._session.leave(text)
             self._stopping = True
-        self._stop()
+        self._join()
 
     # the socket's thread
 

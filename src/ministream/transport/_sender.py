@@ -159,7 +159,8 @@ class FrameSender(Driver):
         with self._changed:
             if self._session.state is not SenderState.DONE:
                 self._session.abort(text)
-        self._stop()
+            self._stopping = True
+        self._join()
 
     def close(self) -> None:
         """Free the address. Before the end of the scan this is an `abort`."""
