@@ -77,7 +77,7 @@ class Options(_Phantom):
     range_deg: float = Field(default=180.0, gt=0, allow_inf_nan=False, description="rotation, its end not included")
     axis: Column | None = Field(default=None, description="rotation axis column; none: the middle")
     absorption: Absorption = Field(default=2.0, description="about the largest line integral")
-    i0: Counts = Field(default=20_000.0, description="brightest flat pixel above dark, counts")
+    i0: Counts = Field(default=50_000.0, description="brightest flat pixel above dark, counts")
     dark: Counts = Field(default=100.0, description="brightest dark pixel, counts")
     fixed_pattern: float = Field(default=0.1, ge=0, lt=1, description="unevenness of flats and darks; 0: uniform")
     noise: bool = Field(default=True, description="Poisson noise in every frame")
