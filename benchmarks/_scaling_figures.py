@@ -1,0 +1,96 @@
+"""Figures of a scaling study, for a paper: speed-up, efficiency, and where the time goes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+Row = Mapping[str, Any]
+
+# In the order of a projection's way; the colours keep their distance for the colour-blind too.
+STAGES = {
+    "wait": "#bbbbbb",
+    "prep": "#66ccee",
+    "forward": "#4477aa",
+    "back": "#228833",
+    "update": "#ccbb44",
+    "write": "#ee6677",
+    "quality": "#aa3377",
+}
+MARKERS = "osD^vP*X"
+INCHES = (3.5, 2.8)  # one column of a journal
+
+
+def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Write every figure as PNG and PDF; returns the files."""
+    files: list[Path] = []
+    for mode in ("strong", "weak"):
+        chosen = [row for row in rows if row["mode"] == mode]
+        if chosen:
+            files += _save(_scaling(chosen, mode), folder / f"{mode}-scaling")
+            files += _save(_stages(chosen), folder / f"{mode}-stages")
+    return files
+
+
+def _scaling(rows: Sequence[Row], mode: str) -> Figure:
+    figure = Figure(figsize=INCHES, layout="constrained")
+    axes = figure.subplots()
+    cores = sorted({_cores(row) for row in rows})
+    axes.plot(cores, [core / cores[0] for core in cores], color="black", linewidth=0.8, linestyle="--", label="ideal")
+    for marker, (label, line) in zip(MARKERS * 4, sorted(_lines(rows, mode).items()), strict=False):
+        base = min(line, key=_cores)["gups"]
+        points = sorted((_cores(row), row["gups"] / base) for row in line)
+        axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, linewidth=1, label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(cores, [str(core) for core in cores])
+    axes.set_xlabel("cores (ranks × threads)")
+    axes.set_ylabel("speed-up" if mode == "strong" else "scaled speed-up")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.minorticks_off()
+    axes.grid(linewidth=0.3)
+    axes.legend(fontsize=6, frameon=False)
+    return figure
+
+
+def _stages(rows: Sequence[Row]) -> Figure:
+    figure = Figure(figsize=(INCHES[0], 0.8 + 0.28 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    ordered = sorted(rows, key=lambda row: (row["n"], row["rows"], row["ranks"], row["threads"]), reverse=True)
+    names = [f"{row['n']}² × {row['rows']}, {row['ranks']} × {row['threads']}" for row in ordered]
+    left = [0.0] * len(ordered)
+    for stage, colour in STAGES.items():
+        seconds = [row["stages"].get(stage, {"median": 0.0})["median"] for row in ordered]
+        if any(seconds):
+            axes.barh(names, seconds, left=left, color=colour, label=stage, height=0.7)
+        left = [a + b for a, b in zip(left, seconds, strict=True)]
+    axes.set_xlabel("seconds (median over ranks)")
+    axes.set_ylabel("volume, ranks × threads", fontsize=8)
+    axes.tick_params(axis="y", labelsize=6)
+    axes.legend(fontsize=6, frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return figure
+
+
+def _lines(rows: Sequence[Row], mode: str) -> dict[str, list[Row]]:
+    """The rows by what their line in a figure is called: all that is not on an axis."""
+    lines = defaultdict(list)
+    for row in rows:
+        slices = row["rows"] if mode == "strong" else row["rows"] // row["ranks"]
+        each = " per rank" if mode == "weak" else ""
+        lines[f"{row['n']}² × {slices}{each}, {row['threads']} threads"].append(row)
+    return lines
+
+
+def _cores(row: Row) -> int:
+    return int(row["ranks"] * row["threads"])
+
+
+def _save(figure: Figure, stem: Path) -> list[Path]:
+    files = [stem.with_suffix(suffix) for suffix in (".png", ".pdf")]
+    for file in files:
+        figure.savefig(file, dpi=200)
+    return files
