@@ -89,6 +89,9 @@ class WindowSection(Section):
     length: int = Field(default=0, ge=0, description="projections held; 0: the whole scan")
     step: int = Field(default=0, ge=0, description="new projections per update; 0: the window's length")
     iterations: int = Field(default=1, ge=1, description="iterations per update")
+    budget: Literal["fixed", "adapt"] = Field(default="fixed", description="adapt: as many as keep up with the beam")
+    budget_s: float | None = Field(default=None, gt=0, description="seconds an update may take; none: no limit")
+    stop_change: float = Field(default=0.0, ge=0, lt=1, description="end an update when the residual falls by less")
     write_freq: int = Field(default=0, ge=0, description="updates per snapshot; 0: no snapshots")
     pub_freq: int = Field(default=0, ge=0, description="updates per published preview; 0: none")
 
