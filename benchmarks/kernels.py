@@ -1,0 +1,232 @@
+"""`python -m benchmarks kernels`: forward and back projection against the processor's limit and against ASTRA.
+
+Work is counted in GUPS: N² × projections × slices per second, forward and back projection together counted once. One
+update costs 8 FLOP, so sgemm's FLOP/s ÷ 8, measured in the same run on as many threads, is the limit.
+
+    gups_forward, gups_back   each direction alone
+    gups                      both, one after the other, as in an iteration
+    fraction_of_limit         gups ÷ limit
+    astra_ratio               gups ÷ (threads × ASTRA's CPU SIRT on one slice); ASTRA uses one thread
+    scaling                   gups ÷ gups of the same shape on one thread of one rank
+
+Angles are spread evenly over half a turn. Every number is a median over repetitions that take turns with sgemm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks import _ranks, machine
+from ministream.recon import kernels
+from ministream.recon.geometry import Geometry, aligned_zeros, padded_slices
+
+SGEMM_N = 2048
+DEFAULT_SHAPES = [
+    *itertools.product((512, 1024), (8, 16, 64), (64,)),
+    (2048, 16, 64),
+    (512, 16, 128),
+    *itertools.product((512, 1024), (16, 64), (16, 32)),
+    *itertools.product((512,), (64,), (1, 2, 4, 8)),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """N, projections and slices of all ranks together."""
+
+    n: int
+    projections: int
+    slices: int
+
+    @property
+    def updates(self) -> float:
+        """Updates of one iteration, in 10⁹."""
+        return self.n**2 * self.projections * self.slices / 1e9
+
+
+def main(argv: list[str]) -> int:
+    """Measure, print a table or a JSON line per shape, and save the rows."""
+    options = _parse(argv)
+    if _ranks.inside():
+        _as_rank(options)
+        return 0
+    busy = machine.warn_unless_quiet()
+    rows: list[dict[str, Any]] = []
+    astra: dict[tuple[int, int], float] = {}
+    for shape in _shapes(options):
+        key = (shape.n, shape.projections)
+        if options.astra and key not in astra:
+            astra[key] = _astra_gups(shape, options.repetitions)
+        for row in _rows(shape, argv, options):
+            row["astra_ratio"] = row["gups"] / (row["threads"] * row["ranks"] * astra[key]) if options.astra else None
+            row["scaling"] = row["gups"] / next((r["gups"] for r in [*rows, row] if _base_of(r, row)), row["gups"])
+            rows.append(row)
+            if options.json:
+                print(json.dumps(row), flush=True)
+    if not options.json:
+        machine.show(rows)
+    if options.save:
+        print(machine.save("kernels", argv, rows, busy=busy))
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks kernels")
+    parser.add_argument("--shape", nargs=3, type=int, action="append", metavar=("N", "PROJECTIONS", "SLICES"))
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, len(os.sched_getaffinity(0))}))
+    parser.add_argument("--ranks", type=int, nargs="*", default=[], help="also on this many ranks of one thread")
+    parser.add_argument("--repetitions", type=int, default=9, help="the median counts")
+    parser.add_argument("--no-astra", dest="astra", action="store_false")
+    parser.add_argument("--json", action="store_true", help="a line per shape")
+    parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
+    return parser.parse_args(argv)
+
+
+def _shapes(options: argparse.Namespace) -> list[Shape]:
+    return [Shape(*words) for words in options.shape or DEFAULT_SHAPES]
+
+
+def _rows(shape: Shape, argv: list[str], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for threads in options.threads:
+        kernels.set_threads(threads)
+        case = Case(shape.n, shape.projections, shape.slices)
+        yield _measure(shape, case, threads, options.repetitions)
+    for ranks in options.ranks:
+        if shape.slices >= ranks:
+            words = ["--shape", *(str(size) for size in (shape.n, shape.projections, shape.slices))]
+            yield _ranks.start("kernels", [*words, "--repetitions", str(options.repetitions)], ranks)[0]
+
+
+def _base_of(candidate: dict[str, Any], row: dict[str, Any]) -> bool:
+    same = all(candidate[key] == row[key] for key in ("n", "projections", "slices"))
+    return same and candidate["threads"] == candidate["ranks"] == 1
+
+
+class Case:
+    """Arrays of one slab, with the kernels warm."""
+
+    def __init__(self, n: int, projections: int, slices: int) -> None:
+        geometry = Geometry(n=n, cols=n, axis_col=(n - 1) / 2)
+        self.image = geometry.new_image(slices)
+        self.image[:, :, :slices] = 1e-3
+        self.sinogram = aligned_zeros((projections, n, padded_slices(slices)))
+        self.beams = kernels.Beams.at(np.arange(projections) * np.pi / projections, geometry.axis_col)
+        self.factor = np.full((n, n), 1e-6, np.float32)
+        kernels.warm_up(slices)
+        self.forward()
+        self.back()
+
+    def forward(self) -> None:
+        kernels.forward(self.image, self.sinogram, self.beams, gain=-1.0)
+
+    def back(self) -> None:
+        kernels.back(self.sinogram, self.image, self.beams, factor=self.factor)
+
+
+def _measure(shape: Shape, case: Case, threads: int, repetitions: int) -> dict[str, Any]:
+    forward, back, limit = [], [], []
+    sgemm = _Sgemm(threads)
+    for _ in range(repetitions):
+        limit.append(sgemm.gflops())
+        forward.append(_seconds(case.forward))
+        back.append(_seconds(case.back))
+    return _row(shape, 1, threads, forward, back, statistics.median(limit) / 8)
+
+
+def _row(
+    shape: Shape, ranks: int, threads: int, forward: list[float], back: list[float], limit: float
+) -> dict[str, Any]:
+    both = statistics.median(f + b for f, b in zip(forward, back, strict=True))
+    gups = shape.updates / both
+    return {
+        "n": shape.n,
+        "projections": shape.projections,
+        "slices": shape.slices,
+        "ranks": ranks,
+        "threads": threads,
+        "gups_forward": shape.updates / statistics.median(forward),
+        "gups_back": shape.updates / statistics.median(back),
+        "gups": gups,
+        "limit": limit,
+        "fraction_of_limit": gups / limit,
+    }
+
+
+def _as_rank(options: argparse.Namespace) -> None:
+    """The slices shared out to ranks of one thread; an iteration takes as long as the slowest."""
+    from ministream.parallel import mpi
+    from ministream.partition import slabs
+
+    comm = mpi.world(None)
+    shape = _shapes(options)[0]
+    kernels.set_threads(1)
+    case = Case(shape.n, shape.projections, slabs(shape.slices, comm.size)[comm.rank].rows)
+    forward, back, limit = [], [], []
+    sgemm = _Sgemm(1)
+    for _ in range(options.repetitions):
+        limit.append(comm.sum(np.array([sgemm.gflops()]))[0])
+        comm.barrier()
+        forward.append(_slowest(comm, _seconds(case.forward)))
+        comm.barrier()
+        back.append(_slowest(comm, _seconds(case.back)))
+    if comm.rank == 0:
+        _ranks.hand_back([_row(shape, comm.size, 1, forward, back, statistics.median(limit) / 8)])
+
+
+def _slowest(comm: Any, seconds: float) -> float:
+    everyone = np.zeros(comm.size)
+    everyone[comm.rank] = seconds
+    return float(comm.sum(everyone).max())
+
+
+class _Sgemm:
+    """NumPy's matrix product, on as many threads as the kernels."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._a = np.ones((SGEMM_N, SGEMM_N), np.float32)
+        self._out = np.empty_like(self._a)
+
+    def gflops(self) -> float:
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(self._threads):
+            seconds = _seconds(lambda: np.dot(self._a, self._a, out=self._out))
+        return 2 * SGEMM_N**3 / seconds / 1e9
+
+
+def _astra_gups(shape: Shape, repetitions: int) -> float:
+    """One slice of SIRT with ASTRA's CPU `linear` projector, which is Joseph's."""
+    import astra
+
+    angles = np.arange(shape.projections) * np.pi / shape.projections
+    volume = astra.create_vol_geom(shape.n, shape.n)
+    projector = astra.create_projector("linear", astra.create_proj_geom("parallel", 1.0, shape.n, angles), volume)
+    sinogram = astra.data2d.create("-sino", astra.projector.projection_geometry(projector), 1.0)
+    image = astra.data2d.create("-vol", volume)
+    settings = astra.astra_dict("SIRT") | {
+        "ProjectorId": projector,
+        "ProjectionDataId": sinogram,
+        "ReconstructionDataId": image,
+    }
+    algorithm = astra.algorithm.create(settings)
+    astra.algorithm.run(algorithm, 1)
+    seconds = [_seconds(lambda: astra.algorithm.run(algorithm, 2)) / 2 for _ in range(min(repetitions, 5))]
+    astra.clear()
+    return shape.n**2 * shape.projections / statistics.median(seconds) / 1e9
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

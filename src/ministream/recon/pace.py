@@ -1,0 +1,77 @@
+"""How many iterations an update gets, and when it ends early: pure arithmetic on what was measured.
+
+Every rank must feed it the same numbers (sums or maxima over the ranks), and then decides the same.
+"""
+
+from __future__ import annotations
+
+from ministream.config import WindowSection
+
+_HEADROOM = 0.9
+"""Share of the time between updates that iterations may take: the rest is for frames, output and jitter."""
+_MEMORY = 0.5
+"""Weight of the newest measurement in the running means."""
+
+
+class Pace:
+    """Iterations per update under `[window]`: iterations, budget, budget_s and stop_change.
+
+    With budget `adapt` an update gets as many iterations, up to `iterations`, as fit into the time in which the beam
+    delivers the projections of the next one; with `budget_s` as many as fit into so many seconds. The first update
+    then has one iteration, to measure. At least one is always done.
+    """
+
+    def __init__(self, section: WindowSection, step: int) -> None:
+        self._section = section
+        self._step = step
+        self._iteration_s = 0.0
+        self._other_s = 0.0
+        self._period_s = 0.0
+        self._behind = 0
+        self._last_norm2: float | None = None
+
+    @property
+    def available_s(self) -> float:
+        """Seconds the next update may take; infinite without a budget."""
+        limits = [self._section.budget_s] if self._section.budget_s is not None else []
+        if self._section.budget == "adapt":
+            # what waits already must be worked off while the next projections arrive
+            share = max(0.0, 1 - self._behind / self._step)
+            limits.append(_HEADROOM * share * self._period_s - self._other_s)
+        return min(limits, default=float("inf"))
+
+    def iterations(self) -> int:
+        """Iterations of the next update; begins it."""
+        self._last_norm2 = None
+        most = self._section.iterations
+        if self._section.budget == "fixed" and self._section.budget_s is None:
+            return most
+        if not self._iteration_s:
+            return 1
+        return int(min(max(self.available_s // self._iteration_s, 1), most))
+
+    def proceed(self, norm2: float) -> bool:
+        """Whether to go on after an iteration, given |b - A x|² over all ranks from before it."""
+        last, self._last_norm2 = self._last_norm2, norm2
+        if last is None or not self._section.stop_change:
+            return True
+        return bool(last**0.5 - norm2**0.5 >= self._section.stop_change * last**0.5)
+
+    def learn(self, *, iterations: int, update_s: float, other_s: float, period_s: float, behind: int = 0) -> None:
+        """Take in one update.
+
+        `update_s` are its seconds, `other_s` those of everything else since the update before, `period_s` the time in
+        which the beam delivered its projections (from their acquisition times), and `behind` projections wait already.
+        """
+        weight = _MEMORY if self._iteration_s else 1.0
+        self._iteration_s += weight * (update_s / iterations - self._iteration_s)
+        self._other_s += weight * (other_s - self._other_s)
+        self._period_s += weight * (period_s - self._period_s)
+        self._behind = behind
+
+    def __str__(self) -> str:
+        """What was chosen and why, for the log and the summary."""
+        if self._section.budget == "fixed" and self._section.budget_s is None:
+            return f"{self._section.iterations} iterations per update"
+        each = f"{self._iteration_s:.3g} s each" if self._iteration_s else "not yet measured"
+        return f"budget {self.available_s:.3g} s per update, up to {self._section.iterations} iterations, {each}"
