@@ -58,7 +58,6 @@ class Program:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 pass_fds=[*listeners, *memories],
-                start_new_session=True,
                 process_group=0,  # see _process.py
             )
         except OSError as error:
@@ -101,9 +100,10 @@ class Program:
     async def _watch(self, ready: str) -> None:
         """See to the program's end, expected or not."""
         reading = asyncio.create_task(self._read(ready))
-        status = await self._process.wait()
-        # Workers that outlive a killed master would keep the output, and the ports.
+        await _ended(self._process.pid)
+        # Workers that outlive a killed master would keep the ports, and the output for which wait() waits too.
         self._kill_group()
+        status = await self._process.wait()
         await reading
         if self._ready.is_set() and not self._closing:
             self._closing = True
@@ -127,6 +127,22 @@ class Program:
 
     def _last_words(self) -> str:
         return " | ".join(self._said[-3:]) or "it said nothing"
+
+
+async def _ended(pid: int) -> None:
+    """Until a child of ours has ended, reaped or not."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    loop.add_reader(handle, lambda: ended.done() or ended.set_result(None))
+    try:
+        await ended
+    finally:
+        loop.remove_reader(handle)
+        os.close(handle)
 
 
 def find(name: str) -> str:
