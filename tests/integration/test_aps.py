@@ -102,6 +102,18 @@ def test_daq_wire_into_our_distributor_into_the_job(jobs, tooth, native) -> None
     np.testing.assert_allclose(volume(jobs.out), native, atol=1e-4 * native.max())
 
 
+@pytest.mark.parametrize("ranks", [2, 1])
+def test_every_rank_is_a_worker_of_its_own(jobs, tooth, native, ranks) -> None:
+    data, sync = publish(jobs, tooth)
+    source = ["--data_source_addr", data, "--data_source_synch_addr", sync, "--cast_to_float32"]
+    reconstruct(jobs, ranks, *distribute(jobs, *source), "--set", "aps.every_rank=true")
+    assert jobs.jobs[1].wait() == 0
+    assert f"to {ranks} workers" in jobs.jobs[1].text
+    assert jobs.summary()["complete"]
+    assert jobs.summary()["projections"] == SUPPLIED
+    np.testing.assert_allclose(volume(jobs.out), native, atol=1e-4 * native.max())
+
+
 def test_native_stream_into_our_distributor_into_the_job(jobs, tooth, native) -> None:
     address = jobs.announced("producer", jobs.produce("--file", str(tooth)))["data"]
     workers = distribute(jobs, "--source-wire", "native", "--connect", address)

@@ -26,11 +26,15 @@ class Ingress:
     After the end `complete` says whether every projection that was sent arrived whole, `ending` says in one line
     how it ended, and `failure` is the error that must end the job, if any.
 
+    `worker` is (rank, size) where every rank has an ingress of its own; a refused frame ends the stream then, because
+    the other ranks cannot leave the same projection out.
+
     Raises ConfigError where the configuration names no way to the producer.
     """
 
-    def __init__(self, config: Config, announce_to: Path | None) -> None:
+    def __init__(self, config: Config, announce_to: Path | None, worker: tuple[int, int] = (0, 1)) -> None:
         self._config, self._stream = config, config.stream
+        self._worker = worker
         self._stack = ExitStack()
         self._receiver: Receiver | None = None
         self._over = False
@@ -42,6 +46,9 @@ class Ingress:
         self.complete = False
         self.ending = ""
         self.failure: MinistreamError | None = None
+        self._strict = config.stream.strict or config.aps.every_rank
+        if config.aps.every_rank and (config.stream.wire != "tracemq" or config.tunnel.control is not None):
+            raise ConfigError("[aps] every_rank is for --source-wire tracemq without a tunnel")
         self._server = embedded(config.tunnel, "CONS")
         if self._server is None and self._stream.connect is None:
             raise ConfigError(
@@ -71,7 +78,7 @@ class Ingress:
             session = self._server.wait_session(self._stream.connect_timeout_s)
             self._session_uid = session.uid
             urls = [f"tcp://{listener}" for listener in session.listeners]
-        self._receiver = self._stack.enter_context(open_receiver(self._config, urls))
+        self._receiver = self._stack.enter_context(open_receiver(self._config, urls, self._worker))
         scan = self._receiver.scan()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._interrupt)
@@ -128,7 +135,7 @@ class Ingress:
                 self._last_seq = seq
                 self.counters.refuse(reason)
                 _LOG.warning("frame refused: %s", text)
-                if self._stream.strict:
+                if self._strict:
                     self._end(text, FrameError(f"{text}; the job is strict"))
             case Ended(totals=totals):
                 self.counters.sent, self.counters.dropped = totals.projections, totals.dropped

@@ -33,10 +33,10 @@ class Receiver(AbstractContextManager["Receiver"], Protocol):
         ...
 
 
-def open_receiver(config: Config, urls: Sequence[str], *, rank: int = 0, size: int = 1) -> Receiver:
+def open_receiver(config: Config, urls: Sequence[str], worker: tuple[int, int] = (0, 1)) -> Receiver:
     """A receiver of `[stream] wire`, for what is sent at `urls`: the data, and behind a tunnel the sync socket.
 
-    `rank` of `size` says which TraceMQ worker it is. Raises ConfigError for what is missing or not understood.
+    `worker` says which TraceMQ worker it is, of how many. Raises ConfigError for what is missing or not understood.
     """
     stream, aps = config.stream, config.aps
     timeouts = {"connect_timeout_s": stream.connect_timeout_s, "stall_timeout_s": stream.stall_timeout_s}
@@ -53,6 +53,7 @@ def open_receiver(config: Config, urls: Sequence[str], *, rank: int = 0, size: i
                 **timeouts,
             )
         case "tracemq":
+            rank, size = worker
             return TraceMqReceiver(urls[0], rank=rank, size=size, angle_unit=aps.angle_unit or "radians", **timeouts)
         case "native":
             return FrameReceiver(

@@ -16,6 +16,7 @@ from ministream.app.ingress import Ingress
 from ministream.app.publishing import Publishing
 from ministream.app.results import Results
 from ministream.app.settle import Assignment, assign
+from ministream.app.workers import WorkerRows
 from ministream.config import Config
 from ministream.errors import MinistreamError, PeerLostError
 from ministream.model import FrameKind, Scan
@@ -51,7 +52,9 @@ def recon(
         log.setup(f"rank {comm.rank}", log_level or "INFO")
         with comm.together():
             config = load_config()
-            ingress = stack.enter_context(Ingress(config, announce_to)) if comm.rank == 0 else None
+            ingress = _ingress(comm, config, announce_to)
+            if ingress is not None:
+                stack.enter_context(ingress)
         log.setup(f"rank {comm.rank}", log_level or config.log_level)
         threads = config.recon.threads or mpi.fair_threads(comm)
         set_threads(threads)
@@ -71,6 +74,13 @@ def recon(
         return job.run()
 
 
+def _ingress(comm: mpi.Comm, config: Config, announce_to: Path | None) -> Ingress | None:
+    """The receiving side: rank 0's, or one for every rank where each is a worker of its own."""
+    if config.aps.every_rank:
+        return Ingress(config, announce_to if comm.rank == 0 else None, (comm.rank, comm.size))
+    return Ingress(config, announce_to) if comm.rank == 0 else None
+
+
 class Job:
     """One rank's part of one scan: its slab, its window, its image."""
 
@@ -84,8 +94,12 @@ class Job:
         self._algorithm = open_algorithm(my.config.recon, geometry, slices)
         self._image = geometry.new_image(slices)
         self._iterations = window.iterations
-        self._distributor = Distributor(comm, scan, my.slabs, my.batch, ingress.feed if ingress else None)
-        self._results = Results(comm, my, self._clock, ingress, console)
+        self._distributor: Distributor | WorkerRows
+        if my.config.aps.every_rank and ingress is not None:
+            self._distributor = WorkerRows(comm, my, ingress)
+        else:
+            self._distributor = Distributor(comm, scan, my.slabs, my.batch, ingress.feed if ingress else None)
+        self._results = Results(comm, my, self._clock, ingress if comm.rank == 0 else None, console)
         self.publishing = Publishing(comm, my, self._clock)
 
     def run(self) -> Summary | None:
