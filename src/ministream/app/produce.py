@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -50,7 +50,13 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
         return sender.finish()
 
 
-def paced(frames: Iterator[Frame], rate: float | None) -> Iterator[Frame]:
+def paced(
+    frames: Iterator[Frame],
+    rate: float | None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Frame]:
     """Let projections pass at `rate` per second; calibration frames and no rate pass at once.
 
     A consumer that lags does not make the following projections come faster than the rate: a real
@@ -59,10 +65,12 @@ def paced(frames: Iterator[Frame], rate: float | None) -> Iterator[Frame]:
     period_s = 1 / rate if rate else 0.0
     due = -math.inf
     while True:
-        time.sleep(max(0.0, due - time.monotonic()))
+        sleep(max(0.0, due - clock()))
+        # a start that is late by less than a period keeps the schedule; a later one begins a new schedule
+        started = due if clock() - due < period_s else clock()
         frame = next(frames, None)
         if frame is None:
             return
         if frame.kind is FrameKind.PROJECTION:
-            due = max(due, time.monotonic() - period_s) + period_s
+            due = started + period_s
         yield frame

@@ -16,14 +16,18 @@ from ministream.app.ingress import Ingress
 from ministream.app.judge import Judge
 from ministream.app.settle import Assignment
 from ministream.errors import ConfigError
-from ministream.model import Counters
+from ministream.model import Counters, Slab
 from ministream.monitor import Latency, Progress, StageClock, Summary, curves, peak_memory_mib, pictures
 from ministream.parallel.distribute import Rows
 from ministream.parallel.mpi import Comm
 from ministream.quality import LiveQuality
+from ministream.source import truth
 from ministream.storage import FINAL, Volume, VolumeState, VolumeWriter, snapshots
 
 _LOG = log.get(__name__)
+
+# 64 MiB: what rank 0 may hold for a picture of the ground truth.
+_MOST_TRUTH_VOXELS = 2**24
 
 
 class Results:
@@ -150,6 +154,13 @@ class Results:
                 elapsed_s = time.monotonic() - self._started
                 self._live.add(sums, update=self._updates, projections=self._counters.used, seconds=elapsed_s)
 
+    def _whole_truth(self) -> NDArray[np.float32] | None:
+        """The ground truth of all slices, where it is known and small enough for rank 0 to hold."""
+        scan = self._my.scan
+        if scan.truth is None or scan.rows * scan.cols**2 > _MOST_TRUTH_VOXELS:
+            return None
+        return truth(scan, Slab(0, scan.rows))
+
     def _draw(self) -> list[Path]:
         """Pictures of the volume and of its first slice over time, on rank 0, from the files."""
         directory = self._my.config.output.directory
@@ -160,6 +171,11 @@ class Results:
                 drawn = [directory / "orthogonal.png", directory / "over-time.png"]
                 pictures.orthogonal(volume, drawn[0])
                 pictures.over_time([*moments, volume], drawn[1])
+                if (ideal := self._whole_truth()) is not None:
+                    drawn.append(directory / "truth.png")
+                    pictures.against_truth(
+                        volume, pictures.Array(path=drawn[-1], values=ideal, attributes=volume.attributes), drawn[-1]
+                    )
             if self._live is not None:
                 drawn.append(directory / "quality.png")
                 curves.quality(self._live.rows, drawn[-1], str(self._my.config.output.reference))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,28 @@ MIN_ASPECT = 0.22
 MAX_MOMENTS = 8
 NAMES = ("slice", "row", "col")
 BELOW = {"location": "bottom", "shrink": 0.6, "aspect": 40, "pad": 0.02}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Array:
+    """A volume in memory, `values` [slice, row, col], seen like one in a file."""
+
+    path: Path
+    values: Plane
+    attributes: Mapping[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slices, rows and columns."""
+        slices, rows, cols = self.values.shape
+        return slices, rows, cols
+
+    def plane(self, axis: int, index: int) -> Plane:
+        """The plane at `index` along axis 0 (slice), 1 (row) or 2 (col)."""
+        where: list[Any] = [slice(None)] * 3
+        where[axis] = index
+        plane: Plane = self.values[tuple(where)]
+        return plane
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
