@@ -115,10 +115,11 @@ from ministream.cli import (  # noqa: E402 - the commands need the shared option
     check,
     jobs,
     launch,
+    model,
     quality,
     settings,
     tunnel,
 )
 
-for topic in (jobs, launch, check, quality, settings, tunnel, aps):
+for topic in (jobs, launch, check, model, quality, settings, tunnel, aps):
     topic.register(cli)

@@ -1,0 +1,121 @@
+"""The performance model against cases that can be worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ministream.app.model import (
+    Layout,
+    Machine,
+    Workload,
+    ingress_for,
+    nodes_for,
+    on_nodes,
+    predict,
+    scan_s,
+    update_s,
+)
+from ministream.cli.model import load_machine
+from ministream.errors import ConfigError
+
+MACHINE = Machine(
+    cores_per_node=4,
+    ranks_per_node=2,
+    memory_gib_per_node=16.0,
+    updates_per_core=1e9,
+    slices_0=0.0,
+    seconds_per_update=0.0,
+    prep_pixels_per_core=1e12,
+    ingress_bytes=1e9,
+    seconds_per_frame=0.0,
+    scatter_bytes=2e9,
+    write_bytes=1e8,
+)
+WORK = Workload(rows=64, cols=1000, projections=400, length=100, step=50)
+
+
+def with_(**constants: float) -> Machine:
+    return Machine.model_validate(MACHINE.model_dump() | constants)
+
+
+def test_an_update_costs_its_pixel_updates() -> None:
+    # 1000² pixels × 100 projections × 32 slices on 2 threads of 1e9 updates/s
+    assert update_s(MACHINE, WORK, 32, 2, 100) == pytest.approx(1.6)
+
+
+def test_padding_and_shared_work_cost_too() -> None:
+    assert update_s(MACHINE, WORK, 17, 2, 100) == update_s(MACHINE, WORK, 32, 2, 100)
+    assert update_s(with_(slices_0=32.0), WORK, 32, 2, 100) == pytest.approx(3.2)
+
+
+def test_compute_bounds_a_slow_machine() -> None:
+    found = predict(MACHINE, WORK, Layout(ranks=2, threads=2))
+    assert found.bound == "update"
+    assert found.seconds == pytest.approx(1.6, rel=1e-3)
+    assert found.projections_per_s == pytest.approx(50 / 1.6, rel=1e-3)
+
+
+def test_ingress_bounds_a_fast_machine_until_more_ranks_receive() -> None:
+    fast = with_(updates_per_core=1e13)
+    found = predict(fast, WORK, Layout(ranks=4, threads=1))
+    assert found.bound == "ingress"
+    assert found.projections_per_s == pytest.approx(1e9 / (64 * 1000 * 2))
+    doubled = predict(fast, WORK, Layout(ranks=4, threads=1, ingress=2))
+    assert doubled.projections_per_s == pytest.approx(2 * found.projections_per_s)
+
+
+def test_scatter_bounds_where_the_network_between_ranks_is_slow() -> None:
+    slow = with_(updates_per_core=1e13, scatter_bytes=1e8)
+    found = predict(slow, WORK, Layout(ranks=4, threads=1))
+    assert found.bound == "scatter"
+    assert found.scatter_s == pytest.approx(50 * 64 * 1000 * 2 * 0.75 / 1e8)
+    assert predict(slow, WORK, Layout(ranks=1, threads=1)).scatter_s == 0
+
+
+def test_snapshots_hold_the_ranks_up() -> None:
+    work = Workload(rows=64, cols=1000, projections=400, length=100, step=50, write_freq=2)
+    plain = predict(MACHINE, WORK, Layout(ranks=2, threads=2))
+    written = predict(MACHINE, work, Layout(ranks=2, threads=2))
+    assert written.compute_s - plain.compute_s == pytest.approx(64 * 1000**2 * 4 / 1e8 / 2)
+    assert predict(with_(write_bytes=1e6), work, Layout(ranks=2, threads=2)).bound == "write"
+
+
+def test_memory_that_is_not_there_bounds() -> None:
+    assert predict(with_(memory_gib_per_node=0.1), WORK, Layout(ranks=2, threads=2)).bound == "memory"
+
+
+def test_a_whole_scan_fills_its_window_first() -> None:
+    # Eight updates; the first sees half a window. Before it, its 50 frames arrive.
+    arrive = 50 * WORK.frame_bytes / 1e9
+    assert scan_s(MACHINE, WORK, Layout(ranks=2, threads=2)) == pytest.approx(arrive + 7.5 * 1.6, rel=1e-3)
+
+
+def test_the_fewest_nodes_that_keep_up() -> None:
+    found = nodes_for(MACHINE, WORK, 100.0)
+    assert found is not None
+    assert found.projections_per_s >= 100
+    fewer = predict(MACHINE, WORK, on_nodes(MACHINE, WORK, found.layout.nodes - 1))
+    assert fewer.projections_per_s < 100
+
+
+def test_no_number_of_nodes_beats_the_ingress() -> None:
+    limit = MACHINE.ingress_bytes / WORK.frame_bytes
+    assert nodes_for(MACHINE, WORK, 1.01 * limit) is None
+    assert ingress_for(MACHINE, WORK, 1.01 * limit) == 2
+    assert ingress_for(with_(seconds_per_frame=1.0), WORK, 2.0) == 0
+
+
+def test_more_nodes_never_do_less() -> None:
+    rates = [predict(MACHINE, WORK, on_nodes(MACHINE, WORK, nodes)).projections_per_s for nodes in (1, 2, 4, 8, 16)]
+    assert rates == sorted(rates)
+
+
+def test_a_machine_file_that_is_wrong_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "machine.toml"
+    path.write_text("cores_per_node = 0\n")
+    with pytest.raises(ConfigError, match=r"machine\.toml"):
+        load_machine(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_machine(tmp_path / "none.toml")
