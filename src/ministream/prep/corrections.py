@@ -15,8 +15,6 @@ from ministream.prep import kernels
 MIN_TRANSMISSION = 1e-5
 """Where no photon was counted (p ≤ d) the sample counts as letting this much through: a line integral of 11.5."""
 
-_KERNEL_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
-
 
 class Corrector:
     """Turns raw frames [rows, cols] of one slab into line integrals −log((p − d) / (f − d)).
@@ -27,6 +25,7 @@ class Corrector:
     """
 
     def __init__(self, *, rows: int, cols: int, options: config.PrepSection) -> None:
+        kernels.warm_up()
         self._options = options
         self._shape = (rows, cols)
         self._sets = {kind: _Mean((rows, cols)) for kind in (FrameKind.FLAT, FrameKind.DARK)}
@@ -63,12 +62,12 @@ class Corrector:
         Raises InputError as `settle` does.
         """
         fields = self._fields or self.settle()
-        if raw.dtype not in _KERNEL_DTYPES:
+        if raw.dtype not in kernels.DTYPES:
             raw = raw.astype(np.float32)
         minus_log = self._options.minus_log
         smallest, repair = (MIN_TRANSMISSION, MIN_TRANSMISSION) if minus_log else (-np.inf, 0.0)
         repaired: int = kernels.correct(
-            np.ascontiguousarray(raw), fields.dark, fields.gain, fields.left, fields.right,
+            kernels.read_only(raw), fields.dark, fields.gain, fields.left, fields.right,
             minus_log, np.float32(smallest), np.float32(repair), self._lines, out,
         )  # fmt: skip
         return repaired
@@ -88,7 +87,7 @@ class Corrector:
         if alive.mean() <= 0.5:
             raise InputError(
                 f"flat field is not brighter than the dark field in {np.count_nonzero(~alive)} of {alive.size} pixels: "
-                "check that flats were taken with beam and not swapped with the darks, or set flat_dark = false in [prep]"
+                "check that flats were taken with beam and are not the darks, or set flat_dark = false in [prep]"
             )
         return _Fields(dark, np.divide(1.0, beam, out=np.zeros(self._shape), where=alive))
 
@@ -115,7 +114,7 @@ class _Mean:
 
 
 class _Fields:
-    """What the kernel reads: dark, 1 / (flat − dark) or 0 for a dead pixel, and each pixel's nearest sound neighbours."""
+    """What the kernel reads: dark, 1 / (flat − dark) or 0 for a dead pixel, each pixel's nearest sound neighbours."""
 
     def __init__(self, dark: NDArray[np.float64], gain: NDArray[np.float64]) -> None:
         self.dark = np.nan_to_num(dark).astype(np.float32)

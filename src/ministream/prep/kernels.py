@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ministream.jit import inline, jit
+from ministream.jit import inline, jit, one_compiles_first
 
 BLOCK = 16
 """Rows corrected together: their transposed columns fill whole cache lines of the window."""
+DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
+"""Pixels that are read as they come; others are converted to float32 first."""
 
 
 @inline
 def _transmissions(raw, dark, gain, smallest, repair, line):
-    """line = (raw - dark) · gain, or `repair` where that is below `smallest` or NaN; returns how many (not the dead)."""
+    """line = (raw - dark) · gain, or `repair` where that is below `smallest` or NaN; returns how many, not the dead."""
     repaired = 0
     for u in range(raw.size):
         value = (np.float32(raw[u]) - dark[u]) * gain[u]
@@ -45,6 +50,24 @@ def _bridge(line, left, right):
         else:
             line[u] = line[a] + (line[b] - line[a]) * np.float32((u - a) / (b - a))
     return bridged
+
+
+@functools.cache
+def warm_up() -> None:
+    """Compile or load the kernel for every type of pixel; one process of a node at a time."""
+    line = np.zeros((1, 1), np.float32)
+    places = np.zeros((1, 1), np.int32)
+    with one_compiles_first():
+        for dtype in DTYPES:
+            raw = read_only(np.zeros((1, 1), dtype))
+            correct(raw, line, line, places, places, False, np.float32(0), np.float32(0), line.copy(), line.copy())
+
+
+def read_only(raw: NDArray[Any]) -> NDArray[Any]:
+    """The pixels as the kernel takes them, contiguous, aligned, read-only: numba would compile for every other kind."""
+    view = np.require(raw, requirements=["C", "A"]).view()
+    view.flags.writeable = False
+    return view
 
 
 @jit

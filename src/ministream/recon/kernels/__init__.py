@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ministream import jit
 from ministream.recon.geometry import aligned_zeros, padded_slices, rows_collide
+from ministream.recon.kernels import arrays
 from ministream.recon.kernels import back as _back
 from ministream.recon.kernels import elementwise as _elementwise
 from ministream.recon.kernels import forward as _forward
@@ -175,9 +176,13 @@ def weigh(sinogram: Sinogram, beams: Beams, factor: NDArray[np.float32]) -> NDAr
 def warm_up(slices: int) -> None:
     """Compile or load every kernel that a slab of `slices` slices uses; one process of a node at a time."""
     with jit.one_compiles_first():
-        beams = Beams.at(np.zeros(1), 0.5)
-        for padded in {1, padded_slices(slices)}:
-            image, sinogram = aligned_zeros((2, 2, padded)), aligned_zeros((1, 2, padded))
+        beams, ones = Beams.at(np.zeros(1), 0.5), np.ones((2, 2), np.float32)
+        # single slices are for the weights, half as many for more threads than blocks
+        lanes = {1, *(width >> half for width, _, _ in lane_blocks(padded_slices(slices)) for half in (0, width == 64))}
+        for width in lanes:
+            image, sinogram = aligned_zeros((2, 2, width)), aligned_zeros((1, 2, width))
             forward(image, sinogram, beams)
-            back(sinogram, image, beams, factor=np.ones((2, 2), np.float32))
-            weigh(sinogram, beams, np.ones((1, 2), np.float32))
+            back(sinogram, image, beams, factor=ones)
+        weigh(sinogram, beams, ones)
+        divide(sinogram, sinogram, beams, np.ones(width, np.float32))
+        arrays.warm_up()

@@ -60,6 +60,13 @@ def denoise(noisy: Array, image: Array, dual: Array, *, threshold: float, passes
     _run(elementwise.tv_primal, n, *Rows.of(noisy), *Rows.of(image), dual, np.float32(threshold))
 
 
+def warm_up() -> None:
+    """Compile or load the kernels of this module."""
+    image = np.zeros((1, 1, 1), np.float32)
+    combine(image, image, beta=dot(image, image))
+    denoise(image, image, np.zeros((2, 1, 1, 1), np.float32), threshold=1.0, passes=1)
+
+
 def _run(kernel: Any, tasks: int, *arguments: Any) -> None:
     def work(counter: NDArray[np.int64], quota: int) -> int:
         done: int = kernel(counter, quota, tasks, *arguments)
