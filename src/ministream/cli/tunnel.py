@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from ministream.cli.s2uc import CertificateOption, CredentialsOption, InsecureOp
 from ministream.errors import ConfigError
 
 LogOption = Annotated[str, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")]
+_WIDE = 240
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -148,20 +150,23 @@ def sessions(
     if as_json:
         typer.echo(json.dumps(found))
         return
-    table = Table("uid", "owner", "role", "state", "age / s", "listeners", "targets", "MB in", "MB out", "cipher")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("uid", "role", "state", "age/s", "owner", "MB in", "MB out", "between gateways", "listeners"):
+        table.add_column(heading, no_wrap=heading == "uid")
     for one in found:
         table.add_row(*_row(one))
-    Console().print(table)
+    # A pipe or a file has no width to keep to.
+    Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
 
 
 def _row(one: dict[str, Any]) -> list[str]:
     traffic = one["traffic"]
     carried = ["-" if traffic[way] is None else f"{traffic[way] / 1e6:.1f}" for way in ("inward", "outward")]
     return [
-        *(one["uid"], one["owner"], one["role"], one["state"], f"{one['age_s']:.0f}"),
-        *("\n".join(one["listeners"]), "\n".join(one["targets"])),
+        *(one["uid"], one["role"], one["state"], f"{one['age_s']:.0f}", one["owner"]),
         *carried,
-        traffic["cipher"] or ("TLS" if one["secure"] else "none"),
+        traffic["cipher"] or ("TLS" if one["secure"] else "plain"),
+        " ".join(one["listeners"]),
     ]
 
 
