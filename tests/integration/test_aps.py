@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import socket
 import threading
-import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -121,28 +122,63 @@ def test_native_stream_into_our_distributor_into_the_job(jobs, tooth, native) ->
     np.testing.assert_allclose(volume(jobs.out), native, atol=1e-4 * native.max())
 
 
-def test_the_recorded_original_into_the_job(jobs, shared, native) -> None:
-    context = zmq.Context()
-    with context.socket(zmq.PUB) as pub, context.socket(zmq.REP) as rep:
+@contextmanager
+def played(messages: Sequence[bytes]) -> Iterator[list[str]]:
+    """A publisher like the original, which sends the messages once a subscriber is ready; how a reader finds it."""
+    with zmq.Context() as context, context.socket(zmq.PUB) as pub, context.socket(zmq.REP) as rep:
         pub.set(zmq.SNDHWM, 0)
         for one in (pub, rep):
             one.bind("tcp://127.0.0.1:0")
         data, sync = (one.get_string(zmq.LAST_ENDPOINT) for one in (pub, rep))
 
         def play() -> None:
-            if rep.poll(60_000):
+            if rep.poll(240_000):
                 rep.send(rep.recv())
-                for message in timage_messages(shared):
+                for message in messages:
                     pub.send(message)
 
         thread = threading.Thread(target=play)
         thread.start()
-        reconstruct(jobs, 1, "--source-wire", "timage", "--connect", data, "--sync", sync, "--pixel-dtype", "float32")
+        yield ["--source-wire", "timage", "--connect", data, "--sync", sync, "--pixel-dtype", "float32"]
         thread.join()
-    context.term()
+
+
+def test_the_recorded_original_into_the_job(jobs, shared, native) -> None:
+    with played(timage_messages(shared)) as source:
+        reconstruct(jobs, 1, *source)
     assert jobs.summary()["complete"]
     # The original sends its last dark ten times, so the darks differ a little from the file's.
     assert np.corrcoef(volume(jobs.out).ravel(), native.ravel())[0, 1] > 0.9999
+
+
+@pytest.mark.parametrize(("strict", "code"), [([], 3), (["--strict"], 4)])
+def test_bad_messages_are_counted_or_end_a_strict_job(jobs, shared, strict, code) -> None:
+    messages = timage_messages(shared)
+    messages[190:190] = [b"garbage", messages[2][:-1], messages[3][:40]]
+    del messages[195]
+    with played(messages) as source:
+        job = jobs.recon(1, *source, *WINDOW, *strict)
+        assert job.wait(240) == code, job.text
+    assert "Traceback" not in job.text
+    if not strict:
+        projections = jobs.summary()["projections"]
+        assert (projections["refused"], projections["received"], projections["sent"]) == (3, 180, 184)
+        assert "missing sequence numbers: 1" in job.text
+
+
+def test_a_publisher_that_falls_silent_leaves_what_has_come(jobs, shared) -> None:
+    with played(timage_messages(shared)[:-1]) as source:
+        job = jobs.recon(1, *source, *WINDOW, "--stall-timeout", "2")
+        assert job.wait(240) == 3, job.text
+    assert jobs.summary()["projections"]["used"] == 181
+    assert "without having sent end_data" in job.text
+
+
+def test_the_dataset_is_repeated_as_the_original_repeats_it(jobs, tooth) -> None:
+    data, sync = publish(jobs, tooth, "--d_iteration", "2", "--iteration_sleep", "0.2")
+    reconstruct(jobs, 1, "--source-wire", "timage", "--connect", data, "--sync", sync, "--pixel-dtype", "float32")
+    assert jobs.summary()["projections"] == SUPPLIED | {"sent": 362, "received": 362, "used": 362}
+    assert jobs.summary()["updates"] == 2
 
 
 class Viewer(threading.Thread):
@@ -197,8 +233,7 @@ def test_reconstructions_are_published_and_written_as_the_original_does(jobs, to
 def test_corrected_projections_are_republished(jobs, tooth) -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
     viewer = Viewer(address)
-    data, sync = publish(jobs, tooth)
-    time.sleep(0.1)
+    data, sync = publish(jobs, tooth, projections_s="0.01")
     command = ["distribute", "--data_source_addr", data, "--data_source_synch_addr", sync, "--cast_to_float32"]
     command += ["--normalize", "--my_publisher_addr", address, "--my_publisher_freq", "2"]
     job = jobs.start("distributor", [*MINISTREAM, *command])
@@ -213,7 +248,10 @@ def test_corrected_projections_are_republished(jobs, tooth) -> None:
         expected = (raw[image.unique_id] - dark) / (flats.mean(axis=0) - dark)
         np.testing.assert_allclose(image.pixels("float32")[0], expected, rtol=1e-4)
         assert image.rotation == pytest.approx(np.radians(theta[image.unique_id]), abs=1e-5)
-    assert len(images) == 90
+    # What was published before the viewer came is not seen.
+    seen = [image.unique_id for image in images]
+    assert seen == list(range(seen[0], 181, 2))
+    assert len(seen) > 60
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ class DaqReceiver:
         self._over = True
         self._pass_on(self._stream.end())
         if self._stream.missing:
-            _log.warning("%s: %d sequence numbers never arrived", self._url, self._stream.missing)
+            _log.warning("%s: missing sequence numbers: %d", self._url, self._stream.missing)
         # Whether what is missing was a projection is not known; that it is missing must show.
         projections = self._counts[FrameKind.PROJECTION] + self._refused + self._stream.missing
         totals = Totals(darks=self._counts[FrameKind.DARK], flats=self._counts[FrameKind.FLAT], projections=projections)
