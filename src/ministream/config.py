@@ -77,6 +77,9 @@ class TunnelSection(Section):
 
     kind: str = Field(default="relay", description="data proxy: relay, stunnel, haproxy, nginx")
     control: str | None = Field(default=None, description="this job's S2CS; port 0: any free one; none: no tunnel")
+    producer: str | None = Field(
+        default=None, description="the producer's S2CS, when the reconstruction job opens the session by itself"
+    )
     data_host: str = Field(default="127.0.0.1", description="interface on which this side's data ports are bound")
     port_range: tuple[int, int] | None = Field(default=None, strict=False, description="data ports; none: any free")
     credentials: Path | None = Field(default=None, strict=False, description="directory made by `ministream certs`")

@@ -110,6 +110,14 @@ def test_a_scan_crosses_the_tunnel(jobs, credentials):
     assert "TLS" in summary["tunnel"]["cipher"]
 
 
+def test_the_reconstruction_opens_the_tunnel_by_itself(jobs, credentials):
+    producer = jobs.produce(*small(), "--control", "127.0.0.1:0", *credentials)
+    control = jobs.announced("producer", producer)["control"]
+    reconstruction = jobs.recon(2, "--producer", control, *credentials, *WINDOW)
+    assert (producer.wait(), reconstruction.wait()) == (0, 0), reconstruction.text
+    assert "TLS" in jobs.summary()["tunnel"]["cipher"]
+
+
 def relays_of(job) -> list[int]:
     """Pids of the relay processes in a job's tree."""
     return [pid for pid in alive(job.process.pid) if b"relay" in Path(f"/proc/{pid}/cmdline").read_bytes()]

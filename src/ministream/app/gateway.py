@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ministream.app.announce import announce
 from ministream.config import TunnelSection
+from ministream.errors import PeerLostError
+from ministream.tunnel import client
 from ministream.tunnel.control import ControlServer
 from ministream.tunnel.credentials import Credentials
+
+_AGAIN_S = 0.5
 
 
 def embedded(section: TunnelSection, side: str, targets: Sequence[str] = ()) -> ControlServer | None:
     """The control server that a job hosts on its side (PROD, CONS), not started; None without `control`.
 
+    A job that is to open its session by itself (`producer`) hosts one on a free port of the loopback at least.
     `targets` are the job's own data addresses (a `tcp://` in front is taken off). Raises ConfigError.
     """
-    if section.control is None:
+    address = section.control or ("127.0.0.1:0" if section.producer and side == "CONS" else None)
+    if address is None:
         return None
     return ControlServer(
         side=side,
-        address=section.control,
+        address=address,
         kind=section.kind,
         data_host=section.data_host,
         port_range=section.port_range,
@@ -30,6 +38,28 @@ def embedded(section: TunnelSection, side: str, targets: Sequence[str] = ()) -> 
         insecure=section.insecure,
         targets=[target.removeprefix("tcp://") for target in targets],
     )
+
+
+@contextmanager
+def own_session(section: TunnelSection, server: ControlServer, num_conn: int, timeout_s: float) -> Iterator[None]:
+    """Open a session between the producer's control server and this job's, wait for the former if need be, and
+    release it at the end, however that comes.
+
+    Raises PeerLostError when the producer's does not answer in time, AccessError when it refuses.
+    """
+    assert section.producer is not None
+    credentials = None if section.credentials is None else Credentials.load(section.credentials)
+    give_up = time.monotonic() + timeout_s
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(client.session(section.producer, server.address, credentials, num_conn))
+                break
+            except PeerLostError:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(_AGAIN_S)
+        yield
 
 
 def serve(server: ControlServer, announce_to: Path | None) -> None:

@@ -10,7 +10,7 @@ from typing import Self
 
 from ministream import log
 from ministream.app.announce import announce
-from ministream.app.gateway import embedded
+from ministream.app.gateway import embedded, own_session
 from ministream.app.receivers import Receiver, open_receiver
 from ministream.config import Config
 from ministream.errors import ConfigError, FrameError, MinistreamError
@@ -53,7 +53,8 @@ class Ingress:
         if self._server is None and self._stream.connect is None:
             raise ConfigError(
                 "no way to the producer: give --connect tcp://HOST:PORT for a direct connection, "
-                "or --control HOST:PORT to host this side's end of a tunnel"
+                "--producer HOST:PORT for a tunnel to the producer's control server, or --control HOST:PORT to host "
+                "this side's end of a tunnel that somebody else opens"
             )
         if self._server is not None:
             self._stack.enter_context(self._server)
@@ -75,6 +76,10 @@ class Ingress:
         """
         urls = [str(self._stream.connect)]
         if self._server is not None:
+            if self._config.tunnel.producer is not None:
+                connections = 2 if self._config.aps.sync else 1
+                opened = own_session(self._config.tunnel, self._server, connections, self._stream.connect_timeout_s)
+                self._stack.enter_context(opened)
             session = self._server.wait_session(self._stream.connect_timeout_s)
             self._session_uid = session.uid
             urls = [f"tcp://{listener}" for listener in session.listeners]

@@ -105,6 +105,9 @@ def recon(
     reference: Annotated[Path | None, typer.Option(help="Volume that every update is compared with.")] = None,
     strict: Annotated[bool | None, typer.Option("--strict", help="End at the first refused frame.")] = None,
     stall_timeout: Annotated[float | None, typer.Option(help="Silence in seconds that ends the scan.")] = None,
+    producer: Annotated[
+        str | None, typer.Option(help="Producer's S2CS: open the tunnel from here, and close it.", metavar="HOST:PORT")
+    ] = None,
     control: ControlOption = None,
     credentials: CredentialsOption = None,
     insecure: InsecureOption = None,
@@ -134,7 +137,7 @@ def recon(
             "publish": pub_addr,
             "reference": str(reference) if reference else None,
         },
-        tunnel=_tunnel(control, credentials, insecure),
+        tunnel=_tunnel(control, credentials, insecure) | {"producer": producer},
     )
     console = output()
     summary = app.recon(
