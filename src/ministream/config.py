@@ -84,6 +84,7 @@ class TunnelSection(Section):
     port_range: tuple[int, int] | None = Field(default=None, strict=False, description="data ports; none: any free")
     credentials: Path | None = Field(default=None, strict=False, description="directory made by `ministream certs`")
     insecure: bool = Field(default=False, description="no TLS and no authentication; loopback only")
+    policy: Path | None = Field(default=None, strict=False, description="policy file: who, where to, how much")
 
 
 class WindowSection(Section):

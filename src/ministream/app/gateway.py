@@ -36,6 +36,7 @@ def embedded(section: TunnelSection, side: str, targets: Sequence[str] = ()) -> 
         port_range=section.port_range,
         credentials=None if section.credentials is None else Credentials.load(section.credentials),
         insecure=section.insecure,
+        policy=section.policy,
         targets=[target.removeprefix("tcp://") for target in targets],
     )
 
