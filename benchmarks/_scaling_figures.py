@@ -42,13 +42,14 @@ def _scaling(rows: Sequence[Row], mode: str) -> Figure:
     cores = sorted({_cores(row) for row in rows})
     axes.plot(cores, [core / cores[0] for core in cores], color="black", linewidth=0.8, linestyle="--", label="ideal")
     for marker, (label, line) in zip(MARKERS * 4, sorted(_lines(rows, mode).items()), strict=False):
-        base = min(line, key=_cores)["gups"]
-        points = sorted((_cores(row), row["gups"] / base) for row in line)
+        first = min(line, key=_cores)
+        points = sorted((_cores(row), row["gups"] / first["gups"] * _cores(first) / cores[0]) for row in line)
         axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, linewidth=1, label=label)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xticks(cores, [str(core) for core in cores])
     axes.set_xlabel("cores (ranks × threads)")
+    axes.tick_params(labelsize=7)
     axes.set_ylabel("speed-up" if mode == "strong" else "scaled speed-up")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()
@@ -70,7 +71,7 @@ def _stages(rows: Sequence[Row]) -> Figure:
         left = [a + b for a, b in zip(left, seconds, strict=True)]
     axes.set_xlabel("seconds (median over ranks)")
     axes.set_ylabel("volume, ranks × threads", fontsize=8)
-    axes.tick_params(axis="y", labelsize=6)
+    axes.tick_params(labelsize=6)
     axes.legend(fontsize=6, frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 
@@ -81,7 +82,7 @@ def _lines(rows: Sequence[Row], mode: str) -> dict[str, list[Row]]:
     for row in rows:
         slices = row["rows"] if mode == "strong" else row["rows"] // row["ranks"]
         each = " per rank" if mode == "weak" else ""
-        lines[f"{row['n']}² × {slices}{each}, {row['threads']} threads"].append(row)
+        lines[f"{row['n']}² × {slices}{each}, {row['threads']} threads per rank"].append(row)
     return lines
 
 
