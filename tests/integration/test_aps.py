@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -100,6 +101,28 @@ def test_daq_wire_into_our_distributor_into_the_job(jobs, tooth, native) -> None
     reconstruct(jobs, 2, *workers)
     assert jobs.summary()["complete"]
     assert jobs.summary()["projections"] == SUPPLIED
+    np.testing.assert_allclose(volume(jobs.out), native, atol=1e-4 * native.max())
+
+
+@pytest.mark.parametrize("by_itself", [False, True])
+def test_daq_wire_through_the_tunnel_of_both_jobs(jobs, tooth, native, by_itself) -> None:
+    credentials = ["--credentials", str(jobs.folder / "credentials")]
+    subprocess.run([*MINISTREAM, "certs", "init", credentials[1]], check=True, capture_output=True)
+    words = ["--mode", "1", "--simulation_file", str(tooth), "--control", "127.0.0.1:0", *credentials]
+    words += ["--publisher_addr", "tcp://127.0.0.1:0", "--synch_addr", "tcp://127.0.0.1:0"]
+    prod = jobs.announced("producer", jobs.produce(*words))["control"]
+    words = ["--source-wire", "timage", "--pixel-dtype", "float32", "-c", "296", *credentials, *WINDOW]
+    if by_itself:
+        reconstruction = jobs.recon(2, *words, "--producer", prod, "--sync", "tcp://through.the.tunnel:0")
+    else:
+        reconstruction = jobs.recon(2, *words, "--control", "127.0.0.1:0")
+        cons = jobs.announced("recon", reconstruction)["control"]
+        command = [*MINISTREAM, "connect", "--prod", prod, "--cons", cons, "--num-conn", "2", *credentials]
+        subprocess.run(command, check=True, timeout=60)
+    assert reconstruction.wait(240) == 0, "\n".join(job.text for job in jobs.jobs)
+    summary = jobs.summary()
+    assert summary["projections"] == SUPPLIED
+    assert "TLS" in summary["tunnel"]["cipher"]
     np.testing.assert_allclose(volume(jobs.out), native, atol=1e-4 * native.max())
 
 

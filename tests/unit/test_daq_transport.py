@@ -254,6 +254,29 @@ def test_a_sender_whose_subscriber_leaves_or_hangs_says_so() -> None:
                 source.send(next(frames()))
 
 
+def test_a_sender_before_a_tunnel_waits_until_everything_has_been_read() -> None:
+    with sender(drain_s=5.0, queue=100) as source:
+        thread = in_thread(send_all, source, frames())
+        with receiver(source.address) as daq:
+            daq.scan()
+            thread.join(0.3)
+            assert thread.is_alive()
+            assert len(everything(daq)) == 25
+            thread.join(2)
+            assert not thread.is_alive()
+
+
+def test_a_subscriber_that_stays_after_the_end_is_not_waited_for_forever() -> None:
+    context = zmq.Context()
+    with sender(drain_s=0.2) as source, context.socket(zmq.SUB) as viewer:
+        viewer.subscribe(b"")
+        viewer.connect(source.address)
+        started = time.monotonic()
+        send_all(source, frames())
+        assert 0.2 < time.monotonic() - started < 3
+    context.term()
+
+
 def test_an_address_in_use_or_malformed_is_a_configuration_error() -> None:
     with sender() as first, pytest.raises(ConfigError, match=first.address):
         sender(listen=first.address)

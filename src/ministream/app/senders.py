@@ -56,6 +56,7 @@ def open_sender(config: Config, scan: Scan) -> tuple[Sender, Sequence[str]]:
         angle_unit=aps.angle_unit or "degrees",
         peer_timeout_s=producer.peer_timeout_s,
         stall_timeout_s=stream.stall_timeout_s,
+        drain_s=producer.peer_timeout_s if config.tunnel.control is not None else 0.0,
     )
     return daq, [address for address in (daq.address, daq.sync_address) if address is not None]
 

@@ -172,6 +172,7 @@ class DaqReceiver:
 
     def _end(self, loss: Lost | None) -> None:
         self._over = True
+        self._socket.close()  # the publisher may wait for this: the wire has no other way to say that all has arrived
         self._pass_on(self._stream.end())
         if self._stream.missing:
             _log.warning("%s: missing sequence numbers: %d", self._url, self._stream.missing)

@@ -8,6 +8,7 @@ from typing import Self
 
 import zmq
 
+from ministream import log
 from ministream.errors import ConfigError, PeerLostError
 from ministream.model import Frame, FrameKind, Scan
 from ministream.transport._aps.sockets import bind, milliseconds
@@ -16,13 +17,16 @@ from ministream.wire import timage
 from ministream.wire.angles import AngleUnit
 from ministream.wire.timage import ImageType
 
+_log = log.get(__name__)
+
 
 class DaqSender:
     """Publishes one scan as TImage, as the native sender sends one to our receiver.
 
     It waits for `subscribers` subscriptions, and with `sync_listen` for as many subscribers to say there that they
     are ready, as those of aps-mini-apps do. A subscriber that lags by more than `queue` images makes `send` wait.
-    `pixel_dtype` converts the pixels; None sends them as they are.
+    `pixel_dtype` converts the pixels; None sends them as they are. `drain_s` is how long `finish` waits for the
+    subscribers to leave, where a tunnel that ends with this job would take along what is still on its way.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class DaqSender:
         angle_unit: AngleUnit,
         peer_timeout_s: float,
         stall_timeout_s: float,
+        drain_s: float = 0.0,
     ) -> None:
         self._center = scan.axis_or_middle + 0.5
         # The original numbers flats, darks and projections as one dataset.
@@ -47,7 +52,7 @@ class DaqSender:
         }
         self._wanted, self._subscribers = subscribers, 0
         self._pixel_dtype, self._angle_unit = pixel_dtype, angle_unit
-        self._peer_timeout_s, self._stall_timeout_s = peer_timeout_s, stall_timeout_s
+        self._peer_timeout_s, self._stall_timeout_s, self._drain_s = peer_timeout_s, stall_timeout_s, drain_s
         self._projections = self._bytes = 0
         self._started_s: float | None = None
         self._context = zmq.Context()
@@ -101,8 +106,13 @@ class DaqSender:
         self._bytes += len(message)
 
     def finish(self) -> SenderReport:
-        """Publish the end. Nothing on this wire says that it arrived."""
+        """Publish the end. Nothing on this wire says that it arrived, but a subscriber that has it leaves."""
         self._hand_over(timage.END_OF_DATA)
+        deadline = time.monotonic() + self._drain_s
+        while self._subscribers > 0 and self._socket.poll(milliseconds(deadline - time.monotonic())):
+            self._count_subscribers()
+        if self._drain_s and self._subscribers:
+            _log.warning("%s: %d subscribers have not left in %g s", self.address, self._subscribers, self._drain_s)
         seconds = time.monotonic() - (self._started_s or time.monotonic())
         return SenderReport(projections=self._projections, bytes=self._bytes, seconds=seconds)
 
