@@ -147,7 +147,7 @@ def _memory(per_rank: Sequence[float]) -> str:
 
 
 def _residuals(residuals: Sequence[float]) -> str:
-    return f"{residuals[0]:.4g} → {residuals[-1]:.4g}" if residuals else ""
+    return " → ".join(f"{value:.4g}" for value in dict.fromkeys([*residuals[:1], *residuals[-1:]]))
 
 
 def _quality(quality: Mapping[str, float] | None) -> str:
