@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ministream import config
 from ministream.errors import ConfigError
 from ministream.tunnel.address import Endpoint
-from ministream.tunnel.policy import Policy, Target
+from ministream.tunnel.policy import Policy, PolicySection, Target
 from ministream.tunnel.refusal import Code, RefusedError
 
 
@@ -121,3 +124,19 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_quotas_reach_the_session_store(tmp_path: Path) -> None:
     assert policy(tmp_path, "[quota]\nsessions_per_identity = 3\nlifetime_s = 10.0").quota.sessions_per_identity == 3
+
+
+def test_the_documented_file_is_one() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "security.md").read_text()
+    text = page.partition("```toml\n")[2].partition("```")[0]
+    section = config.parse(PolicySection, tomllib.loads(text), "docs/security.md")
+    assert section.quota == PolicySection().quota
+    assert section.introspection is not None
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    root = Path(__file__).resolve().parents[2]
+    sources = "".join(path.read_text() for path in (root / "tests").glob("*/test_tunnel*.py"))
+    named = set(re.findall(r"::(test_\w+)", (root / "docs" / "security.md").read_text()))
+    assert len(named) > 30
+    assert {name for name in named if f"def {name}(" not in sources} == set()
