@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ministream.recon import kernels
 from ministream.recon.algorithms import Image, Progress
 from ministream.recon.algorithms._iterative import Clock, Iterative, Masked, unit
-from ministream.recon.geometry import aligned_zeros
+from ministream.recon.geometry import Geometry, aligned_zeros
 from ministream.recon.kernels.arrays import PerSlice, combine, dot
 from ministream.recon.window import Window
 
@@ -29,11 +29,16 @@ class Algorithm(Iterative[Options]):
     images = 3
     residuals = 2
 
+    def __init__(self, geometry: Geometry, slices: int, options: Options) -> None:
+        super().__init__(geometry, slices, options)
+        self._direction = geometry.new_image(slices)
+        self._gradient = geometry.new_image(slices)
+        self._seen: NDArray[np.float32] = aligned_zeros((0, 0, 0))
+
     def begin(self, image: Image, window: Window, clock: Clock, progress: Progress) -> None:
         """r = b − A x, p = s = Aᵀ r."""
-        self._direction = self.geometry.new_image(self.slices)
-        self._gradient = self.geometry.new_image(self.slices)
-        self._seen = aligned_zeros(window.data.shape)
+        if self._seen.shape != window.data.shape:
+            self._seen = aligned_zeros(window.data.shape)
         with clock.timed("forward"):
             self.subtract(image, window, self.beams(window), progress)
         with clock.timed("back"):
