@@ -34,7 +34,10 @@ def image(data: bytes) -> None:
 
 def stream(data: bytes) -> None:
     """A stream of messages, each with its length before it in two bytes."""
-    received = daq.DaqStream(pixel_dtype="uint8", angle_unit="degrees", hold_bytes=64, peer="peer")
+    needs_flats = bool(data[:1] > b"\x7f")
+    received = daq.DaqStream(
+        pixel_dtype="uint8", angle_unit="degrees", hold_bytes=64, needs_flats=needs_flats, peer="peer"
+    )
     while len(data) > 2:
         length = int.from_bytes(data[:2], "little")
         with contextlib.suppress(FrameError):

@@ -54,6 +54,7 @@ def receiver(url: str, **changes) -> DaqReceiver:
         "pixel_dtype": "uint16",
         "angle_unit": "degrees",
         "hold_bytes": 2**20,
+        "needs_flats": False,
         "connect_timeout_s": 5.0,
         "stall_timeout_s": 5.0,
     }

@@ -39,13 +39,8 @@ def warnings(caplog, monkeypatch):
 
 
 def stream(**changes) -> DaqStream:
-    options = {
-        "pixel_dtype": "uint16",
-        "angle_unit": "degrees",
-        "hold_bytes": 2**20,
-        "peer": "tcp://daq:50000",
-    } | changes
-    return DaqStream(**options)
+    options = {"pixel_dtype": "uint16", "angle_unit": "degrees", "hold_bytes": 2**20, "needs_flats": False}
+    return DaqStream(**{"peer": "tcp://daq:50000"} | options | changes)
 
 
 def message(kind: ImageType, seq: int, *, rotation: float | None = None, pixels=None) -> bytes:
@@ -129,6 +124,22 @@ def test_projections_need_no_calibration() -> None:
     assert play(daq, range(3), [P] * 3, end=False) == [(PROJECTION, k, k) for k in range(3)]
 
 
+def test_projections_that_come_before_their_flats_wait_for_the_whole_set() -> None:
+    kinds = [P, P, W, W, D, P, P]
+    daq = stream(needs_flats=True)
+    assert play(daq, range(5), kinds, end=False) == []
+    assert play(daq, [5, 6], kinds) == [
+        *[(DARK, 0, 4), (FLAT, 0, 2), (FLAT, 1, 3)],
+        *[(PROJECTION, index, seq) for index, seq in enumerate([0, 1, 5, 6])],
+    ]
+
+
+def test_flats_that_end_the_stream_are_used_for_everything_before(warnings) -> None:
+    frames = play(stream(needs_flats=True), range(4), [P, P, W, W])
+    assert warnings() == []
+    assert frames == [(FLAT, 0, 2), (FLAT, 1, 3), (PROJECTION, 0, 0), (PROJECTION, 1, 1)]
+
+
 def test_what_waits_is_bounded(warnings) -> None:
     daq = stream(hold_bytes=3 * 12)
     frames = play(daq, [0, 5, 6, 7], end=False)
@@ -136,7 +147,7 @@ def test_what_waits_is_bounded(warnings) -> None:
     frames = play(daq, [8], end=False)
     assert frames == [(FLAT, 0, 0), *[(PROJECTION, k, k + 5) for k in range(4)]]
     assert "4 projections wait" in warnings()[0]
-    assert "--hold-mib" in warnings()[0]
+    assert "hold_mib" in warnings()[0]
     assert play(daq, [9, 1, 10]) == [(PROJECTION, 4, 9), (FLAT, 0, 0), (FLAT, 1, 1), (PROJECTION, 5, 10)]
 
 

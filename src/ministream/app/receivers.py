@@ -50,6 +50,7 @@ def open_receiver(config: Config, urls: Sequence[str], worker: tuple[int, int] =
                 pixel_dtype=aps.pixel_dtype,
                 angle_unit=aps.angle_unit or "degrees",
                 hold_bytes=int(aps.hold_mib * 2**20),
+                needs_flats=config.prep.flat_dark,
                 **timeouts,
             )
         case "tracemq":

@@ -74,7 +74,7 @@ def distribute(
     from ministream.prep.images import Steps
 
     if remove_stripes:
-        raise ConfigError("--remove_stripes: removing stripes is not supported; leave the option out")
+        raise ConfigError("--remove_stripes: stripes cannot be told from single projections: leave the option out")
     named = [name for name, given in (("float32", as_float32), ("uint16", as_uint16), ("uint8", as_uint8)) if given]
     if pixel_dtype is not None:
         named.append(pixel_dtype)
@@ -92,6 +92,7 @@ def distribute(
                 "angle_unit": angle_unit or ("degrees" if degrees else None),
             },
             recon={"center": center},
+            prep={"flat_dark": normalize},
         ),
     )
     options = app.Distribution(

@@ -65,13 +65,16 @@ class DaqStream:
 
     `receive()` returns the frames that may go on, in order; their pixels are views of the messages. Before the
     first projection, and again after every new flat or dark, come the whole sets, each numbered from 0. Projections
-    are numbered as they go on.
+    are numbered as they go on; with `needs_flats` the first ones wait for a set even if they come before it by number.
     """
 
-    def __init__(self, *, pixel_dtype: str, angle_unit: AngleUnit, hold_bytes: int, peer: str) -> None:
+    def __init__(
+        self, *, pixel_dtype: str, angle_unit: AngleUnit, hold_bytes: int, needs_flats: bool, peer: str
+    ) -> None:
         self._dtype = pixel_dtype
         self._angles = AngleCheck(angle_unit, peer)
         self._hold_bytes = hold_bytes
+        self._needs_flats = needs_flats
         self._peer = peer
         self._numbers = Numbers()
         self._last_seq = -1
@@ -115,7 +118,8 @@ class DaqStream:
         self._angles.check()
         if not self._held:
             return []
-        _log.warning("%s: the stream ended, and numbers before its projections are missing", self._peer)
+        if not self._complete():
+            _log.warning("%s: the stream ended with calibration missing", self._peer)
         return self._release()
 
     def _pixels(self, image: Image) -> NDArray[Any]:
@@ -167,7 +171,7 @@ class DaqStream:
         if len(self._held) * frame.pixels.nbytes > self._hold_bytes:
             flats, darks = len(self._sets[FrameKind.FLAT]), len(self._sets[FrameKind.DARK])
             _log.warning(
-                "%s: %d projections wait for numbers before them, more than --hold-mib allows: "
+                "%s: %d projections wait for their calibration, more than [aps] hold_mib allows: "
                 "they are corrected with the %d flats and %d darks that arrived",
                 *(self._peer, len(self._held), flats, darks),
             )
@@ -184,10 +188,12 @@ class DaqStream:
             self._open = False
             self._numbers.start_at(image.seq)
         images[image.seq] = frame
-        return self._release() if self._complete() else []
+        # A set that follows projections by number is not whole before the next projection.
+        return self._release() if image.seq < self._first_held and self._complete() else []
 
     def _complete(self) -> bool:
-        return bool(self._held) and self._numbers.complete_below(self._first_held)
+        calibrated = bool(self._sets[FrameKind.FLAT]) or not self._needs_flats
+        return bool(self._held) and calibrated and self._numbers.complete_below(self._first_held)
 
     def _release(self) -> list[Frame]:
         self._open = True

@@ -44,13 +44,16 @@ class DaqReceiver:
         pixel_dtype: str,
         angle_unit: AngleUnit,
         hold_bytes: int,
+        needs_flats: bool,
         connect_timeout_s: float,
         stall_timeout_s: float,
     ) -> None:
         self._url, self._sync_url = url, sync_url
         self._dtype = np.dtype(pixel_dtype)
         self._connect_timeout_s, self._stall_timeout_s = connect_timeout_s, stall_timeout_s
-        self._stream = DaqStream(pixel_dtype=pixel_dtype, angle_unit=angle_unit, hold_bytes=hold_bytes, peer=url)
+        self._stream = DaqStream(
+            pixel_dtype=pixel_dtype, angle_unit=angle_unit, hold_bytes=hold_bytes, needs_flats=needs_flats, peer=url
+        )
         self._events: deque[Event] = deque()
         self._counts = dict.fromkeys(FrameKind, 0)
         self._refused = self._bytes = 0
