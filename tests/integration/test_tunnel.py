@@ -520,3 +520,40 @@ def test_quotas_keep_one_client_from_taking_everything(
         with pytest.raises(TunnelError, match="resource_exhausted"):
             open_side(prod, Access.of(mallory), "c", "PROD", [])
         open_side(prod, Access.of(secrets), "d", "PROD", [])
+
+
+def test_ipv6_all_the_way() -> None:
+    """Control, data and target on ::1; the certificate of the tests names IPv4 only, so without TLS on control."""
+    echo = socket.create_server(("::1", 0), family=socket.AF_INET6)
+
+    def serve() -> None:
+        connection, _ = echo.accept()
+        with connection:
+            connection.sendall(connection.recv(100))
+
+    threading.Thread(target=serve, daemon=True).start()
+    target = f"[::1]:{echo.getsockname()[1]}"
+    servers = (
+        ControlServer(side=side, address="[::1]:0", data_host="::1", insecure=True, targets=[target])
+        for side in ("PROD", "CONS")
+    )
+    with contextlib.ExitStack() as stack:
+        prod, cons = map(stack.enter_context, servers)
+        opened = client.connect(prod.address, cons.address, None)
+        assert opened.secure
+        host, _, port = opened.cons_listeners[0].rpartition(":")
+        assert host == "[::1]"
+        with socket.create_connection(("::1", int(port)), timeout=10) as sock:
+            sock.sendall(b"six")
+            assert sock.recv(3) == b"six"
+    echo.close()
+
+
+def test_a_server_that_does_not_run_says_so() -> None:
+    server = ControlServer(side=None, insecure=True)
+    with pytest.raises(TunnelError, match="not running"):
+        server.sessions()
+    server.start()
+    server.close()
+    with pytest.raises(TunnelError, match="not running"):
+        server.wait_session(1)

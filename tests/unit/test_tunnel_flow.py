@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from ministream.tunnel.certificates import make_session_pair
-from ministream.tunnel.proxy._flow import Bucket, CopyFlow, End, PlainEnd, SpliceFlow, TlsEnd, TruncatedError, Wait
+from ministream.tunnel.proxy._ends import End, PlainEnd, TlsEnd, TruncatedError, Wait
+from ministream.tunnel.proxy._flow import Bucket, CopyFlow, SpliceFlow
 from ministream.tunnel.proxy._relay_worker import _tls
 
 UNLIMITED = Bucket(0)

@@ -180,6 +180,9 @@ class ControlServer:
         self._loop.run_forever()
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if not self._thread.is_alive():
+            coroutine.close()
+            raise TunnelError(f"the control server on {self._address} is not running")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ministream.tunnel.proxy._flow import Bucket, CopyFlow, End, Flow, PlainEnd, SpliceFlow, TlsEnd, Wait
+from ministream.tunnel.proxy._ends import End, PlainEnd, TlsEnd, Wait
+from ministream.tunnel.proxy._flow import Bucket, CopyFlow, Flow, SpliceFlow
 
 HANDSHAKE_S = 10.0
 _DIAL_S = 5.0

@@ -36,8 +36,8 @@ class Proxy:
         if peer is not None:
             pair = self._pair
             tls = {"certificate": pair.certificate.decode(), "key": pair.key.decode(), "peer": check_peer(peer)}
-        if not self._processes:
-            self._processes = [await RelayProcess.start(share, self._setup.on_failure) for share in self._shares]
+        for share in self._shares[len(self._processes) :]:
+            self._processes.append(await RelayProcess.start(share, self._setup.on_failure))
         step = len(self._shares)
         for first, process in enumerate(self._processes):
             await process.order(
