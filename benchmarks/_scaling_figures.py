@@ -37,11 +37,12 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def _scaling(rows: Sequence[Row], mode: str) -> Figure:
-    figure = Figure(figsize=INCHES, layout="constrained")
+    lines = _lines(rows, mode)
+    figure = Figure(figsize=(INCHES[0], INCHES[1] + 0.07 * len(lines)), layout="constrained")
     axes = figure.subplots()
     cores = sorted({_cores(row) for row in rows})
     axes.plot(cores, [core / cores[0] for core in cores], color="black", linewidth=0.8, linestyle="--", label="ideal")
-    for marker, (label, line) in zip(MARKERS * 4, sorted(_lines(rows, mode).items()), strict=False):
+    for marker, (label, line) in zip(MARKERS * 4, sorted(lines.items()), strict=False):
         first = min(line, key=_cores)
         points = sorted((_cores(row), row["gups"] / first["gups"] * _cores(first) / cores[0]) for row in line)
         axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, linewidth=1, label=label)
@@ -54,7 +55,7 @@ def _scaling(rows: Sequence[Row], mode: str) -> Figure:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()
     axes.grid(linewidth=0.3)
-    axes.legend(fontsize=6, frameon=False)
+    figure.legend(fontsize=6, frameon=False, ncols=2, loc="outside lower center")
     return figure
 
 
@@ -69,6 +70,7 @@ def _stages(rows: Sequence[Row]) -> Figure:
         if any(seconds):
             axes.barh(names, seconds, left=left, color=colour, label=stage, height=0.7)
         left = [a + b for a, b in zip(left, seconds, strict=True)]
+    axes.margins(x=0.05, y=0.02)
     axes.set_xlabel("seconds (median over ranks)")
     axes.set_ylabel("volume, ranks × threads", fontsize=8)
     axes.tick_params(labelsize=6)
@@ -82,7 +84,7 @@ def _lines(rows: Sequence[Row], mode: str) -> dict[str, list[Row]]:
     for row in rows:
         slices = row["rows"] if mode == "strong" else row["rows"] // row["ranks"]
         each = " per rank" if mode == "weak" else ""
-        lines[f"{row['n']}² × {slices}{each}, {row['threads']} threads per rank"].append(row)
+        lines[f"{row['n']}² × {slices}{each}, {row['threads']} threads"].append(row)
     return lines
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from ministream import config
-from ministream.partition import slabs
+from ministream.errors import ConfigError
 from ministream.recon.geometry import Geometry, memory_bytes, padded_slices
 
 GIB = 2**30
@@ -67,6 +67,12 @@ class Workload:
     def volume_bytes(self) -> int:
         """Bytes of one volume."""
         return self.rows * self.cols**2 * 4
+
+    def largest_slab(self, ranks: int) -> int:
+        """Rows of the rank that has the most. Raises ConfigError for more ranks than rows."""
+        if ranks > self.rows:
+            raise ConfigError(f"{ranks} ranks cannot share {self.rows} detector rows")
+        return -(-self.rows // ranks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +120,7 @@ class Prediction:
 
 def predict(machine: Machine, work: Workload, layout: Layout) -> Prediction:
     """One step of a full window. Raises ConfigError for more ranks than rows."""
-    largest = slabs(work.rows, layout.ranks)[0].rows
+    largest = work.largest_slab(layout.ranks)
     receiving = min(layout.ingress, layout.ranks)
     band = work.frame_bytes / receiving
     parts = {
@@ -147,7 +153,7 @@ def update_s(machine: Machine, work: Workload, slices: int, threads: int, held: 
 def scan_s(machine: Machine, work: Workload, layout: Layout) -> float:
     """Seconds of a whole scan whose producer is always ahead: the window fills, the first step overlaps nothing."""
     full = predict(machine, work, layout)
-    largest = slabs(work.rows, layout.ranks)[0].rows
+    largest = work.largest_slab(layout.ranks)
     arrive_s = max(full.ingress_s, full.scatter_s)
     rest_s = full.compute_s - full.parts_s["update"]
     fills = [min(fed, work.length) for fed in range(work.step, work.projections + 1, work.step)]
