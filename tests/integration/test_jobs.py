@@ -323,3 +323,18 @@ def test_a_flat_field_without_beam_is_an_error(jobs, tmp_path):
     assert produced != 0
     assert reconstructed == 2
     assert_one_line(jobs.jobs[-1], "flat field is not brighter")
+
+
+def test_iterations_adapt_to_the_beam(jobs):
+    produce = ["--rate", "40", "--repeat", "5"]
+    assert run_directly(jobs, 2, produce, ["--budget", "adapt", "--window-iter", "30"]) == (0, 0), jobs.jobs[-1].text
+    iterations = jobs.summary()["iterations"]
+    assert iterations[0] == 1, "the first update measures"
+    assert max(iterations) > 1
+    assert max(iterations) <= 30
+
+
+def test_a_residual_that_no_longer_falls_ends_the_update(jobs):
+    recon = ["--window-iter", "500", "--set", "window.stop_change=0.05", "--set", "recon.non_negative=true"]
+    assert run_directly(jobs, 2, recon=recon) == (0, 0), jobs.jobs[-1].text
+    assert max(jobs.summary()["iterations"]) < 500

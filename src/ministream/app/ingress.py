@@ -41,6 +41,7 @@ class Ingress:
         self._batch = self._step = 1
         self._projections_fed = 0
         self._last_seq = -1
+        self._taken = 0
         self._session_uid: str | None = None
         self.counters = Counters()
         self.complete = False
@@ -117,6 +118,11 @@ class Ingress:
             self._receiver.ack(self._last_seq)
 
     @property
+    def waiting(self) -> int:
+        """Whole frames that have come and have not been handed out."""
+        return self._receiver.report.received - self._taken if self._receiver is not None else 0
+
+    @property
     def bytes_received(self) -> int:
         """Bytes of pixels that came over the data connection."""
         return self._receiver.report.bytes if self._receiver is not None else 0
@@ -134,6 +140,7 @@ class Ingress:
         match event:
             case Arrived(seq=seq, frame=frame):
                 self._last_seq = seq
+                self._taken += 1
                 self.counters.received += frame.kind is FrameKind.PROJECTION
                 return frame
             case Refused(seq=seq, reason=reason, text=text):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 from rich.console import Console
 
 from ministream import log
+from ministream.app.cadence import Cadence
 from ministream.app.ingress import Ingress
 from ministream.app.publishing import Publishing
 from ministream.app.results import Results
@@ -93,7 +94,8 @@ class Job:
         self._corrector = Corrector(rows=slices, cols=scan.cols, options=my.config.prep)
         self._algorithm = open_algorithm(my.config.recon, geometry, slices)
         self._image = geometry.new_image(slices)
-        self._iterations = window.iterations
+        self._cadence = Cadence(comm, my)
+        self._idle_s = 0.0
         self._distributor: Distributor | WorkerRows
         if my.config.aps.every_rank and ingress is not None:
             self._distributor = WorkerRows(comm, my, ingress)
@@ -119,8 +121,11 @@ class Job:
         return self._results.finish(self._image)
 
     def _take(self) -> list[Rows] | None:
+        began = time.perf_counter()
         with self._clock.timed("wait"):
-            return self._distributor.take()
+            batch = self._distributor.take()
+        self._idle_s += time.perf_counter() - began
+        return batch
 
     def _accept(self, rows: Rows) -> None:
         if rows.kind is not FrameKind.PROJECTION:
@@ -137,11 +142,23 @@ class Job:
 
     def _update(self) -> None:
         with self._clock.timed("update"):
-            report = self._algorithm.update(self._image, self._window, self._iterations, progress=self._move_frames)
+            report = self._algorithm.update(
+                self._image,
+                self._window,
+                self._cadence.iterations(),
+                progress=self._move_frames,
+                proceed=self._cadence.proceed,
+            )
             self._clock.add("forward", report.forward_s)
             self._clock.add("back", report.back_s)
         self._window.updated()
-        residuals = self._comm.sum(np.array(report.residual_norm2))
+        residuals = self._cadence.learn(
+            report,
+            acquired_s=self._results.not_yet_in_image,
+            idle_s=self._idle_s,
+            waiting=self._ingress.waiting if self._ingress is not None else 0,
+        )
+        self._idle_s = 0.0
         self._results.updated(self._image, residuals)
         self.publishing.updated(self._image)
 

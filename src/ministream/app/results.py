@@ -52,12 +52,13 @@ class Results:
         followed = self._judge.live and ingress is not None
         self._live = LiveQuality(my.config.output.directory / "quality.csv") if followed else None
         self._latency = Latency()
-        self._waiting: list[float] = []
+        self.not_yet_in_image: list[float] = []
         self._angles_rad: tuple[float, float] | None = None
         self._started = time.monotonic()
         self._updates = 0
         self._repaired = 0
         self._residuals: list[float] = []
+        self._iterations: list[int] = []
         self._files: list[Path] = []
 
     def accepted(self, rows: Rows, *, new: bool, repaired: int) -> None:
@@ -69,17 +70,18 @@ class Results:
             self._counters.repeated += 1
         low, high = self._angles_rad or (rows.angle_rad, rows.angle_rad)
         self._angles_rad = min(low, rows.angle_rad), max(high, rows.angle_rad)
-        self._waiting.append(rows.acquired_s)
+        self.not_yet_in_image.append(rows.acquired_s)
 
     def updated(self, image: NDArray[np.float32], residual_norm2: NDArray[np.float64]) -> None:
         """The image contains every accepted projection; write a snapshot if one is due; collective."""
         self._updates += 1
         now = time.time()
-        for acquired_s in self._waiting:
+        for acquired_s in self.not_yet_in_image:
             self._latency.record(now - acquired_s)
-        behind_s = now - max(self._waiting) if self._waiting else None
-        self._waiting.clear()
+        behind_s = now - max(self.not_yet_in_image) if self.not_yet_in_image else None
+        self.not_yet_in_image.clear()
         self._residuals.append(float(np.sqrt(residual_norm2[-1])))
+        self._iterations.append(len(residual_norm2))
         if self._progress is not None:
             counters = self._counters
             self._progress.update(
@@ -130,6 +132,7 @@ class Results:
             stages_per_rank=stages,
             quality=measured or None,
             residuals=self._residuals,
+            iterations=self._iterations,
             peak_memory_mib=memory,
             storage=self._writer.way,
             files=[str(path) for path in self._files],

@@ -89,6 +89,9 @@ def recon(
     window_length: Annotated[int | None, typer.Option(help="Projections in the window; 0: the whole scan.")] = None,
     window_step: Annotated[int | None, typer.Option(help="New projections per update; 0: the window's length.")] = None,
     window_iter: Annotated[int | None, typer.Option(help="Iterations per update.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="adapt: as many iterations, up to --window-iter, as keep up with the beam.")
+    ] = None,
     write_freq: Annotated[int | None, typer.Option(help="Updates per snapshot; 0: none.")] = None,
     pub_freq: Annotated[int | None, typer.Option(help="Updates per published preview; 0: none.")] = None,
     axis: Annotated[
@@ -128,6 +131,7 @@ def recon(
             "length": window_length,
             "step": window_step,
             "iterations": window_iter,
+            "budget": budget,
             "write_freq": write_freq,
             "pub_freq": pub_freq,
         },

@@ -23,7 +23,8 @@ class Summary:
     mended. `latency_s` holds p50 and p99 from acquisition to image, None where nothing was measured; `tunnel`
     kind and cipher, None without a tunnel; `bytes` counts what the data connection received; `stages`
     seconds per stage on rank 0, `stages_per_rank` on every rank; `quality` ssim and psnr (dB) against the
-    truth, None where it is not known; `residuals` the residual norm after each update.
+    truth, None where it is not known; `residuals` the residual norm before the last iteration of each
+    update, `iterations` how many it had.
     """
 
     scan_id: str
@@ -45,6 +46,7 @@ class Summary:
     stages_per_rank: Sequence[Mapping[str, float]] = ()
     quality: Mapping[str, float] | None = None
     residuals: Sequence[float] = ()
+    iterations: Sequence[int] = ()
     peak_memory_mib: Sequence[float] = ()
     storage: str = ""
     files: Sequence[str] = ()
@@ -91,7 +93,7 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("refused because", ", ".join(f"{reason}: {count}" for reason, count in summary.counters.reasons.items())),
         ("repaired", f"{summary.repaired_pixels} pixels" if summary.repaired_pixels else ""),
         ("ending", "" if summary.complete else summary.ending),
-        ("updates", str(summary.updates)),
+        ("updates", _updates(summary)),
         ("time", f"{summary.seconds:.1f} s, {summary.projections_per_s:.1f} projections/s"),
         ("latency", _latency(summary)),
         ("received", f"{summary.bytes / 2**20:.1f} MiB"),
@@ -158,6 +160,12 @@ def _quality(quality: Mapping[str, float] | None) -> str:
         "correlation": "correlation {:.5f}",
     }
     return ", ".join(form.format(quality[name]) for name, form in names.items() if name in quality) if quality else ""
+
+
+def _updates(summary: Summary) -> str:
+    counts = set(summary.iterations)
+    each = f"{min(counts)}–{max(counts)}" if len(counts) > 1 else "".join(map(str, counts))
+    return f"{summary.updates}, {each} iterations each" if counts else str(summary.updates)
 
 
 def _files(files: Sequence[str]) -> str:

@@ -1,0 +1,66 @@
+"""How many iterations each update gets: every rank measures, all decide the same."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ministream import log
+from ministream.app.settle import Assignment
+from ministream.parallel.mpi import Comm
+from ministream.recon.algorithms import Report
+from ministream.recon.pace import Pace
+
+_LOG = log.get(__name__)
+
+
+class Cadence:
+    """The pace of one job; `iterations` begins an update and `learn` ends it, `proceed` is asked in between."""
+
+    def __init__(self, comm: Comm, my: Assignment) -> None:
+        self._comm, self._section = comm, my.config.window
+        self._pace = Pace(self._section, self._section.step)
+        self._newest_s: float | None = None
+        self._began = self._ended = time.perf_counter()
+
+    def iterations(self) -> int:
+        """Iterations of the update that begins now, at most."""
+        self._began = time.perf_counter()
+        return self._pace.iterations()
+
+    def proceed(self, norm2: float) -> bool:
+        """Whether to go on after an iteration that found |b - A x|² `norm2` here; collective with a stop rule."""
+        if not self._section.stop_change:
+            return True
+        return self._pace.proceed(float(self._comm.sum(np.array([norm2]))[0]))
+
+    def learn(self, report: Report, *, acquired_s: list[float], idle_s: float, waiting: int) -> NDArray[np.float64]:
+        """Take in what the update was like; collective. Returns |b - A x|² of the volume before each iteration.
+
+        `acquired_s` are the acquisition times of the projections that were new in it, `idle_s` the seconds that this
+        rank had nothing to do since the update before, `waiting` (on rank 0) the projections that have come since.
+        """
+        now = time.perf_counter()
+        update_s, other_s = now - self._began, self._began - self._ended - idle_s
+        parts = self._comm.allgather((report.residual_norm2, update_s, other_s, waiting))
+        norms, updates_s, others_s, behind = zip(*parts, strict=True)
+        self._pace.learn(
+            iterations=report.iterations,
+            update_s=max(updates_s),
+            other_s=max(0.0, *others_s),
+            period_s=self._period_s(acquired_s),
+            behind=behind[0],
+        )
+        if self._comm.rank == 0 and (self._section.budget == "adapt" or self._section.budget_s is not None):
+            _LOG.info("%d iterations; %s", report.iterations, self._pace)
+        self._ended = time.perf_counter()
+        return np.sum(norms, axis=0, dtype=np.float64)  # type: ignore[no-any-return]
+
+    def _period_s(self, acquired_s: list[float]) -> float:
+        """The time in which the beam delivered these projections."""
+        newest = max(acquired_s)
+        began = min(acquired_s) if self._newest_s is None else self._newest_s
+        self._newest_s = newest
+        return max(0.0, newest - began)
