@@ -81,11 +81,11 @@ def calibrate(points: Sequence[Point], name: str, timeout_s: float) -> Machine:
 
 def _fit_update(points: Sequence[Point]) -> NDArray[np.float64]:
     """Seconds per pixel update, per projection and pixel of all slices, and per update; relative errors count."""
+    if len({padded_slices(_largest(point)) for point in points}) < 2:
+        raise SystemExit("the study does not tell what a slice costs: measure several numbers of --slices")
     seconds = np.array([sum(point["stages"][s]["max"] for s in ("forward", "back", "update")) for point in points])
     features = np.array([_update_features(point) for point in points])
     found, _ = nnls(features / seconds[:, None], np.ones_like(seconds))
-    if found[0] == 0:
-        raise RuntimeError("the study does not tell what a slice costs: measure several numbers of slices")
     return found
 
 
