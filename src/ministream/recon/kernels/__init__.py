@@ -7,7 +7,7 @@ Images are float32 [n, n, padded slices], sinograms float32 [projections, cols, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -19,7 +19,7 @@ from ministream.recon.kernels import arrays
 from ministream.recon.kernels import back as _back
 from ministream.recon.kernels import elementwise as _elementwise
 from ministream.recon.kernels import forward as _forward
-from ministream.recon.kernels.threads import get_threads, idle, run, set_threads
+from ministream.recon.kernels.threads import Work, get_threads, idle, run, set_threads
 from ministream.recon.kernels.vector import Lanes
 
 __all__ = [
@@ -38,7 +38,6 @@ __all__ = [
 Image = NDArray[np.float32]
 Sinogram = NDArray[np.float32]
 Progress = Callable[[], None]
-Counter = NDArray[np.int64]
 
 _WIDEST = 64 if llvm.get_host_cpu_features().get("avx512f") else 16
 """Slices per weight: as many as leave registers for four sums."""
@@ -105,14 +104,13 @@ def forward(image: Image, sinogram: Sinogram, beams: Beams, *, gain: float = 1.0
         strips = -(-get_threads() // (groups * blocks))
         plan = _forward.Plan(groups * blocks * strips, first, blocks, _GROUP, strips)
 
-        def work(counter: Counter, quota: int, lanes: int = lanes, plan: _forward.Plan = plan) -> int:
-            scratch = _forward.Scratch.of(lanes)
-            done: int = _forward.forward(
-                Lanes(lanes), counter, quota, plan, pixels, sinogram, beams, float(gain), scratch
+        def prepare(lanes: int = lanes, plan: _forward.Plan = plan) -> Work:
+            scratch, kind = _forward.Scratch.of(lanes), Lanes(lanes)
+            return lambda counter, quota: int(
+                _forward.forward(kind, counter, quota, plan, pixels, sinogram, beams, float(gain), scratch)
             )
-            return done
 
-        run(work, plan.tasks, progress)
+        run(prepare, plan.tasks, progress, units=_forward.squares(pixels.n))
 
 
 def back(
@@ -137,39 +135,35 @@ def back(
     for lanes, first, blocks in lane_blocks(image.shape[2]):
         plan = _back.Plan(blocks * (-(-pixels.n // _back.SIDE)) ** 2, first, blocks)
 
-        def work(counter: Counter, quota: int, lanes: int = lanes, plan: _back.Plan = plan) -> int:
-            scratch = _back.Scratch.of(lanes)
-            done: int = _back.back(Lanes(lanes), counter, quota, plan, pixels, sinogram, beams, update, scratch)
-            return done
+        def prepare(lanes: int = lanes, plan: _back.Plan = plan) -> Work:
+            scratch, kind = _back.Scratch.of(lanes), Lanes(lanes)
+            return lambda counter, quota: int(
+                _back.back(kind, counter, quota, plan, pixels, sinogram, beams, update, scratch)
+            )
 
-        run(work, plan.tasks, progress)
+        run(prepare, plan.tasks, progress)
 
 
 def divide(sinogram: Sinogram, measured: Sinogram, beams: Beams, smallest: NDArray[np.float32]) -> NDArray[np.float64]:
     """Replace A x by max(b, 0) / A x, 0 where A x is not above smallest[slice]; return |b - A x|² per slice."""
-    norms = np.zeros((sinogram.shape[0], sinogram.shape[2]))
-
-    def work(counter: Counter, quota: int) -> int:
-        done: int = _elementwise.divide(
-            counter, quota, beams.slots.size, sinogram, measured, beams.slots, smallest, norms
-        )
-        return done
-
-    run(work, beams.slots.size)
-    total: NDArray[np.float64] = norms[beams.slots].sum(axis=0)
-    return total
+    return _over_projections(_elementwise.divide, sinogram, beams, measured, smallest)
 
 
 def weigh(sinogram: Sinogram, beams: Beams, factor: NDArray[np.float32]) -> NDArray[np.float64]:
     """Multiply by `factor` [projections, cols]; return the squared norm per slice from before that."""
+    return _over_projections(_elementwise.weigh, sinogram, beams, factor)
+
+
+def _over_projections(
+    kernel: Any, sinogram: Sinogram, beams: Beams, *arguments: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    slots = beams.slots
     norms = np.zeros((sinogram.shape[0], sinogram.shape[2]))
-
-    def work(counter: Counter, quota: int) -> int:
-        done: int = _elementwise.weigh(counter, quota, beams.slots.size, sinogram, beams.slots, factor, norms)
-        return done
-
-    run(work, beams.slots.size)
-    total: NDArray[np.float64] = norms[beams.slots].sum(axis=0)
+    run(
+        lambda: lambda counter, quota: int(kernel(counter, quota, slots.size, sinogram, slots, *arguments, norms)),
+        slots.size,
+    )
+    total: NDArray[np.float64] = norms[slots].sum(axis=0)
     return total
 
 

@@ -68,8 +68,4 @@ def warm_up() -> None:
 
 
 def _run(kernel: Any, tasks: int, *arguments: Any) -> None:
-    def work(counter: NDArray[np.int64], quota: int) -> int:
-        done: int = kernel(counter, quota, tasks, *arguments)
-        return done
-
-    run(work, tasks)
+    run(lambda: lambda counter, quota: int(kernel(counter, quota, tasks, *arguments)), tasks)

@@ -36,7 +36,7 @@ def weigh(counter, quota, tasks, sinogram, slots, factor, norms):
 
 
 @jit
-def divide(counter, quota, tasks, sinogram, measured, slots, smallest, norms):
+def divide(counter, quota, tasks, sinogram, slots, measured, smallest, norms):
     """norms[slot, slice] = Σ (b - Ax)², then Ax becomes max(b, 0) / Ax, 0 where Ax is below smallest[slice]."""
     cols, slices = sinogram.shape[1], sinogram.shape[2]
     done = 0

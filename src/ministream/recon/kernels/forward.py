@@ -58,18 +58,36 @@ class Part(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """One thread's memory: a padded tile, and two weights and a place for every sample of a block's rays."""
+    """One thread's memory: a padded tile, and two weights and a place for every sample of a block's rays.
+
+    `state` is the task at hand, -1 for none, and its next square.
+    """
 
     tile: NDArray[np.float32]
     near: NDArray[np.float32]
     far: NDArray[np.float32]
     place: NDArray[np.int32]
+    state: NDArray[np.int64]
 
     @classmethod
     def of(cls, lanes: int) -> Self:
         samples = (RAYS * LINES,)
         weights = aligned_zeros((3, *samples))
-        return cls(aligned_zeros((LINES * WIDTH * lanes,)), weights[0], weights[1], weights[2].view(np.int32))
+        place, state = weights[2].view(np.int32), np.array([-1, 0])
+        return cls(aligned_zeros((LINES * WIDTH * lanes,)), weights[0], weights[1], place, state)
+
+
+@inline
+def _blocks(n):
+    """How many blocks, margins included, lie side by side, and how long each is."""
+    blocks = (n + 2 * MARGIN + BLOCK - 1) // BLOCK
+    return blocks, (n + 2 * MARGIN + blocks - 1) // blocks
+
+
+@jit
+def squares(n):
+    """How many squares a task consists of."""
+    return _blocks(n)[0] ** 2
 
 
 @inline
@@ -207,25 +225,35 @@ def _part(lanes, plan, task, projections, cols):
     )
 
 
+@inline
+def _square(lanes, part, image, sinogram, beams, gain, scratch, square):
+    """Project one square of the image, along rays both down and across, so that it is in cache for both."""
+    blocks, block = _blocks(image.n)
+    y, x = square // blocks, square % blocks
+    for across in (False, True):
+        line, position = (x, y) if across else (y, x)
+        j0 = position * block - MARGIN
+        for i0 in range(line * BLOCK, min((line + 1) * BLOCK, image.n), LINES):
+            _strip(lanes, part, image, sinogram, beams, gain, scratch, across, i0, j0, j0 + block)
+
+
 @jit
 def forward(lanes, counter, quota, plan, image, sinogram, beams, gain, scratch):
-    """Take up to `quota` tasks of `plan` from the counter; returns how many were done."""
-    n = image.n
-    blocks = (n + 2 * MARGIN + BLOCK - 1) // BLOCK
-    block = (n + 2 * MARGIN + blocks - 1) // blocks
+    """Do up to `quota` squares of the tasks of `plan` on the counter; returns how many were done."""
+    last = _blocks(image.n)[0] ** 2
+    state = scratch.state
     done = 0
     while done < quota:
-        task = fetch_add(counter, 1)
-        if task >= plan.tasks:
-            break
-        done += 1
-        part = _part(lanes, plan, task, beams.slots.size, sinogram.shape[1])
-        # square by square, so that rays both down and across find it in cache
-        for square in range(blocks * blocks):
-            y, x = square // blocks, square % blocks
-            for across in (False, True):
-                line, position = (x, y) if across else (y, x)
-                j0 = position * block - MARGIN
-                for i0 in range(line * BLOCK, min((line + 1) * BLOCK, n), LINES):
-                    _strip(lanes, part, image, sinogram, beams, gain, scratch, across, i0, j0, j0 + block)
+        if state[0] < 0:
+            task = fetch_add(counter, 1)
+            if task >= plan.tasks:
+                break
+            state[0], state[1] = task, 0
+        part = _part(lanes, plan, state[0], beams.slots.size, sinogram.shape[1])
+        while done < quota and state[1] < last:
+            _square(lanes, part, image, sinogram, beams, gain, scratch, state[1])
+            state[1] += 1
+            done += 1
+        if state[1] == last:
+            state[0] = -1
     return done

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Work = Callable[[NDArray[np.int64], int], int]
-"""Work(counter, quota): take up to `quota` tasks from the counter, return how many were done."""
+"""Work(counter, quota): do up to `quota` units of the tasks on the counter, return how many were done."""
 
-_CALLS_BETWEEN_PROGRESS = 8
+_PROGRESS_CALLS = 8
 
 
 class _Crew:
@@ -45,13 +45,19 @@ def idle() -> None:
     """A `progress` that has nothing to do."""
 
 
-def run(work: Work, tasks: int, progress: Callable[[], None] = idle) -> None:
-    """Do `tasks` tasks on all threads; `progress` is called on this thread a few times in between and at the end."""
+def run(prepare: Callable[[], Work], tasks: int, progress: Callable[[], None] = idle, *, units: int = 1) -> None:
+    """Do `tasks` tasks of `units` units each on all threads, each with a `Work` of its own.
+
+    `progress` is called on this thread a few times in between and at the end.
+    """
     counter = np.zeros(1, dtype=np.int64)
     helpers: list[Future[int]] = []
     if _Crew.pool is not None:
-        helpers = [_Crew.pool.submit(work, counter, tasks) for _ in range(min(_Crew.threads, tasks) - 1)]
-    quota = max(1, tasks // (_CALLS_BETWEEN_PROGRESS * _Crew.threads))
+        helpers = [
+            _Crew.pool.submit(lambda: prepare()(counter, tasks * units)) for _ in range(min(_Crew.threads, tasks) - 1)
+        ]
+    work = prepare()
+    quota = max(1, tasks * units // (_PROGRESS_CALLS * _Crew.threads))
     while work(counter, quota) == quota:
         progress()
     for helper in helpers:
