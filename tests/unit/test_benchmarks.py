@@ -90,5 +90,5 @@ def test_the_constants_of_a_machine_are_found_again() -> None:
 
 def test_a_study_of_one_slab_height_is_refused() -> None:
     stages = {name: {"max": 1.0} for name in ("forward", "back", "update")}
-    with pytest.raises(SystemExit, match="several numbers of slices"):
+    with pytest.raises(SystemExit, match="several numbers of --slices"):
         model._fit_update([point(case(n=n)) | {"stages": stages} for n in (100, 100)])

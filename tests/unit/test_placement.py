@@ -8,7 +8,16 @@ import sys
 
 import pytest
 
-from ministream.app.placement import Grant, granted, mpirun, parse_list, parse_quota, physical
+from ministream.app.placement import (
+    Grant,
+    Place,
+    describe,
+    granted,
+    mpirun,
+    parse_list,
+    parse_quota,
+    physical,
+)
 from ministream.app.plan import share
 
 
@@ -80,3 +89,18 @@ def test_ranks_get_the_cores_that_they_were_meant_to_have(ranks: int, threads: i
     seen = [int(line) for line in told.stdout.split()]
     assert len(seen) == ranks
     assert all(cores >= min(threads, grant.cores) for cores in seen)
+
+
+def place(node: str, cores: set[int], threads: int) -> Place:
+    return Place(node=node, cores=frozenset(cores), threads=threads)
+
+
+def test_places_of_ranks_are_told_in_one_line() -> None:
+    places = [place(node, {2 * k, 2 * k + 1}, 2) for node in ("n1", "n2") for k in range(2)]
+    assert describe(places) == "ranks: 4 on 2 nodes (2 each); threads per rank: 2; cores: 2"
+
+
+def test_more_threads_than_cores_are_told() -> None:
+    line = describe([place("n1", {0, 1}, 2), place("n1", {0, 1}, 2), place("n2", {0, 1}, 2)])
+    assert line.endswith("; oversubscribed: n1 runs 4 threads on 2 cores")
+    assert "(1 to 2 each)" in line

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,3 +122,40 @@ def _read(path: Path | str) -> str:
         return Path(path).read_text()
     except OSError:  # a kernel without this file has no such limit
         return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where one rank runs: its node, the cores that it may use there, and its threads."""
+
+    node: str
+    cores: frozenset[int]
+    threads: int
+
+
+def here(threads: int) -> Place:
+    """This rank's place."""
+    return Place(node=os.uname().nodename, cores=frozenset(physical(os.sched_getaffinity(0))), threads=threads)
+
+
+def describe(places: Sequence[Place]) -> str:
+    """One line about the places of all ranks; names the nodes with more threads than cores for them."""
+    nodes: dict[str, list[Place]] = {}
+    for place in places:
+        nodes.setdefault(place.node, []).append(place)
+    each = _range(len(ranks) for ranks in nodes.values())
+    threads, cores = _range(place.threads for place in places), _range(len(place.cores) for place in places)
+    line = f"ranks: {len(places)} on {len(nodes)} nodes ({each} each); threads per rank: {threads}; cores: {cores}"
+    crowded = [text for node, ranks in nodes.items() if (text := _crowding(node, ranks))]
+    return f"{line}; oversubscribed: {', '.join(crowded)}" if crowded else line
+
+
+def _crowding(node: str, ranks: Sequence[Place]) -> str:
+    threads = sum(place.threads for place in ranks)
+    cores = len(frozenset().union(*(place.cores for place in ranks)))
+    return f"{node} runs {threads} threads on {cores} cores" if threads > cores else ""
+
+
+def _range(numbers: Iterable[int]) -> str:
+    low, high = min(known := list(numbers)), max(known)
+    return str(low) if low == high else f"{low} to {high}"

@@ -12,6 +12,7 @@ from typing import cast
 from rich.console import Console
 
 from ministream import log
+from ministream.app import placement
 from ministream.app.cadence import Cadence
 from ministream.app.ingress import Ingress
 from ministream.app.publishing import Publishing
@@ -59,6 +60,9 @@ def recon(
         log.setup(f"rank {comm.rank}", log_level or config.log_level)
         threads = config.recon.threads or mpi.fair_threads(comm)
         set_threads(threads)
+        places = comm.gather(placement.here(threads))
+        if places is not None:
+            _LOG.info("%s", placement.describe(places))
         with comm.together():
             offered = ingress.wait_for_scan() if ingress is not None else None
         scan = cast(Scan, comm.bcast(offered))
