@@ -250,10 +250,11 @@ def forward(lanes, counter, quota, plan, image, sinogram, beams, gain, scratch):
                 break
             state[0], state[1] = task, 0
         part = _part(lanes, plan, state[0], beams.slots.size, sinogram.shape[1])
-        while done < quota and state[1] < last:
-            _square(lanes, part, image, sinogram, beams, gain, scratch, state[1])
-            state[1] += 1
-            done += 1
-        if state[1] == last:
+        begin, end = state[1], min(last, state[1] + quota - done)
+        for square in range(begin, end):
+            _square(lanes, part, image, sinogram, beams, gain, scratch, square)
+        done += end - begin
+        state[1] = end
+        if end == last:
             state[0] = -1
     return done
