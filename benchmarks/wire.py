@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import socket
 import statistics
 import threading
 import time
@@ -144,7 +145,7 @@ def _serving(projections: int, slow_s: float) -> list[dict[str, Any]]:
 
 def _served_by_us(frames: list[Projection], slow_s: float) -> float:
     rows, cols = frames[0].pixels.shape
-    with TraceMqServer("tcp://127.0.0.1:0", window=len(frames), stall_timeout_s=60) as server:
+    with TraceMqServer(f"tcp://127.0.0.1:{_free_ports()}", window=len(frames), stall_timeout_s=60) as server:
         readers = [_Reader(server.address, rank, slow_s if rank == WORKERS - 1 else 0.0) for rank in range(WORKERS)]
         server.join(rows=rows, cols=cols, timeout_s=30)
         for frame in frames:
@@ -159,31 +160,44 @@ def _served_in_lock_step(frames: list[Projection], slow_s: float) -> float:
     rows, cols = frames[0].pixels.shape
     context = zmq.Context()
     sockets = [context.socket(zmq.REP) for _ in range(WORKERS)]
-    base = sockets[0].bind_to_random_port("tcp://127.0.0.1", min_port=30000, max_port=50000)
-    for rank, socket in enumerate(sockets[1:], start=1):
-        socket.bind(f"tcp://127.0.0.1:{base + rank}")
+    base = _free_ports()
+    for rank, one in enumerate(sockets):
+        one.bind(f"tcp://127.0.0.1:{base + rank}")
     address = f"tcp://127.0.0.1:{base}"
     readers = [_Reader(address, rank, slow_s if rank == WORKERS - 1 else 0.0) for rank in range(WORKERS)]
     parties = [Server(peer=f"worker {rank}") for rank in range(WORKERS)]
     deal = slabs(rows, WORKERS)
-    for party, socket, slab in zip(parties, sockets, deal, strict=True):
-        party.receive(socket.recv())
-        socket.send(party.assign(Assigned(rows=rows, cols=cols, slab=slab)))
+    for party, one, slab in zip(parties, sockets, deal, strict=True):
+        party.receive(one.recv())
+        one.send(party.assign(Assigned(rows=rows, cols=cols, slab=slab)))
     for frame in frames:
-        for party, socket in zip(parties, sockets, strict=True):
-            assert party.receive(socket.recv()) == Requested()
-        for party, socket, slab in zip(parties, sockets, deal, strict=True):
+        for party, one in zip(parties, sockets, strict=True):
+            assert party.receive(one.recv()) == Requested()
+        for party, one, slab in zip(parties, sockets, deal, strict=True):
             part = Projection(projection_id=1, theta=frame.theta, center=512.0, pixels=frame.pixels[slab.slice])
-            socket.send(party.projection(part), copy=False)
-    for party, socket in zip(parties, sockets, strict=True):
-        party.receive(socket.recv())
-        socket.send(party.finish())
-    for party, socket, reader in zip(parties, sockets, readers, strict=True):
-        party.receive(socket.recv())
+            one.send(party.projection(part), copy=False)
+    for party, one in zip(parties, sockets, strict=True):
+        party.receive(one.recv())
+        one.send(party.finish())
+    for party, one, reader in zip(parties, sockets, readers, strict=True):
+        party.receive(one.recv())
         reader.join()
-        socket.close()
+        one.close()
     context.term()
     return _rate(readers)
+
+
+def _free_ports() -> int:
+    """The first of neighbouring ports for all workers, below those that the system hands out for port 0."""
+    for first in range(20000, 32000, WORKERS):
+        try:
+            for offset in range(WORKERS):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", first + offset))
+        except OSError:
+            continue
+        return first
+    raise SystemExit("no free ports between 20000 and 32000")
 
 
 class _Reader(threading.Thread):

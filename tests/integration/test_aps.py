@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ import zmq
 
 from ministream.wire import timage
 from tests.integration.jobs import MINISTREAM, Job, Lab, lab
+from tests.ports import free_ports
 from tests.recordings import timage_messages
 
 WINDOW = shlex.split("--window-length 181 --window-step 181 --window-iter 5 --set output.pictures=false")
@@ -46,21 +46,6 @@ def native(tooth: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     return volume(folder / "out")
 
 
-def free_port(neighbours: int = 1) -> int:
-    """A port that is free, as are the ones after it."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        try:
-            for offset in range(neighbours):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port + offset))
-        except OSError:
-            continue
-        return port
-
-
 def publish(jobs: Lab, tooth: Path, *more: str, projections_s: str = "0") -> list[str]:
     """Our producer under the options of `DAQStream.py`; what a reader needs to say."""
     words = ["--mode", "1", "--simulation_file", str(tooth), "--projection_sleep", projections_s]
@@ -73,7 +58,7 @@ def distribute(jobs: Lab, *words: str) -> list[str]:
     """Our distributor; how its workers find it, in the options of `sirt_stream`."""
     announce = jobs.folder / "distributor.json"
     command = [*MINISTREAM, "distribute", *words, "--normalize", "--mlog", "--degree_to_radian"]
-    command += ["--my_distributor_addr", f"tcp://127.0.0.1:{free_port(4)}", "--announce", str(announce)]
+    command += ["--my_distributor_addr", f"tcp://127.0.0.1:{free_ports(4)}", "--announce", str(announce)]
     found = jobs.announced("distributor", jobs.start("distributor", command))
     return ["--dest-host", "127.0.0.1", "--dest-port", found["workers"].rpartition(":")[2]]
 
@@ -234,7 +219,7 @@ class Viewer(threading.Thread):
 
 
 def test_reconstructions_are_published_and_written_as_the_original_does(jobs, tooth) -> None:
-    address = f"tcp://127.0.0.1:{free_port()}"
+    address = f"tcp://127.0.0.1:{free_ports(1)}"
     viewer = Viewer(address)
     data, sync = publish(jobs, tooth, projections_s="0.01")
     job = jobs.recon(
@@ -254,7 +239,7 @@ def test_reconstructions_are_published_and_written_as_the_original_does(jobs, to
 
 
 def test_corrected_projections_are_republished(jobs, tooth) -> None:
-    address = f"tcp://127.0.0.1:{free_port()}"
+    address = f"tcp://127.0.0.1:{free_ports(1)}"
     viewer = Viewer(address)
     data, sync = publish(jobs, tooth, projections_s="0.01")
     command = ["distribute", "--data_source_addr", data, "--data_source_synch_addr", sync, "--cast_to_float32"]

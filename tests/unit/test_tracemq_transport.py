@@ -19,6 +19,7 @@ from ministream.transport._aps import TraceMqReceiver, TraceMqServer
 from ministream.wire import tracemq
 from ministream.wire.session import Arrived, Ended, Lost, Refused
 from ministream.wire.tracemq import Assigned, Projection, Server
+from tests.ports import free_ports
 from tests.recordings import tracemq_messages
 
 ANY = "tcp://127.0.0.1:0"
@@ -33,7 +34,8 @@ def projections(count: int, rows: int = ROWS, cols: int = COLS) -> Iterator[Proj
 
 
 def server(**changes) -> TraceMqServer:
-    return TraceMqServer(changes.pop("listen", ANY), **{"window": 4, "stall_timeout_s": 5.0} | changes)
+    listen = changes.pop("listen", None) or f"tcp://127.0.0.1:{free_ports(10)}"
+    return TraceMqServer(listen, **{"window": 4, "stall_timeout_s": 5.0} | changes)
 
 
 def worker(address: str, rank: int = 0, size: int = 1, **changes) -> TraceMqReceiver:
