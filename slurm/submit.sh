@@ -86,12 +86,8 @@ common=(--parsable "--time=$limit" "--signal=B:USR1@$before")
 producer_options=("${common[@]}" "--output=$out/producer-%j.log" "${producer_options[@]}")
 recon_options=("${common[@]}" "--output=$out/recon-%j.log" "--nodes=$nodes" "--ntasks-per-node=$ranks"
     "--cpus-per-task=$threads" "${recon_options[@]}")
-launch_options+=(--out "$out")
-if [ -n "$producer" ]; then
-    launch_options+=(--producer "$producer" --credentials "$(realpath "$credentials")")
-else
-    launch_options+=(--rendezvous "$rendezvous")
-fi
+launch_options+=(--out "$out" --rendezvous "$rendezvous")
+[ -z "$producer" ] || launch_options+=(--producer "$producer" --credentials "$(realpath "$credentials")")
 
 submit() {
     if [ "$dry" = 1 ]; then
@@ -125,8 +121,7 @@ fi
 echo "jobs ${jobs[*]}, results in $out"
 [ "$wait" = 1 ] || exit 0
 
-# The reconstruction job leaves the pair's outcome in the rendezvous; one that was killed leaves nothing. Without a
-# rendezvous, only Slurm knows.
+# The reconstruction job leaves the pair's outcome in the rendezvous; one that was killed leaves nothing.
 pair=${jobs[-1]}
 outcome=$rendezvous/recon.end
 while [ ! -e "$outcome" ] && squeue --noheader --jobs "$pair" 2>/dev/null | grep -q .; do sleep 1; done

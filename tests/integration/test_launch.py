@@ -126,6 +126,7 @@ def test_each_side_alone_with_addresses_known_beforehand(jobs: Lab) -> None:
     [
         (["--as", "recon"], "--rendezvous"),
         (["--as", "recon", "--credentials", "certs"], "--producer HOST:PORT"),
+        (["--port", "5000"], "--port 5000 is for one side alone"),
         (["--launcher", "no-such-launcher -n 2"], "no program no-such-launcher"),
     ],
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from ministream import jit
-from tests.slurm.lab import Lab
+from tests.slurm.lab import Lab, free_ports
 
 SLURM = Path(__file__).resolve().parents[2] / "slurm"
 ROWS, COLS = 6, 32
@@ -50,7 +52,16 @@ class Runs:
             "compute",
         )
         return self.lab.run(
-            SLURM / "submit.sh", *words, "--out", self.out, "--threads", "1", *where, timeout_s=timeout_s, **ENVIRONMENT
+            SLURM / "submit.sh",
+            *words,
+            "--out",
+            self.out,
+            "--threads",
+            "1",
+            *where,
+            *self._hosts("--"),
+            timeout_s=timeout_s,
+            **ENVIRONMENT,
         )
 
     def start(self, side: str, *words: str) -> str:
@@ -68,10 +79,15 @@ class Runs:
             "--out",
             self.out,
             *words,
+            *self._hosts(),
             **ENVIRONMENT,
         )
         assert ran.returncode == 0, ran.stderr
         return ran.stdout.strip()
+
+    def _hosts(self, *before: str) -> tuple[str, ...]:
+        """Nodes without a network of their own are found on the loopback."""
+        return () if self.lab.networks else (*before, "--host", "localhost")
 
     def outcome(self, side: str) -> dict[str, object]:
         """How a side ended, by its own account."""
@@ -145,9 +161,28 @@ def test_the_receiver_may_come_first_and_one_rank_gives_the_same_volume(runs: Ru
 
 
 def test_a_heterogeneous_job_is_one_pair(runs: Runs) -> None:
+    if not runs.lab.networks:
+        pytest.skip("the script names the nodes, which have no names without networks")
     ran = runs.submit(runs.file(**QUICK), "--het", "--ranks-per-node", "2", "--wait")
     assert ran.returncode == 0, ran.stdout + ran.stderr + runs.log("producer")
     assert runs.summary()["ranks"] == 2
+
+
+def test_a_producer_at_another_facility_needs_no_shared_folder(runs: Runs, tmp_path: Path) -> None:
+    run, certificates, log, port = runs.file(**QUICK), tmp_path / "certs", tmp_path / "there.log", free_ports(1)[0]
+    gateway = runs.lab.host(1)
+    ministream = Path(sys.executable).with_name("ministream")
+    hosts = [word for number in (1, 2) for word in ("--host", runs.lab.host(number))]
+    subprocess.run([ministream, "certs", "init", certificates, *hosts], check=True)
+    there = ("launch", run, "--as", "producer", "--port", port, "--host", gateway, "--credentials", certificates)
+    wrapped = shlex.join(map(str, (ministream, *there, "--out", tmp_path)))
+    runs.lab.run("sbatch", "--nodelist=n1", f"--output={log}", "--wrap", wrapped)
+    runs.until(lambda: log.exists() and "listens on" in log.read_text())
+    here = ("--producer", f"{gateway}:{port}", "--credentials", certificates, "--recon-sbatch", "--nodelist=n2")
+    ran = runs.submit(run, *here, "--wait")
+    assert ran.returncode == 0, ran.stdout + ran.stderr + runs.log("recon")
+    assert runs.summary()["complete"]
+    assert not list(runs.out.glob("producer-*.log"))
 
 
 @pytest.mark.parametrize(("side", "missing"), [("producer", "the reconstruction job"), ("recon", "the producer job")])

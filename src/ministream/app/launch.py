@@ -33,6 +33,8 @@ def launch(plan: Plan) -> Outcome:
     cannot be started.
     """
     sides: tuple[Side, ...] = (plan.side,) if plan.side else ("producer", "recon")
+    if plan.port and len(sides) > 1:
+        raise ConfigError(f"--port {plan.port} is for one side alone: give --as too, or leave the ports free")
     with ExitStack() as stack:
         asked = stack.enter_context(_Asked())
         private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ministream-")))
@@ -52,7 +54,7 @@ def launch(plan: Plan) -> Outcome:
 
 
 class _Asked:
-    """Counts the signals that ask this process to end, instead of dying of them."""
+    """Counts the signals that ask this process to end, instead of dying of them; what `nohup` ignores stays so."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -61,7 +63,8 @@ class _Asked:
         self.by = ""
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        heeded = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in heeded}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,15 +105,14 @@ def _start(plan: Plan, side: Side, private: Path, stack: ExitStack) -> Keeper:
 
 
 def _meeting(plan: Plan, side: Side, private: Path) -> Meeting:
-    if plan.side is None:
-        return Rendezvous(plan.rendezvous or private / "pair", side)
-    if plan.rendezvous is not None:
-        return Rendezvous(plan.rendezvous, side)
+    folder = plan.rendezvous or private / "pair"
+    if plan.side is None or (plan.rendezvous is not None and plan.producer is None):
+        return Rendezvous(folder, side)
     if plan.credentials is None:
         raise ConfigError("one job alone needs a --rendezvous folder, or --credentials that the other side knows")
     if side == "recon" and plan.producer is None:
         raise ConfigError("where is the producer? give a --rendezvous folder, or --producer HOST:PORT")
-    return Appointment(private, plan.credentials, plan.producer)
+    return Appointment(folder, side, plan.credentials, plan.producer)
 
 
 def _where() -> str:

@@ -139,10 +139,13 @@ class Appointment:
     """A meeting at addresses known beforehand, with credentials that both sides have: nothing is shared but them.
 
     `producer` is where the producer's S2CS listens, for the side that dials; None for the producer itself.
+    `folder` is this side's own: its outcome goes there for whoever submitted it.
     """
 
-    def __init__(self, folder: Path, credentials_folder: Path, producer: str | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, side: Side, credentials_folder: Path, producer: str | None) -> None:
+        self.folder = folder.absolute()
+        self._side: Side = side
+        _make_private(self.folder)
         self._credentials = credentials_folder.absolute()
         self._producer = producer
 
@@ -158,7 +161,8 @@ class Appointment:
         return Card(job="the producer", control=self._producer) if self._producer else None
 
     def finish(self, outcome: Outcome) -> None:
-        """The stream tells the partner."""
+        """The stream tells the partner; the file tells who submitted this side."""
+        _write(self.folder / f"{self._side}.end", outcome)
 
     def partner_outcome(self) -> Outcome | None:
         """Not known here."""
