@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
+from ministream import registry
 from tests.integration.jobs import MINISTREAM, Lab, alive, lab
 
 SMALL = ["source.rows=6", "source.cols=48", "source.projections=40", "source.seed=3"]
@@ -69,6 +70,13 @@ def test_a_scan_becomes_a_volume(jobs, ranks):
         assert file.attrs["complete"]
         assert json.loads(file.attrs["config"])["window"]["step"] == 10
         assert np.isfinite(data[:]).all()
+
+
+@pytest.mark.parametrize("algorithm", registry.names("ministream.recon.algorithms"))
+def test_every_algorithm_runs_in_a_job(jobs, algorithm):
+    recon = ["--algorithm", algorithm, "--set", "output.pictures=false"]
+    assert run_directly(jobs, 1, recon=recon) == (0, 0), jobs.jobs[-1].text
+    assert jobs.summary()["quality"]["correlation"] > 0.5
 
 
 def test_the_volume_does_not_depend_on_the_ranks(tmp_path):

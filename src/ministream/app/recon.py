@@ -163,7 +163,7 @@ class Job:
             waiting=self._ingress.waiting if self._ingress is not None else 0,
         )
         self._idle_s = 0.0
-        self._results.updated(self._image, residuals)
+        self._results.updated(self._image, residuals, report.iterations)
         self.publishing.updated(self._image)
 
     def _failure(self) -> MinistreamError | None:

@@ -72,16 +72,19 @@ class Results:
         self._angles_rad = min(low, rows.angle_rad), max(high, rows.angle_rad)
         self.not_yet_in_image.append(rows.acquired_s)
 
-    def updated(self, image: NDArray[np.float32], residual_norm2: NDArray[np.float64]) -> None:
-        """The image contains every accepted projection; write a snapshot if one is due; collective."""
+    def updated(self, image: NDArray[np.float32], residual_norm2: NDArray[np.float64], iterations: int) -> None:
+        """The image contains every accepted projection; write a snapshot if one is due; collective.
+
+        `residual_norm2` is |b - A x|² before each of its iterations, empty for an algorithm that has none.
+        """
         self._updates += 1
         now = time.time()
         for acquired_s in self.not_yet_in_image:
             self._latency.record(now - acquired_s)
         behind_s = now - max(self.not_yet_in_image) if self.not_yet_in_image else None
         self.not_yet_in_image.clear()
-        self._residuals.append(float(np.sqrt(residual_norm2[-1])))
-        self._iterations.append(len(residual_norm2))
+        self._residuals += [float(norm2) ** 0.5 for norm2 in residual_norm2[-1:]]
+        self._iterations.append(iterations)
         if self._progress is not None:
             counters = self._counters
             self._progress.update(
