@@ -18,7 +18,6 @@ import hashlib
 import os
 import re
 import secrets
-import stat
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,9 +27,8 @@ from typing import Self
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ministream import atomic
 from ministream.errors import ConfigError
-from ministream.tunnel import certificates
+from ministream.tunnel import certificates, files
 from ministream.tunnel.certificates import KeyPair
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -49,7 +47,7 @@ class Credentials:
     def load(cls, directory: str | os.PathLike[str]) -> Self:
         """Read and check a directory. Raises ConfigError: missing, expired, readable by others, not our CA's."""
         path = Path(directory)
-        ca = _read(path / "ca.crt")
+        ca = files.read(path / "ca.crt")
         authority = _parse(ca, path / "ca.crt")
         pairs = {usage: _load_pair(path, usage, authority) for usage in ("server", "client")}
         return cls(directory=path, ca=ca, server_pair=pairs["server"], client_pair=pairs["client"])
@@ -95,7 +93,7 @@ class RevocationList:
 def read_revoked(path: Path) -> frozenset[int]:
     """The serial numbers in a revocation file. Raises ConfigError naming the line."""
     serials = set()
-    for number, line in enumerate(_read(path).decode("utf-8", "replace").splitlines(), start=1):
+    for number, line in enumerate(files.read(path).decode("utf-8", "replace").splitlines(), start=1):
         text = line.partition("#")[0].strip()
         try:
             if text:
@@ -109,23 +107,23 @@ def create_authority(directory: Path, *, name: str, days: float) -> None:
     """A new CA in `directory`. Raises ConfigError if one is there: replacing it would cut everybody off."""
     if (directory / "ca.key").exists() or (directory / "ca.crt").exists():
         raise ConfigError(f"{directory} holds a certificate authority already: choose another directory")
-    _make_private(directory)
+    files.make_private(directory)
     _write_pair(directory, "ca", certificates.make_ca(check_name(name), days))
-    _write(directory / "revoked", b"# serial numbers of revoked certificates\n", 0o644)
+    files.write(directory / "revoked", b"# serial numbers of revoked certificates\n", 0o644)
 
 
 def issue(authority: Path, *, name: str, usage: str, hosts: Sequence[str], days: float, out: Path) -> x509.Certificate:
     """Issue a server or client certificate into the directory `out` and record it. Returns the certificate."""
-    ca = KeyPair(certificate=_read(authority / "ca.crt"), key=_read_key(authority / "ca.key"))
+    ca = KeyPair(certificate=files.read(authority / "ca.crt"), key=files.read_key(authority / "ca.key"))
     _check_lifetime(ca, days, authority)
     pair = certificates.issue(ca, name=check_name(name), usage=usage, hosts=hosts, days=days)
-    _make_private(authority / "issued")
-    _write(authority / "issued" / f"{name}.{usage}.crt", pair.certificate, 0o644)
-    _make_private(out)
+    files.make_private(authority / "issued")
+    files.write(authority / "issued" / f"{name}.{usage}.crt", pair.certificate, 0o644)
+    files.make_private(out)
     if out.resolve() != authority.resolve():
-        _write(out / "ca.crt", ca.certificate, 0o644)
+        files.write(out / "ca.crt", ca.certificate, 0o644)
         if (authority / "revoked").exists():
-            _write(out / "revoked", _read(authority / "revoked"), 0o644)
+            files.write(out / "revoked", files.read(authority / "revoked"), 0o644)
     _write_pair(out, usage, pair)
     return pair.parsed()
 
@@ -135,7 +133,7 @@ def issued(authority: Path) -> dict[tuple[str, str], x509.Certificate]:
     found = {}
     for path in sorted((authority / "issued").glob("*.crt")):
         name, _, usage = path.stem.rpartition(".")
-        found[name, usage] = _decode(_read(path), path)
+        found[name, usage] = _decode(files.read(path), path)
     return found
 
 
@@ -163,11 +161,11 @@ def add_token(directory: Path, name: str, days: float) -> str:
     token = secrets.token_urlsafe(32)
     digest = hashlib.sha256(token.encode()).hexdigest()
     path = directory / "tokens"
-    _make_private(directory)
+    files.make_private(directory)
     lines = path.read_text().splitlines() if path.exists() else []
     kept = [line for line in lines if line.split()[:1] != [check_name(name)]]
     text = "\n".join([*kept, f"{name} {digest} {time.time() + days * 86400:.0f}", ""])
-    _write(path, text.encode(), 0o600)
+    files.write(path, text.encode(), 0o600)
     return token
 
 
@@ -179,9 +177,9 @@ def revoke(authority: Path, name: str) -> list[int]:
         serials = [int(name, 16)]
     if not serials:
         raise ConfigError(f"{authority} has issued no certificate to {name!r}: see `ministream certs show`")
-    before = _read(authority / "revoked") if (authority / "revoked").exists() else b""
+    before = files.read(authority / "revoked") if (authority / "revoked").exists() else b""
     lines = "".join(f"{serial:x}  # {name}\n" for serial in serials)
-    _write(authority / "revoked", before + lines.encode(), 0o644)
+    files.write(authority / "revoked", before + lines.encode(), 0o644)
     return serials
 
 
@@ -196,7 +194,7 @@ def _load_pair(directory: Path, usage: str, authority: x509.Certificate) -> KeyP
     path = directory / f"{usage}.crt"
     if not path.exists():
         return None
-    pair = KeyPair(certificate=_read(path), key=_read_key(directory / f"{usage}.key"))
+    pair = KeyPair(certificate=files.read(path), key=files.read_key(directory / f"{usage}.key"))
     certificate = _parse(pair.certificate, path)
     try:
         certificate.verify_directly_issued_by(authority)
@@ -231,39 +229,6 @@ def _check_lifetime(ca: KeyPair, days: float, authority: Path) -> None:
         raise ConfigError(f"{authority / 'ca.crt'} itself expires on {end:%Y-%m-%d}: ask for fewer --days")
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; make credentials with `ministream certs`") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _read_key(path: Path) -> bytes:
-    key = _read(path)
-    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"{path} can be read by others: chmod 600 {path}, and replace it if it was exposed")
-    return key
-
-
 def _write_pair(directory: Path, stem: str, pair: KeyPair) -> None:
-    _write(directory / f"{stem}.key", pair.key, 0o600)
-    _write(directory / f"{stem}.crt", pair.certificate, 0o644)
-
-
-def _make_private(directory: Path) -> None:
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise atomic.failed(directory, error) from error
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    """Whole or not at all, and never for a moment readable by more people than `mode` says."""
-    with atomic.replacing(path) as part:
-        # A part left behind by a crash might be open to others.
-        part.unlink(missing_ok=True)
-        part.touch(mode=0o600, exist_ok=False)
-        part.write_bytes(data)
-        part.chmod(mode)
+    files.write(directory / f"{stem}.key", pair.key, 0o600)
+    files.write(directory / f"{stem}.crt", pair.certificate, 0o644)

@@ -1,0 +1,45 @@
+"""Files of credentials: written whole and with the right mode, keys refused where others can read them."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from ministream import atomic
+from ministream.errors import ConfigError
+
+
+def read(path: Path, maker: str = "ministream certs") -> bytes:
+    """What the file holds; `maker` is the command that makes such a file. Raises ConfigError."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; make credentials with `{maker}`") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_key(path: Path, maker: str = "ministream certs") -> bytes:
+    """A secret key. Raises ConfigError, also when anyone else can read it."""
+    key = read(path, maker)
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"{path} can be read by others: chmod 600 {path}, and replace it if it was exposed")
+    return key
+
+
+def make_private(directory: Path) -> None:
+    """Make a directory for oneself alone, unless it is there. Raises StorageError."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise atomic.failed(directory, error) from error
+
+
+def write(path: Path, data: bytes, mode: int) -> None:
+    """Whole or not at all, and never for a moment readable by more people than `mode` says. Raises StorageError."""
+    with atomic.replacing(path) as part:
+        # A part left behind by a crash might be open to others.
+        part.unlink(missing_ok=True)
+        part.touch(mode=0o600, exist_ok=False)
+        part.write_bytes(data)
+        part.chmod(mode)
