@@ -42,6 +42,10 @@ class Cable:
             thread.join(5)
             assert not thread.is_alive()
 
+    def passing(self, data: bytes) -> bytes:
+        """What becomes of bytes on their way, in either direction."""
+        return data
+
     def cut(self) -> None:
         """End every connection now."""
         for end in self._ends:
@@ -74,7 +78,35 @@ class Cable:
             while data := source.recv(65536 if limit is None else min(65536, limit - passed)):
                 passed += len(data)
                 if not self.dead:
-                    sink.sendall(data)
+                    sink.sendall(self.passing(data))
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+
+class Tap(Cable):
+    """A cable with somebody in the middle who writes down what passes."""
+
+    def __init__(self, target: str) -> None:
+        self.seen = bytearray()
+        super().__init__(target)
+
+    def passing(self, data: bytes) -> bytes:
+        self.seen += data
+        return data
+
+
+class Forger(Cable):
+    """A cable with somebody in the middle who changes one byte, once so many have passed."""
+
+    def __init__(self, target: str, after: int) -> None:
+        self.left = after
+        super().__init__(target)
+
+    def passing(self, data: bytes) -> bytes:
+        before, self.left = self.left, self.left - len(data)
+        if not self.left <= 0 < before:
+            return data
+        forged = bytearray(data)
+        forged[-1] ^= 1
+        return bytes(forged)

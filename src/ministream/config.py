@@ -70,6 +70,11 @@ class StreamSection(Section):
     stall_timeout_s: float = Field(default=30.0, gt=0, description="silence after which the scan counts as over")
     connect_timeout_s: float = Field(default=120.0, gt=0)
     strict: bool = Field(default=False, description="end the job at the first refused frame")
+    curve: Path | None = Field(
+        default=None,
+        strict=False,
+        description="encrypt end to end, with the keys that `ministream certs curve` made here",
+    )
 
 
 class TunnelSection(Section):
@@ -173,6 +178,12 @@ class Config(Section):
     output: OutputSection = OutputSection()
     aps: ApsSection = ApsSection()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _curve_is_native(self) -> Self:
+        if self.stream.curve is not None and {self.stream.wire, self.producer.wire} != {"native"}:
+            raise ValueError("stream.curve is for the native wire: those of aps-mini-apps know no encryption")
+        return self
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready copy for output files; plug-ins' own keys included."""

@@ -85,6 +85,17 @@ class Slab:
         return slice(self.first, self.stop)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurveKeys:
+    """What one end of an encrypted stream holds: its own secret key, and the public keys of who may be at the other.
+
+    Keys are Curve25519's, 32 bytes each.
+    """
+
+    secret: bytes = field(repr=False)
+    peers: frozenset[bytes]
+
+
 @dataclass(kw_only=True, slots=True)
 class Counters:
     """Every frame ends in exactly one of these; all of them end up in the output.

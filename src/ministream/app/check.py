@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ministream import registry
+from ministream.app.receivers import receiver_keys
 from ministream.app.settle import Assignment, assign
 from ministream.config import Config
 from ministream.errors import ConfigError
@@ -74,6 +75,7 @@ def check(config: Config, ranks: int) -> Prediction:
     Raises the typed error that the job itself would end with.
     """
     _check_tunnel(config)
+    receiver_keys(config)
     free_mib = _free_mib(config.output.directory)
     with open_source(config.source, order=config.producer.order, repeat=config.producer.repeat) as source:
         scan = source.scan

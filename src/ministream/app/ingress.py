@@ -11,7 +11,7 @@ from typing import Self
 from ministream import log
 from ministream.app.announce import announce
 from ministream.app.gateway import embedded, own_session
-from ministream.app.receivers import Receiver, open_receiver
+from ministream.app.receivers import Receiver, open_receiver, receiver_keys
 from ministream.config import Config
 from ministream.errors import ConfigError, FrameError, MinistreamError
 from ministream.model import Counters, Frame, FrameKind, Scan
@@ -50,6 +50,7 @@ class Ingress:
         self._strict = config.stream.strict or config.aps.every_rank
         if config.aps.every_rank and (config.stream.wire != "tracemq" or config.tunnel.control is not None):
             raise ConfigError("[aps] every_rank is for --source-wire tracemq without a tunnel")
+        receiver_keys(config)  # what is wrong with them is said before anybody waits
         self._server = embedded(config.tunnel, "CONS")
         if self._server is None and self._stream.connect is None:
             raise ConfigError(

@@ -8,8 +8,9 @@ from typing import Protocol
 
 from ministream.config import Config
 from ministream.errors import ConfigError
-from ministream.model import Scan
+from ministream.model import CurveKeys, Scan
 from ministream.transport import DaqReceiver, Event, FrameReceiver, ReceiverReport, TraceMqReceiver
+from ministream.tunnel import curve
 
 
 class Receiver(AbstractContextManager["Receiver"], Protocol):
@@ -31,6 +32,11 @@ class Receiver(AbstractContextManager["Receiver"], Protocol):
     def report(self) -> ReceiverReport:
         """What has come so far."""
         ...
+
+
+def receiver_keys(config: Config) -> CurveKeys | None:
+    """The keys of `[stream] curve`; None without. Raises ConfigError for what cannot be used."""
+    return curve.load(config.stream.curve, "receiver") if config.stream.curve else None
 
 
 def open_receiver(config: Config, urls: Sequence[str], worker: tuple[int, int] = (0, 1)) -> Receiver:
@@ -62,4 +68,5 @@ def open_receiver(config: Config, urls: Sequence[str], worker: tuple[int, int] =
                 credit_bytes=int(stream.credit_mib * 2**20),
                 connect_timeout_s=stream.connect_timeout_s,
                 stall_timeout_s=stream.stall_timeout_s,
+                keys=receiver_keys(config),
             )

@@ -130,6 +130,7 @@ class Results:
             ranks=self._comm.size,
             threads=self._my.threads,
             tunnel=self._ingress.tunnel(),
+            end_to_end="CURVE" if self._my.config.stream.curve else None,
             bytes=self._ingress.bytes_received,
             stages=self._clock.seconds(),
             stages_per_rank=stages,

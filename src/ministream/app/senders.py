@@ -11,6 +11,7 @@ from ministream.config import Config
 from ministream.model import Frame, Scan
 from ministream.source import Source
 from ministream.transport import DaqSender, FrameSender, SenderReport
+from ministream.tunnel import curve
 from ministream.wire.daq_order import dataset_order, original_order
 
 
@@ -34,7 +35,7 @@ class Sender(AbstractContextManager["Sender"], Protocol):
 def open_sender(config: Config, scan: Scan) -> tuple[Sender, Sequence[str]]:
     """A sender of `[producer] wire`, and every address it listens at, the data first.
 
-    Raises ConfigError for an address that cannot be had.
+    Raises ConfigError for an address that cannot be had, or keys that cannot be used.
     """
     producer, stream, aps = config.producer, config.stream, config.aps
     if producer.wire == "native":
@@ -44,6 +45,7 @@ def open_sender(config: Config, scan: Scan) -> tuple[Sender, Sequence[str]]:
             checksum=stream.checksum,
             peer_timeout_s=producer.peer_timeout_s,
             stall_timeout_s=stream.stall_timeout_s,
+            keys=curve.load(stream.curve, "producer") if stream.curve else None,
         )
         return sender, [sender.address]
     daq = DaqSender(

@@ -1,4 +1,4 @@
-"""`ministream certs`: the private certificate authority of a deployment, and tokens for stock clients."""
+"""`ministream certs`: the private authority of a deployment, tokens for stock clients, keys for the stream itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DaysOption = Annotated[float, typer.Option(help="Days of validity.")]
 def register(cli: typer.Typer) -> None:
     """Add the commands."""
     certs = typer.Typer(help="Private certificate authority of a deployment.", no_args_is_help=True)
-    for command in (init, server, client, renew, revoke, show, token):
+    for command in (init, server, client, renew, revoke, show, token, curve):
         certs.command(command.__name__)(command)
     cli.add_typer(certs, name="certs")
 
@@ -120,3 +120,21 @@ def token(
     from ministream.tunnel import credentials
 
     typer.echo(credentials.add_token(directory, name, days))
+
+
+def curve(
+    directory: Annotated[Path, typer.Argument(help="Directory to write to.", metavar="DIR")],
+    side: Annotated[
+        str | None, typer.Option(help="producer or receiver: only its pair, on its own machine; none: both.")
+    ] = None,
+) -> None:
+    """Make the key pairs that encrypt the stream end to end: `produce --curve DIR` and `recon --curve DIR`."""
+    from ministream.tunnel import curve as keys
+
+    chosen = [one for one in keys.SIDES if side in (None, one)]
+    if not chosen:
+        raise ConfigError(f"certs curve: --side {side}: choose producer or receiver")
+    keys.create(directory, chosen)
+    for one in chosen:
+        other = next(name for name in keys.SIDES if name != one)
+        typer.echo(f"{directory}: {one}.secret for the {one} alone, {one}.public for the {other}")

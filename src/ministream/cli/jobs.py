@@ -15,6 +15,9 @@ ControlOption = Annotated[
     str | None, typer.Option(help="Address of this job's S2CS; port 0: any free one.", metavar="HOST:PORT")
 ]
 CredentialsOption = Annotated[Path | None, typer.Option(help="Directory made by `ministream certs`.", metavar="DIR")]
+CurveOption = Annotated[
+    Path | None, typer.Option(help="Encrypt end to end, with the keys of `ministream certs curve` here.", metavar="DIR")
+]
 InsecureOption = Annotated[bool | None, typer.Option("--insecure", help="No TLS, no authentication; loopback only.")]
 LogOption = Annotated[str | None, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")]
 
@@ -50,6 +53,7 @@ def produce(
     control: ControlOption = None,
     credentials: CredentialsOption = None,
     insecure: InsecureOption = None,
+    curve: CurveOption = None,
     announce: AnnounceOption = None,
     log_level: LogOption = None,
     settings: SetOption = None,
@@ -66,6 +70,7 @@ def produce(
             source={"kind": source, "file": str(file) if file else None},
             producer={"rate": rate, "order": order, "repeat": repeat, "listen": listen, "wire": wire},
             aps={"sync": sync, "pixel_dtype": pixel_dtype, "angle_unit": angle_unit},
+            stream={"curve": str(curve) if curve else None},
             tunnel=_tunnel(control, credentials, insecure),
         ),
     )
@@ -114,6 +119,7 @@ def recon(
     control: ControlOption = None,
     credentials: CredentialsOption = None,
     insecure: InsecureOption = None,
+    curve: CurveOption = None,
     announce: AnnounceOption = None,
     log_level: LogOption = None,
     settings: SetOption = None,
@@ -123,7 +129,13 @@ def recon(
 
     tables = overrides(
         settings,
-        stream={"connect": connect, "wire": source_wire, "strict": strict, "stall_timeout_s": stall_timeout},
+        stream={
+            "connect": connect,
+            "wire": source_wire,
+            "strict": strict,
+            "stall_timeout_s": stall_timeout,
+            "curve": str(curve) if curve else None,
+        },
         aps={"sync": sync, "pixel_dtype": pixel_dtype, "angle_unit": angle_unit},
         # What a distributor sends is corrected already; `--set prep.…` says otherwise.
         prep={"flat_dark": False, "minus_log": False} if source_wire == "tracemq" else {},

@@ -21,7 +21,8 @@ class Summary:
 
     `ending` says how the stream ended; `repaired_pixels` counts dead and photon-starved pixels that were
     mended. `latency_s` holds p50 and p99 from acquisition to image, None where nothing was measured; `tunnel`
-    kind and cipher, None without a tunnel; `bytes` counts what the data connection received; `stages`
+    kind and cipher, None without a tunnel; `end_to_end` the encryption between producer and rank 0, None without;
+    `bytes` counts what the data connection received; `stages`
     seconds per stage on rank 0, `stages_per_rank` on every rank; `quality` ssim and psnr (dB) against the
     truth, None where it is not known; `residuals` the residual norm before the last iteration of each
     update, `iterations` how many it had.
@@ -41,6 +42,7 @@ class Summary:
     ranks: int
     threads: int
     tunnel: Mapping[str, str] | None
+    end_to_end: str | None = None
     bytes: int
     stages: Mapping[str, float]
     stages_per_rank: Sequence[Mapping[str, float]] = ()
@@ -98,6 +100,7 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("latency", _latency(summary)),
         ("received", f"{summary.bytes / 2**20:.1f} MiB"),
         ("tunnel", ", ".join(filter(None, summary.tunnel.values())) if summary.tunnel else "none"),
+        ("end to end", summary.end_to_end or ""),
         ("ranks × threads", f"{summary.ranks} × {summary.threads}"),
         ("stages", _stages(summary.stages)),
         ("peak memory", _memory(summary.peak_memory_mib)),

@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 
 from ministream import registry
 from ministream.errors import ConfigError
+from ministream.model import CurveKeys
 
 Part: TypeAlias = bytes | memoryview
 
@@ -63,21 +64,22 @@ class Listener(Protocol):
         """Wait up to `linger_s` for what is queued to go out, then free the address. May be repeated."""
 
 
-def listen(url: str, *, max_message_bytes: int) -> Listener:
-    """Bind `url`; a peer that sends a longer part is cut off.
+def listen(url: str, *, max_message_bytes: int, keys: CurveKeys | None = None) -> Listener:
+    """Bind `url`; a peer that sends a longer part is cut off. With `keys` only their peers are let in, encrypted.
 
-    Raises ConfigError naming an address that is in use, not of this machine, or not understood.
+    Raises ConfigError naming an address that is in use, not of this machine, not understood, or not for keys.
     """
-    listener: Listener = transport_of(url).listen(url, max_message_bytes)
+    listener: Listener = transport_of(url).listen(url, max_message_bytes, keys)
     return listener
 
 
-def dial(url: str, *, max_message_bytes: int) -> Channel:
+def dial(url: str, *, max_message_bytes: int, keys: CurveKeys | None = None) -> Channel:
     """Begin a connection to `url`, once; whether it succeeds shows in `broken`.
 
-    Raises ConfigError for an address that is not understood.
+    With `keys`, nothing is sent but encrypted, to the one peer that they name.
+    Raises ConfigError for an address that is not understood, or not for keys.
     """
-    channel: Channel = transport_of(url).dial(url, max_message_bytes)
+    channel: Channel = transport_of(url).dial(url, max_message_bytes, keys)
     return channel
 
 

@@ -10,7 +10,7 @@ from typing import Self, TypeAlias
 
 from ministream import log
 from ministream.errors import MinistreamError, PeerLostError
-from ministream.model import Scan
+from ministream.model import CurveKeys, Scan
 from ministream.transport._channel import Channel, dial, transport_of
 from ministream.transport._driver import Driver
 from ministream.wire.native import MAX_HEADER_BYTES
@@ -60,6 +60,8 @@ class FrameReceiver(Driver):
     * The producer is there and has credit, but for `stall_timeout_s` no frame has come: a warning in the log. Its
       source is slow or hangs, which from here is the same.
 
+    With `keys` the stream is encrypted, and comes from the producer whose key they hold or not at all.
+
     Raises ConfigError for an address that is not understood.
     """
 
@@ -74,9 +76,11 @@ class FrameReceiver(Driver):
         scan_id: str = "",
         silence_s: float = 5.0,
         heartbeat_s: float = 1.0,
+        keys: CurveKeys | None = None,
     ) -> None:
         super().__init__("frame receiver", url)
         transport_of(url)
+        self._keys = keys
         self._max_frame_bytes = max_frame_bytes
         self._session = ReceiverSession(
             patience=Patience(
@@ -202,7 +206,8 @@ class FrameReceiver(Driver):
 
     def _connection(self) -> None:
         """Make one connection and use it as long as it lasts."""
-        channel = dial(self._url, max_message_bytes=max(self._max_frame_bytes, MAX_HEADER_BYTES))
+        limit = max(self._max_frame_bytes, MAX_HEADER_BYTES)
+        channel = dial(self._url, max_message_bytes=limit, keys=self._keys)
         with self._changed:
             self._session.connect(time.monotonic())
             self._channel = channel

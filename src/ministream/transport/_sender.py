@@ -9,7 +9,7 @@ from typing import Self
 
 from ministream import log
 from ministream.errors import PeerLostError
-from ministream.model import Frame, Scan
+from ministream.model import CurveKeys, Frame, Scan
 from ministream.transport._channel import Part, listen
 from ministream.transport._driver import Driver
 from ministream.wire.frames import pack
@@ -54,6 +54,8 @@ class FrameSender(Driver):
     `stall_timeout_s`. Once it is lost, or has left early, every call raises PeerLostError (ProtocolError if it
     complained of this end).
 
+    With `keys` the stream is encrypted, and only a receiver whose key they list gets as far as asking for it.
+
     Raises ConfigError when the address cannot be bound, InputError for a scan that no receiver would accept.
     """
 
@@ -69,6 +71,7 @@ class FrameSender(Driver):
         hold_bytes: int = 2**30,
         silence_s: float = 5.0,
         heartbeat_s: float = 1.0,
+        keys: CurveKeys | None = None,
     ) -> None:
         super().__init__("frame sender", url)
         self._checksum = checksum
@@ -87,7 +90,7 @@ class FrameSender(Driver):
         self._started_at = 0.0
         self._blocked_s = 0.0
         self._told: set[str] = set()
-        self._listener = listen(url, max_message_bytes=MAX_HEADER_BYTES)
+        self._listener = listen(url, max_message_bytes=MAX_HEADER_BYTES, keys=keys)
         self._url = self._listener.address
         self._thread.start()
 

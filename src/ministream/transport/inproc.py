@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TypeAlias, TypeVar
 
 from ministream.errors import ConfigError
+from ministream.model import CurveKeys
 
 SCHEMES = ("inproc",)
 
@@ -106,8 +107,9 @@ class InprocListener:
             channel.cut("closed by the other side")
 
 
-def listen(url: str, max_message_bytes: int) -> InprocListener:
+def listen(url: str, max_message_bytes: int, keys: CurveKeys | None = None) -> InprocListener:
     """Bind a name of this process; see `transport.listen`."""
+    _refuse(keys, url)
     with _lock:
         if url in _listeners:
             raise ConfigError(f"{url} is in use: choose another name")
@@ -115,11 +117,17 @@ def listen(url: str, max_message_bytes: int) -> InprocListener:
         return _listeners[url]
 
 
-def dial(url: str, max_message_bytes: int) -> InprocChannel:
+def dial(url: str, max_message_bytes: int, keys: CurveKeys | None = None) -> InprocChannel:
     """Connect to a name of this process; see `transport.dial`."""
+    _refuse(keys, url)
     with _lock:
         listener = _listeners.get(url)
         return listener.accept(max_message_bytes) if listener else InprocChannel(None, b"", max_message_bytes)
+
+
+def _refuse(keys: CurveKeys | None, url: str) -> None:
+    if keys is not None:
+        raise ConfigError(f"{url} stays within this process and is not encrypted: leave out --curve, or use tcp://")
 
 
 def _get(inbox: queue.SimpleQueue[_Item | None], timeout_s: float) -> _Item | None:

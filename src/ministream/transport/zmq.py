@@ -19,6 +19,8 @@ from zmq.utils.monitor import recv_monitor_message
 
 from ministream import log
 from ministream.errors import ConfigError
+from ministream.model import CurveKeys
+from ministream.transport import _curve
 
 SCHEMES = ("tcp", "ipc")
 
@@ -47,24 +49,37 @@ _NEVER_MS = 2**31 - 1
 
 _ENDINGS = {
     zmq.Event.CLOSED: "connection refused, or no way there",
-    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: "connected, but no ZeroMQ handshake came about",
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: "connected, but no ZeroMQ handshake came about; --curve on one side only, "
+    "or another producer's public key, looks like this too",
     zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "connected, but the other side does not speak ZeroMQ",
-    zmq.Event.HANDSHAKE_FAILED_AUTH: "connected, but not authenticated",
+    zmq.Event.HANDSHAKE_FAILED_AUTH: "connected, but the receiver's key is not among those that the producer admits",
     zmq.Event.DISCONNECTED: "closed by the other side",
 }
 
 
-class _Endpoint:
-    """A socket with a monitor that tells of its connections, and a file descriptor to wake it with."""
+# What a failed handshake was about, where ZeroMQ knows.
+_MISMATCHES: dict[int, str] = {
+    zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: "connected, but only one side encrypts: give --curve to both, or none",
+    zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "connected, but not to the producer whose key the receiver knows",
+}
 
-    def __init__(self, kind: int, max_message_bytes: int, url: str) -> None:
+
+class _Endpoint:
+    """A socket with a monitor that tells of its connections, and a file descriptor to wake it with.
+
+    `doorkeeper` decides who is let in, where the socket admits only whom it knows.
+    """
+
+    doorkeeper: _curve.Doorkeeper | None = None
+
+    def __init__(self, kind: int, max_message_bytes: int, url: str, *, encrypted: bool) -> None:
         self._context = zmq.Context()
         self._socket = self._context.socket(kind)
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         options = {
             zmq.SNDHWM: _SEND_QUEUE,
             zmq.RCVHWM: _RECEIVE_QUEUE,
-            zmq.MAXMSGSIZE: max_message_bytes,
+            zmq.MAXMSGSIZE: max_message_bytes + (_curve.OVERHEAD_BYTES if encrypted else 0),
             zmq.HANDSHAKE_IVL: _HANDSHAKE_MS,
             zmq.IPV6: int("[" in url),  # a name stays IPv4; an IPv6 address is given as one
             **_KEEPALIVE,
@@ -85,6 +100,8 @@ class _Endpoint:
         self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close(int(linger_s * 1000))
+        if self.doorkeeper is not None:
+            self.doorkeeper.socket.close(0)
         os.close(self._wakeup)
         self._context.term()
 
@@ -95,9 +112,12 @@ class _Endpoint:
             ready = dict(self._poller.poll(math.ceil(timeout_s * 1000)))
             if self._wakeup in ready:
                 os.eventfd_read(self._wakeup)
+            if self.doorkeeper is not None and self.doorkeeper.socket in ready:
+                self.doorkeeper.answer()
             frames = self._try_receive()
             if frames is None and self._monitor in ready:
-                self._ended(_ENDINGS[zmq.Event(recv_monitor_message(self._monitor)["event"])])
+                event = recv_monitor_message(self._monitor)
+                self._ended(_MISMATCHES.get(int(event["value"])) or _ENDINGS[zmq.Event(event["event"])])
         return frames
 
     def _try_receive(self) -> list[zmq.Frame] | None:
@@ -114,9 +134,11 @@ class _Endpoint:
 class ZmqChannel(_Endpoint):
     """The dialled end; see `transport.Channel`."""
 
-    def __init__(self, url: str, max_message_bytes: int) -> None:
-        super().__init__(zmq.DEALER, max_message_bytes, url)
+    def __init__(self, url: str, max_message_bytes: int, keys: CurveKeys | None) -> None:
+        super().__init__(zmq.DEALER, max_message_bytes, url, encrypted=keys is not None)
         self.broken = ""
+        if keys is not None:
+            _curve.be_client(self._socket, keys)
         self._socket.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
         self._socket.setsockopt(zmq.CONNECT_TIMEOUT, _HANDSHAKE_MS)
         try:
@@ -145,9 +167,13 @@ class ZmqChannel(_Endpoint):
 class ZmqListener(_Endpoint):
     """The bound end; see `transport.Listener`. A peer is named by the id that ZeroMQ gives its connection."""
 
-    def __init__(self, url: str, max_message_bytes: int) -> None:
-        super().__init__(zmq.ROUTER, max_message_bytes, url)
+    def __init__(self, url: str, max_message_bytes: int, keys: CurveKeys | None) -> None:
+        super().__init__(zmq.ROUTER, max_message_bytes, url, encrypted=keys is not None)
         self._told: set[str] = set()
+        if keys is not None:
+            _curve.be_server(self._socket, keys)
+            self.doorkeeper = _curve.Doorkeeper(self._context, keys.peers)
+            self._poller.register(self.doorkeeper.socket, zmq.POLLIN)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a peer that is gone is an error, not a silent loss
         try:
             self._socket.bind(url)
@@ -175,14 +201,14 @@ class ZmqListener(_Endpoint):
             _LOG.info("%s: a caller was dropped: %s (told once)", self.address, how)
 
 
-def listen(url: str, max_message_bytes: int) -> ZmqListener:
+def listen(url: str, max_message_bytes: int, keys: CurveKeys | None = None) -> ZmqListener:
     """Bind a socket; port 0 takes any free one. See `transport.listen`."""
-    return ZmqListener(url, max_message_bytes)
+    return ZmqListener(url, max_message_bytes, keys)
 
 
-def dial(url: str, max_message_bytes: int) -> ZmqChannel:
+def dial(url: str, max_message_bytes: int, keys: CurveKeys | None = None) -> ZmqChannel:
     """Begin a connection; see `transport.dial`."""
-    return ZmqChannel(url, max_message_bytes)
+    return ZmqChannel(url, max_message_bytes, keys)
 
 
 def _check_host(url: str) -> None:
