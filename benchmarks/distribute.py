@@ -64,14 +64,15 @@ def _measure(comm: Any, frame_bytes: int, batch: int, repetitions: int) -> dict[
     frames -= frames % batch
     deal = _Deal(comm, frame_bytes, batch, frames)
     seconds = {
-        name: _median(comm, run, repetitions)
-        for name, run in (("memcpy", deal.copy), ("bare", deal.bare), ("distributor", deal.distribute))
+        "memcpy": _median(comm, deal.copy, repetitions),
+        "bare": _median(comm, deal.bare, repetitions),
+        "distributor": deal.distribute(repetitions),
     }
     moved = frames * frame_bytes * (comm.size - 1) / comm.size
     # As much computing as it takes to distribute, then both at once.
     deal.calibrate(seconds["distributor"])
     compute = _median(comm, deal.compute, repetitions)
-    both = _median(comm, deal.distribute_and_compute, repetitions)
+    both = deal.distribute(repetitions, computing=True)
     return {
         "frame_mib": frame_bytes / MIB,
         "batch": batch,
@@ -106,10 +107,11 @@ class _Deal:
         self._comm, self._batch, self._frames = comm, batch, frames
         self._scan = Scan(scan_id="benchmark", rows=rows, cols=COLS, projections=frames, flats=0, darks=0, dtype="<u2")
         self._slabs = partition.slabs(rows, comm.size)
-        # A ring of receive buffers, as many as a batch needs; touched, so that no page is missing.
+        # As many buffers on every rank as a batch needs, touched, so that no page is missing: every way that is
+        # compared reads and writes the same memory, whatever fits a cache.
         self._buffers = [np.full((rows, COLS), k, np.uint16) for k in range(batch if comm.rank == 0 else 1)]
-        self._own = np.ones((self._slabs[comm.rank].rows, COLS), np.uint16)
-        self._sent = 0
+        self._own = np.ones((batch, self._slabs[comm.rank].rows, COLS), np.uint16)
+        self._left = 0
         self._work = np.ones((256, 256), np.float32)
         self._rounds = 0
         self._ring = [
@@ -120,8 +122,8 @@ class _Deal:
     def copy(self) -> None:
         """The bytes that one rank gets, copied by one core."""
         target = np.empty_like(self._own)
-        for _ in range(self._frames):
-            np.copyto(target, self._own)
+        for k in range(self._frames):
+            np.copyto(target[k % self._batch], self._own[k % self._batch])
 
     def bare(self) -> None:
         """Blocking scatters and nothing else."""
@@ -134,11 +136,29 @@ class _Deal:
                 buffer = self._buffers[k % len(self._buffers)]
                 self._comm.raw.Scatterv([buffer, counts, starts, kind], MPI.IN_PLACE, root=0)
             else:
-                self._comm.raw.Scatterv(None, [self._own, counts[self._comm.rank], kind], root=0)
+                own = self._own[k % self._batch]
+                self._comm.raw.Scatterv(None, [own, counts[self._comm.rank], kind], root=0)
 
-    def distribute(self) -> None:
-        """The product's way."""
-        self._run(lambda _poll: None)
+    def distribute(self, rounds: int, *, computing: bool = False) -> float:
+        """The product's way, one stream of all rounds; the median of a round's seconds, on the slowest rank.
+
+        With `computing`, each batch is computed on while the next one travels.
+        """
+        from ministream.parallel.distribute import Distributor
+
+        # The first round touches the staging memory and is not counted.
+        self._left = self._frames * (rounds + 1)
+        feed = self._feed if self._comm.rank == 0 else None
+        distributor = Distributor(self._comm, self._scan, self._slabs, self._batch, feed)
+        marks, taken = [], 0
+        while (batch := distributor.take()) is not None:
+            if computing:
+                self._compute_batch(distributor.poll)
+            taken += len(batch)
+            if taken % self._frames == 0:
+                marks.append(time.perf_counter())
+        distributor.close()
+        return max(self._comm.allgather(float(np.median(np.diff(marks)))))
 
     def calibrate(self, seconds: float) -> None:
         """Choose how much `compute` does: about `seconds` in all."""
@@ -154,28 +174,14 @@ class _Deal:
         for _ in range(self._frames // self._batch):
             self._compute_batch(None)
 
-    def distribute_and_compute(self) -> None:
-        """Each batch is computed on while the next one travels."""
-        self._run(self._compute_batch)
-
     def _compute_batch(self, poll: Callable[[], bool] | None) -> None:
         for _ in range(self._rounds * self._batch):
             self._work @ self._work
             if poll is not None:
                 poll()
 
-    def _run(self, work: Callable[[Callable[[], bool]], None]) -> None:
-        from ministream.parallel.distribute import Distributor
-
-        self._sent = 0
-        feed = self._feed if self._comm.rank == 0 else None
-        distributor = Distributor(self._comm, self._scan, self._slabs, self._batch, feed)
-        while distributor.take() is not None:
-            work(distributor.poll)
-        distributor.close()
-
     def _feed(self) -> Sequence[Any] | None:
-        if self._sent == self._frames:
+        if self._left == 0:
             return None
-        self._sent += self._batch
+        self._left -= self._batch
         return self._ring

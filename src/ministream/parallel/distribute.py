@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from ministream.model import Frame, FrameKind, Scan, Slab
 from ministream.parallel.mpi import MPI, Comm, Request, row_type, wait_until
 
+# A batch that is on its way moves only while somebody polls, and a nap is as long as a transfer.
+EAGER_S = 2e-3
+
 _RECORD = np.dtype([("kind", "u1"), ("index", "i8"), ("angle_rad", "f8"), ("acquired_s", "f8")])
 
 
@@ -89,7 +92,8 @@ class Distributor:
     def take(self) -> list[Rows] | None:
         """Wait, politely, for the next batch; None when the stream has ended."""
         started = time.perf_counter()
-        wait_until(self.poll)
+        wait_until(self._under_way)
+        wait_until(self.poll, eager_s=EAGER_S)
         self.wait_s += time.perf_counter() - started
         self.ended = self.ended or int(self._control["op"][0]) == Op.END
         self._announced = self._scatters = None
@@ -98,6 +102,10 @@ class Distributor:
     def close(self) -> None:
         """Give the communicator back; collective, after the end of the stream."""
         self._comm.free()
+
+    def _under_way(self) -> bool:
+        """Whether the next batch is announced here, and so on its way or there."""
+        return self.poll() or self._scatters is not None
 
     @property
     def _count(self) -> int:

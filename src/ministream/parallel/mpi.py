@@ -140,8 +140,16 @@ def launcher_ranks() -> int | None:
     return None
 
 
-def wait_until(done: Callable[[], bool]) -> None:
-    """Call `done` until it says True, napping in between: a rank that waits takes no core from one that works."""
+def wait_until(done: Callable[[], bool], *, eager_s: float = 0.0) -> None:
+    """Call `done` until it says True, napping in between: a rank that waits takes no core from one that works.
+
+    For the first `eager_s` seconds it does not nap but only lets whoever is ready go first.
+    """
+    eager_until = time.monotonic() + eager_s
+    while eager_s and time.monotonic() < eager_until:
+        if done():
+            return
+        os.sched_yield()
     nap = _NAP_MIN_S
     while not done():
         time.sleep(nap)
