@@ -42,8 +42,8 @@ class Cable:
             thread.join(5)
             assert not thread.is_alive()
 
-    def passing(self, data: bytes) -> bytes:
-        """What becomes of bytes on their way, in either direction."""
+    def passing(self, data: bytes, sink: socket.socket) -> bytes:
+        """What becomes of bytes on their way to `sink`, one of the two ends."""
         return data
 
     def cut(self) -> None:
@@ -78,7 +78,7 @@ class Cable:
             while data := source.recv(65536 if limit is None else min(65536, limit - passed)):
                 passed += len(data)
                 if not self.dead:
-                    sink.sendall(self.passing(data))
+                    sink.sendall(self.passing(data, sink))
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -88,11 +88,16 @@ class Tap(Cable):
     """A cable with somebody in the middle who writes down what passes."""
 
     def __init__(self, target: str) -> None:
-        self.seen = bytearray()
+        self._passed: dict[socket.socket, bytearray] = {}
         super().__init__(target)
 
-    def passing(self, data: bytes) -> bytes:
-        self.seen += data
+    @property
+    def seen(self) -> bytes:
+        """All that has passed, one direction of one connection after the other."""
+        return b"".join(self._passed.values())
+
+    def passing(self, data: bytes, sink: socket.socket) -> bytes:
+        self._passed.setdefault(sink, bytearray()).extend(data)
         return data
 
 
@@ -103,7 +108,7 @@ class Forger(Cable):
         self.left = after
         super().__init__(target)
 
-    def passing(self, data: bytes) -> bytes:
+    def passing(self, data: bytes, sink: socket.socket) -> bytes:
         before, self.left = self.left, self.left - len(data)
         if not self.left <= 0 < before:
             return data

@@ -134,9 +134,9 @@ def test_who_does_not_belong_gets_nothing_and_both_ends_say_why(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     started = time.monotonic()
-    with FrameSender(LOOPBACK, SCAN, keys=ours, peer_timeout_s=1.5) as sender, Tap(sender.address) as tap:
+    with FrameSender(LOOPBACK, SCAN, keys=ours, peer_timeout_s=2.0) as sender, Tap(sender.address) as tap:
         sending = Sending(sender, SCAN)
-        with FrameReceiver(tap.address, keys=theirs, connect_timeout_s=1.0) as receiver:
+        with FrameReceiver(tap.address, keys=theirs, connect_timeout_s=1.5) as receiver:
             with pytest.raises(PeerLostError, match=why):
                 receiver.scan(10)
             assert receiver.report.received == 0
@@ -171,6 +171,10 @@ def test_strangers_do_not_disturb_a_stream_and_leave_nothing() -> None:
                 while not stranger.broken:
                     assert stranger.recv(5) is None
                 stranger.close()
+            for rubbish in (b"\xff" * 4096, b"GET / HTTP/1.1\r\n\r\n", b""):
+                address = sender.address.removeprefix("tcp://").split(":")
+                with socket.create_connection((address[0], int(address[1]))) as stranger_socket:
+                    stranger_socket.sendall(rubbish)
             sending = Sending(sender, SCAN)
             assert_whole(received(receiver))
             assert open_files() <= before + 2
