@@ -155,9 +155,11 @@ def test_keys_that_cannot_be_used_are_refused_before_anything_starts(jobs: Lab, 
     (keys["producer"] / "producer.secret").chmod(0o644)
     (keys["receiver"] / "producer.public").unlink()
     ours, theirs = ["--curve", str(keys["producer"])], ["--curve", str(keys["receiver"])]
+    check = [*MINISTREAM, "check", "--ranks", "1", "--set", f"stream.curve={keys['receiver']}"]
     for start, remedy in (
         (lambda: jobs.produce(*ours), "chmod 600"),
         (lambda: jobs.produce(*ours, "--wire", "timage"), "native wire"),
+        (lambda: jobs.start("check", check), "ministream certs curve"),
         (lambda: jobs.recon(2, "--connect", "tcp://127.0.0.1:9", *theirs), "ministream certs curve"),
     ):
         job = start()

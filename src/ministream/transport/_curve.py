@@ -45,6 +45,6 @@ class Doorkeeper:
     def answer(self) -> None:
         """Answer the question that waits."""
         version, request, _domain, _address, _identity, mechanism, *credentials = self.socket.recv_multipart()
-        known = mechanism == b"CURVE" and self._admitted.issuperset(credentials)
+        known = mechanism == b"CURVE" and len(credentials) == 1 and credentials[0] in self._admitted
         verdict = (b"200", b"OK") if known else (b"400", b"key not admitted")
         self.socket.send_multipart([version, request, *verdict, b"", b""])
