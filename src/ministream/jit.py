@@ -18,6 +18,8 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 
+from ministream.errors import ConfigError
+
 
 def cache_directory() -> Path:
     """Where machine code is kept: NUMBA_CACHE_DIR, or a folder per kind of processor in the user's cache directory."""
@@ -31,7 +33,19 @@ def cache_directory() -> Path:
     return base / "ministream" / f"{cpu}-{key}"
 
 
-numba.config.CACHE_DIR = str(cache_directory())
+def _prepared() -> Path:
+    folder = cache_directory()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: compiled kernels cannot be kept there: {error.strerror}; set NUMBA_CACHE_DIR to a folder that can"
+            " be written"
+        ) from error
+    return folder
+
+
+numba.config.CACHE_DIR = str(_prepared())
 
 
 def jit(function: Callable[..., Any]) -> Any:
@@ -47,8 +61,7 @@ def inline(function: Callable[..., Any]) -> Any:
 @contextmanager
 def one_compiles_first() -> Iterator[None]:
     """Hold this node's lock on the cache: two processes that fill one entry at once can crash."""
-    folder = cache_directory()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _prepared()
     # one lock per node, for flock does not reach across every shared file system
     with (folder / f"lock-{os.uname().nodename}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
