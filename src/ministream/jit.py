@@ -39,8 +39,8 @@ def _prepared() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"{folder}: compiled kernels cannot be kept there: {error.strerror}; set NUMBA_CACHE_DIR to a folder that can"
-            " be written"
+            f"{folder}: compiled kernels cannot be kept there: {error.strerror}; "
+            "set NUMBA_CACHE_DIR to a folder that can be written"
         ) from error
     return folder
 
