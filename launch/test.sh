@@ -36,7 +36,7 @@ select_parts() {
 
 # command_of PART: the array `command` and the seconds it may take, `limit`.
 command_of() {
-    local pytest=(python -m pytest -q --color=no)
+    local pytest=(python -m pytest -q --color=no --durations=8)
     limit=600
     case $1 in
         lint) command=(ruff check .) ;;
