@@ -79,8 +79,9 @@ def test_both_gateways_over_tls(kind: str, secrets: Credentials, producer: Echo)
         opened = client.connect(prod.address, cons.address, secrets, 2, probe=True)
         assert opened.secure
         for listener in opened.cons_listeners:
-            # nginx cannot end one direction of a TLS connection by itself.
-            assert exchange(listener, PAYLOAD, end_first=kind != "nginx") == PAYLOAD
+            # nginx cannot end one direction of a TLS connection by itself, and stunnel 5.68 then drops the end of
+            # the answer now and again (once in 150 times).
+            assert exchange(listener, PAYLOAD, end_first=kind not in {"nginx", "stunnel"}) == PAYLOAD
         for server in (prod, cons):
             (found,) = server.sessions()
             assert (found.kind, found.secure) == (kind, True)
