@@ -138,6 +138,7 @@ def _measure(shape: Shape, case: Case, threads: int, repetitions: int) -> dict[s
     sgemm = _Sgemm(threads)
     for _ in range(repetitions):
         limit.append(sgemm.gflops())
+        case.back()  # not timed: sgemm has emptied the caches and put the threads to sleep
         forward.append(_seconds(case.forward))
         back.append(_seconds(case.back))
     return _row(shape, 1, threads, forward, back, statistics.median(limit) / 8)
@@ -175,6 +176,7 @@ def _as_rank(options: argparse.Namespace) -> None:
     sgemm = _Sgemm(1)
     for _ in range(options.repetitions):
         limit.append(comm.sum(np.array([sgemm.gflops()]))[0])
+        case.back()
         comm.barrier()
         forward.append(_slowest(comm, _seconds(case.forward)))
         comm.barrier()
