@@ -27,6 +27,8 @@ class Job:
     def __init__(self, command: list[str], log: Path) -> None:
         self.log = log
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM", "PMIX", "PMI_"))}
+        # killed ranks leave their shared memory behind: let it be in the test's own folder
+        shared_memory = {"OMPI_MCA_btl_vader_backing_directory": str(log.parent)}
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
@@ -34,7 +36,7 @@ class Job:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=environment | MPI_ENVIRONMENT,
+                env=environment | MPI_ENVIRONMENT | shared_memory,
             )
 
     @property
