@@ -118,6 +118,22 @@ def test_a_scan_crosses_the_tunnel(jobs, credentials):
     assert "TLS" in summary["tunnel"]["cipher"]
 
 
+def test_connect_waits_for_jobs_that_are_still_starting(jobs, credentials):
+    ports = []
+    for _ in range(2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports.append(f"127.0.0.1:{free.getsockname()[1]}")
+    addresses = ["--prod", ports[0], "--cons", ports[1]]
+    refused = subprocess.run([*MINISTREAM, "connect", *addresses, *credentials], check=False, capture_output=True)
+    assert refused.returncode == 4
+    connecting = jobs.start("connect", [*MINISTREAM, "connect", *addresses, *credentials, "--wait", "60"])
+    producer = jobs.produce(*small(), "--control", ports[0], *credentials)
+    reconstruction = jobs.recon(2, "--control", ports[1], *credentials, *WINDOW)
+    assert connecting.wait() == 0, connecting.text
+    assert (producer.wait(), reconstruction.wait()) == (0, 0), reconstruction.text
+
+
 def test_the_reconstruction_opens_the_tunnel_by_itself(jobs, credentials):
     producer = jobs.produce(*small(), "--control", "127.0.0.1:0", *credentials)
     control = jobs.announced("producer", producer)["control"]

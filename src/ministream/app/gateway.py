@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from ministream.app.announce import announce
 from ministream.config import TunnelSection
-from ministream.errors import PeerLostError
 from ministream.tunnel import client
 from ministream.tunnel.control import ControlServer
 from ministream.tunnel.credentials import Credentials
-
-_AGAIN_S = 0.5
 
 
 def embedded(section: TunnelSection, side: str, targets: Sequence[str] = ()) -> ControlServer | None:
@@ -50,16 +46,7 @@ def own_session(section: TunnelSection, server: ControlServer, num_conn: int, ti
     """
     assert section.producer is not None
     credentials = None if section.credentials is None else Credentials.load(section.credentials)
-    give_up = time.monotonic() + timeout_s
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(client.session(section.producer, server.address, credentials, num_conn))
-                break
-            except PeerLostError:
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(_AGAIN_S)
+    with client.session(section.producer, server.address, credentials, num_conn, wait_s=timeout_s):
         yield
 
 

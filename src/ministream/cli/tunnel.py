@@ -98,6 +98,7 @@ def connect(
     ] = None,
     uid: Annotated[str | None, typer.Option(help="Session uid; none: a new UUID.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds until giving up.")] = 60.0,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for control servers that are not there yet.")] = 0.0,
     probe: Annotated[bool, typer.Option(help="Connect to the data ports to see whether they accept.")] = True,
     as_json: JsonOption = False,
     form: Annotated[str, typer.Option("--format", help="table, json, or s2uc: what stock s2uc prints.")] = "table",
@@ -119,6 +120,7 @@ def connect(
         targets=target or (),
         uid=uid,
         timeout_s=timeout,
+        wait_s=wait,
         probe=probe,
     )
     if form == "json":

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -92,6 +92,11 @@ class ControlClient:
 
     def __exit__(self, *exc: object) -> None:
         self._channel.close()
+
+    def wait_for(self, seconds: float) -> None:
+        """Wait until the server answers, `seconds` at most; what is wrong then, the next call tells."""
+        with suppress(grpc.FutureTimeoutError):
+            grpc.channel_ready_future(self._channel).result(timeout=max(0.0, seconds))
 
     def open(
         self, uid: str, role: str, *, num_conn: int, rate: int, targets: Sequence[str], timeout_s: float
@@ -199,23 +204,28 @@ def connect(
     targets: Sequence[str] = (),
     uid: str | None = None,
     timeout_s: float = 60.0,
+    wait_s: float = 0.0,
     probe: bool = False,
     access: Access | None = None,
 ) -> Connection:
     """Open one session through both servers, PROD first, so that bytes can flow; all of it or nothing.
 
     `targets` are the producer's data addresses; none: the ones its own control server knows. `rate` is in kB/s,
-    0 for no limit. `access` stands in for the credentials, for instance with a token. Raises AccessError,
-    PeerLostError or TunnelError; also when interrupted, nothing stays open.
+    0 for no limit. `wait_s` is how long to wait for servers that are not there yet. `access` stands in for the
+    credentials, for instance with a token. Raises AccessError, PeerLostError or TunnelError; also when interrupted,
+    nothing stays open.
     """
     uid = uid or str(uuid.uuid4())
     access = access or Access.of(credentials)
-    give_up = time.monotonic() + timeout_s
     with (
         ControlClient(prod, access) as prod_client,
         ControlClient(cons, access) as cons_client,
         released_on_failure(uid, (prod_client, cons_client)),
     ):
+        come_by = time.monotonic() + wait_s
+        for server in (prod_client, cons_client):
+            server.wait_for(come_by - time.monotonic())
+        give_up = time.monotonic() + timeout_s
         producer = prod_client.open(uid, "PROD", num_conn=num_conn, rate=rate, targets=targets, timeout_s=timeout_s)
         left_s = max(1.0, give_up - time.monotonic())
         consumer = cons_client.open(uid, "CONS", num_conn=num_conn, rate=rate, targets=(), timeout_s=left_s)
@@ -236,9 +246,11 @@ def connect(
 
 
 @contextmanager
-def session(prod: str, cons: str, credentials: Credentials | None, num_conn: int = 1) -> Iterator[Connection]:
+def session(
+    prod: str, cons: str, credentials: Credentials | None, num_conn: int = 1, *, wait_s: float = 0.0
+) -> Iterator[Connection]:
     """`connect` for the length of a block, released at its end however it ends."""
-    opened = connect(prod, cons, credentials, num_conn)
+    opened = connect(prod, cons, credentials, num_conn, wait_s=wait_s)
     try:
         yield opened
     finally:
