@@ -16,6 +16,7 @@ import pytest
 
 from ministream import registry
 from tests.integration.jobs import MINISTREAM, Lab, alive, lab
+from tests.ports import free_ports
 
 SMALL = ["source.rows=6", "source.cols=48", "source.projections=40", "source.seed=3"]
 LONG = ["--repeat", "30", "--rate", "20"]  # a minute: whatever a test does, the scan is still going on
@@ -119,11 +120,8 @@ def test_a_scan_crosses_the_tunnel(jobs, credentials):
 
 
 def test_connect_waits_for_jobs_that_are_still_starting(jobs, credentials):
-    ports = []
-    for _ in range(2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            ports.append(f"127.0.0.1:{free.getsockname()[1]}")
+    first = free_ports(2)
+    ports = [f"127.0.0.1:{first}", f"127.0.0.1:{first + 1}"]
     addresses = ["--prod", ports[0], "--cons", ports[1]]
     refused = subprocess.run([*MINISTREAM, "connect", *addresses, *credentials], check=False, capture_output=True)
     assert refused.returncode == 4
