@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ministream.errors import ConfigError
-from ministream.partition import slabs
+from ministream.partition import band, groups, slabs
 
 
 @given(st.data())
@@ -28,3 +28,22 @@ def test_more_ranks_than_rows_says_how_many_to_start():
         slabs(2, 3)
     with pytest.raises(ConfigError, match="at least 1"):
         slabs(2, 0)
+
+
+@given(st.data())
+def test_groups_of_ranks_receive_bands_that_are_their_slabs(data):
+    rows = data.draw(st.integers(1, 500))
+    ranks = data.draw(st.integers(1, min(rows, 64)))
+    dealt = groups(ranks, data.draw(st.integers(1, ranks)))
+    assert [rank for group in dealt for rank in group] == list(range(ranks))
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+    for group in dealt:
+        whole, owned = band(rows, ranks, group.start, group.stop), slabs(rows, ranks)
+        assert (whole.first, whole.stop) == (owned[group.start].first, owned[group.stop - 1].stop)
+
+
+def test_more_receiving_ranks_than_ranks_are_refused():
+    with pytest.raises(ConfigError, match="--ingress 3: 2 ranks cannot have so many that receive: at most 2"):
+        groups(2, 3)
+    with pytest.raises(ConfigError, match="are not among 4"):
+        band(10, 4, 2, 5)

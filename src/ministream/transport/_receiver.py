@@ -13,7 +13,7 @@ from ministream.errors import MinistreamError, PeerLostError
 from ministream.model import CurveKeys, Scan
 from ministream.transport._channel import Channel, dial, transport_of
 from ministream.transport._driver import Driver
-from ministream.wire.native import MAX_HEADER_BYTES
+from ministream.wire.native import MAX_HEADER_BYTES, Share
 from ministream.wire.session import (
     Arrived,
     Ended,
@@ -60,6 +60,7 @@ class FrameReceiver(Driver):
     * The producer is there and has credit, but for `stall_timeout_s` no frame has come: a warning in the log. Its
       source is slow or hangs, which from here is the same.
 
+    With `share` its frames hold those rows of the scan alone; receivers that share a scan get it together.
     With `keys` the stream is encrypted, and comes from the producer whose key they hold or not at all.
 
     Raises ConfigError for an address that is not understood.
@@ -77,6 +78,7 @@ class FrameReceiver(Driver):
         silence_s: float = 5.0,
         heartbeat_s: float = 1.0,
         keys: CurveKeys | None = None,
+        share: Share | None = None,
     ) -> None:
         super().__init__("frame receiver", url)
         transport_of(url)
@@ -93,6 +95,7 @@ class FrameReceiver(Driver):
             credit_bytes=credit_bytes,
             max_frame_bytes=max_frame_bytes,
             scan=scan_id,
+            share=share,
         )
         self._channel: Channel | None = None
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()

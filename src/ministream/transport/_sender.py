@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import Self
 
 from ministream import log
-from ministream.errors import PeerLostError
+from ministream.errors import PeerError, PeerLostError
 from ministream.model import CurveKeys, Frame, Scan
 from ministream.transport._channel import Part, listen
 from ministream.transport._driver import Driver
-from ministream.wire.frames import pack
-from ministream.wire.native import MAX_HEADER_BYTES
-from ministream.wire.session import Joined, Patience, SenderSession, SenderState, TurnedAway
+from ministream.wire.frames import check, pack
+from ministream.wire.native import MAX_HEADER_BYTES, Totals
+from ministream.wire.session import Joined, Patience, SenderBands, TurnedAway
 
 _LOG = log.get(__name__)
 
@@ -28,7 +28,8 @@ class SenderReport:
 
     `seconds` runs from the first frame; `bytes` are pixels, each frame counted once; `retransmitted` frames went
     out again after a cut; `blocked_s` is the part of it that `send` waited for credit. Of the frames, `acked` were
-    consumed by the receiver, `refused` of them as bad.
+    consumed by the receiver, `refused` of them as bad. Where `bands` receivers shared the rows, that is the least
+    consumed and the most refused, and bands are counted in `retransmitted`.
     """
 
     projections: int
@@ -41,10 +42,12 @@ class SenderReport:
     refused: int = 0
     retransmitted: int = 0
     blocked_s: float = 0.0
+    bands: int = 1
 
 
 class FrameSender(Driver):
-    """Listens at `url` and streams one scan to one receiver, which may come late, and go and come back.
+    """Listens at `url` and streams one scan to one receiver, which may come late, and go and come back; or to several
+    that share its rows, once all of them are there.
 
     A thread owns the socket: it answers the receiver also while the source takes its time. Frames are kept in
     memory, without a copy, until the receiver has consumed them; the receiver's credit and `hold_bytes` bound how
@@ -75,7 +78,7 @@ class FrameSender(Driver):
     ) -> None:
         super().__init__("frame sender", url)
         self._checksum = checksum
-        self._session = SenderSession(
+        self._session = SenderBands(
             scan,
             patience=Patience(
                 first_contact_s=peer_timeout_s,
@@ -113,16 +116,21 @@ class FrameSender(Driver):
 
         Raises FrameError when the frame is not of the scan's shape and dtype, PeerError when the receiver is lost.
         """
-        header, payload = pack(frame, self._session.info, checksum=self._checksum)
+        check(frame, self._session.info)
+        with self._changed:
+            self._changed.wait_for(lambda: self._session.complete or self._over)
+            self._raise_if_over()
+            bands = self._session.bands
+        packed = [pack(frame, band.info, checksum=self._checksum) for band in bands]
         with self._changed:
             asked_at = time.monotonic()
             self._changed.wait_for(lambda: self._session.room or self._over)
             self._raise_if_over()
-            if self._session.totals.frames:
+            if bands[0].totals.frames:
                 self._blocked_s += time.monotonic() - asked_at
             else:
                 self._started_at = time.monotonic()
-            self._session.submit(header, payload)
+            self._session.submit(packed)
             self._wake()
 
     def finish(self, dropped: int = 0) -> SenderReport:
@@ -134,8 +142,8 @@ class FrameSender(Driver):
             self._raise_if_over()
             self._session.end(dropped)
             self._wake()
-            self._changed.wait_for(lambda: self._session.state is SenderState.DONE or self._over)
-            if self._session.state is not SenderState.DONE:
+            self._changed.wait_for(lambda: self._session.done or self._over)
+            if not self._session.done:
                 self._raise_if_over()
         return self.report
 
@@ -143,25 +151,26 @@ class FrameSender(Driver):
     def report(self) -> SenderReport:
         """Where the stream stands."""
         with self._changed:
-            session, totals = self._session, self._session.totals
+            bands = self._session.bands
+            totals = bands[0].totals if bands else Totals()
             return SenderReport(
                 projections=totals.projections,
-                bytes=totals.frames * session.info.frame_bytes,
+                bytes=totals.frames * self._session.info.frame_bytes,
                 seconds=time.monotonic() - self._started_at if totals.frames else 0.0,
                 darks=totals.darks,
                 flats=totals.flats,
                 dropped=totals.dropped,
-                acked=session.acked,
-                refused=session.refused,
-                retransmitted=session.retransmitted,
+                acked=min((band.acked for band in bands), default=0),
+                refused=max((band.refused for band in bands), default=0),
+                retransmitted=sum(band.retransmitted for band in bands),
                 blocked_s=self._blocked_s,
+                bands=len(bands),
             )
 
     def abort(self, text: str) -> None:
         """Give up before the end and tell the receiver why; what it has received stays good."""
         with self._changed:
-            if self._session.state is not SenderState.DONE:
-                self._session.abort(text)
+            self._session.abort(text)
             self._stopping = True
         self._join()
 
@@ -179,11 +188,18 @@ class FrameSender(Driver):
             self._listener.wake()
 
     def _run(self) -> None:
-        while self._exchange():
-            pass
+        try:
+            while self._exchange():
+                pass
+        except PeerError:
+            for peer, parts in self._session.outgoing(time.monotonic()):
+                self._post(peer, parts)
+            raise
 
     def _release(self) -> None:
-        self._listener.close(_LINGER_S if self._failure is None else 0.0)
+        # one receiver is lost; the others, where there are any, are to hear of it
+        several = len(self._session.bands) > 1
+        self._listener.close(_LINGER_S if self._failure is None or several else 0.0)
 
     def _exchange(self) -> bool:
         """Send what is due, take one message. False when there is nothing more to do."""

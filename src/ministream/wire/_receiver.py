@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from ministream.errors import FrameError, PeerError, PeerLostError, ProtocolError
+from ministream.errors import ConfigError, FrameError, MinistreamError, PeerError, PeerLostError, ProtocolError
 from ministream.wire import frames, native
 from ministream.wire._events import (
     Arrived,
@@ -20,19 +20,36 @@ from ministream.wire._events import (
     frames_within,
 )
 from ministream.wire._states import RECEIVER_TURNS, ReceiverState, trigger
-from ministream.wire.native import Bye, End, FrameHeader, Grant, Heartbeat, Hello, Message, Part, Reason, ScanInfo
+from ministream.wire.native import (
+    Bye,
+    End,
+    FrameHeader,
+    Grant,
+    Heartbeat,
+    Hello,
+    Message,
+    Part,
+    Reason,
+    ScanInfo,
+    Share,
+)
 
 # A frame that took so long to come may be followed by one that takes longer.
 _MARGIN = 3
 _OPEN = (ReceiverState.CALIBRATION, ReceiverState.DATA, ReceiverState.ENDED)
-_REFUSALS: dict[Reason, type[PeerError]] = {Reason.LEFT: PeerLostError, Reason.PROTOCOL: ProtocolError}
+_REFUSALS: dict[Reason, type[MinistreamError]] = {
+    Reason.LEFT: PeerLostError,
+    Reason.PROTOCOL: ProtocolError,
+    Reason.SHARE: ConfigError,
+}
 
 
 class ReceiverSession:
     """Takes one scan from one producer, over as many connections as it takes.
 
     `now` is a monotonic time in seconds. `credit_bytes` bounds the pixels that are in flight, waiting, or not yet
-    acknowledged, but two frames are always allowed. `scan` is the id of the scan wanted, empty for any.
+    acknowledged, but two frames are always allowed. `scan` is the id of the scan wanted, empty for any; `share`
+    says which of its rows.
     """
 
     def __init__(
@@ -43,6 +60,7 @@ class ReceiverSession:
         credit_bytes: int,
         max_frame_bytes: int,
         scan: str = "",
+        share: Share | None = None,
     ) -> None:
         self.state = ReceiverState.APART
         self.info: ScanInfo | None = None
@@ -54,6 +72,7 @@ class ReceiverSession:
         self._credit_bytes = credit_bytes
         self._max_frame_bytes = max_frame_bytes
         self._wanted = scan
+        self._share = share or Share()
         self._name = secrets.token_hex(16)
         self._window = 0
         self._refused_seqs: set[int] = set()
@@ -98,6 +117,7 @@ class ReceiverSession:
             resume=self.totals.frames,
             limit=max(self._limit, self.totals.frames),
             codecs=tuple(frames.CODECS),
+            share=self._share,
         )
         self._outbox = [(native.encode(hello),)]
 
@@ -110,7 +130,11 @@ class ReceiverSession:
             self.state = ReceiverState.APART
 
     def receive(self, parts: Sequence[Part], now: float) -> list[ReceiverEvent]:
-        """Take one message. Raises ProtocolError, or PeerError when the producer refuses this receiver."""
+        """Take one message.
+
+        Raises ProtocolError, PeerError when the producer refuses this receiver, ConfigError when the scan's rows
+        cannot be shared as asked for.
+        """
         try:
             message = native.decode(parts)
             following = RECEIVER_TURNS[self.state].get(trigger(message))
@@ -208,7 +232,7 @@ class ReceiverSession:
     def _learn(self, info: ScanInfo, now: float) -> list[ReceiverEvent]:
         if info.frame_bytes > self._max_frame_bytes:
             raise ProtocolError(
-                f"frames of {info.rows} × {info.cols} {info.dtype} take {info.frame_bytes} bytes each, "
+                f"frames of {info.band[1]} × {info.cols} {info.dtype} take {info.frame_bytes} bytes each, "
                 f"{self._max_frame_bytes} are allowed"
             )
         if info.codec not in frames.CODECS:
@@ -217,6 +241,10 @@ class ReceiverSession:
             raise ProtocolError(f"the producer goes on at frame {info.first}, {self.totals.frames} is due")
         if self.info is not None and replace(info, first=self.info.first) != self.info:
             raise ProtocolError(f"the producer has changed its description of scan {self.info.scan_id!r}")
+        band = self._share.band(info.rows)
+        if info.band != (band.first, band.rows):
+            asked = f"{band.rows} rows from {band.first} on were asked for"
+            raise ProtocolError(f"the producer sends {info.band[1]} rows from {info.band[0]} on, {asked}")
         self.info = info
         self._window = frames_within(self._credit_bytes, info.frame_bytes)
         self._frame_due_since = now

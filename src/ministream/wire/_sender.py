@@ -7,17 +7,44 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from ministream.errors import ConfigError, InputError, PeerError, PeerLostError, ProtocolError
-from ministream.model import FrameKind, Scan
+from ministream.model import FrameKind, Scan, Slab
 from ministream.wire import native
 from ministream.wire._events import Joined, Patience, SenderEvent, TurnedAway, frames_within
 from ministream.wire._states import SENDER_TURNS, SenderState, trigger
 from ministream.wire._store import FrameStore, MemoryStore, Parts
 from ministream.wire.frames import CODECS
-from ministream.wire.native import Bye, End, FrameHeader, Grant, Heartbeat, Hello, Message, Part, Reason, Totals
+from ministream.wire.native import (
+    Bye,
+    End,
+    FrameHeader,
+    Grant,
+    Heartbeat,
+    Hello,
+    Message,
+    Part,
+    Reason,
+    ScanInfo,
+    Totals,
+)
+
+
+def info_of(scan: Scan, codec: str, band: Slab | None = None) -> ScanInfo:
+    """What receivers are told.
+
+    Raises ConfigError for an unknown codec, InputError for a scan that no receiver would accept.
+    """
+    if codec not in CODECS:
+        raise ConfigError(f"unknown codec {codec!r}: choose one of {', '.join(CODECS)}")
+    info = ScanInfo.of(scan, codec=codec, band=band)
+    try:
+        native.decode([native.encode(info)])
+    except ProtocolError as error:
+        raise InputError(f"scan {scan.scan_id!r} cannot be streamed: {error}") from None
+    return info
 
 
 class SenderSession:
-    """Serves one scan to one receiver at a time, over as many connections as it takes.
+    """Serves `band` of one scan's rows (None: all) to one receiver at a time, over as many connections as it takes.
 
     A `peer` is the transport's name of one connection. `now` is a monotonic time in seconds. Frames are kept until
     they are acknowledged; a receiver that comes back gets them again from where it asks.
@@ -32,14 +59,9 @@ class SenderSession:
         codec: str = "none",
         hold_bytes: int = 2**30,
         store: FrameStore | None = None,
+        band: Slab | None = None,
     ) -> None:
-        if codec not in CODECS:
-            raise ConfigError(f"unknown codec {codec!r}: choose one of {', '.join(CODECS)}")
-        self.info = native.ScanInfo.of(scan, codec=codec)
-        try:
-            native.decode([native.encode(self.info)])
-        except ProtocolError as error:
-            raise InputError(f"scan {scan.scan_id!r} cannot be streamed: {error}") from None
+        self.info = info_of(scan, codec, band)
         self.state = SenderState.WAITING
         self.totals = Totals()
         self.acked = 0
@@ -92,6 +114,15 @@ class SenderSession:
         self._farewell = PeerLostError(f"the stream was given up: {text}")
 
     # what the transport does
+
+    @property
+    def peer(self) -> bytes | None:
+        """The connection over which a receiver is served; None where there is none."""
+        return self._peer
+
+    def serves(self, now: float) -> bool:
+        """Whether a receiver is there, as far as one can know."""
+        return self._peer is not None and now - self._heard_at <= self._patience.silence_s
 
     def receive(self, peer: bytes, parts: Sequence[Part], now: float) -> list[SenderEvent]:
         """Take one message. A bad one costs its sender the connection, never the producer the scan."""
@@ -162,11 +193,13 @@ class SenderSession:
         return [Joined(hello.resume)]
 
     def _refusal(self, peer: bytes, hello: Hello, now: float) -> tuple[Reason, str] | None:
-        served = self._peer is not None and now - self._heard_at <= self._patience.silence_s
-        if served and hello.receiver != self._receiver:
+        if self.serves(now) and hello.receiver != self._receiver:
             return Reason.BUSY, "another receiver is being served"
         if hello.scan not in ("", self.info.scan_id):
             return Reason.OTHER_SCAN, f"scan {hello.scan!r} was asked for, this is scan {self.info.scan_id!r}"
+        band = hello.share.band(self.info.rows)
+        if (band.first, band.rows) != self.info.band:
+            return Reason.UNABLE, f"{band.rows} rows from {band.first} on were asked for, others are sent here"
         if hello.streams != 1 or self.info.codec not in hello.codecs:
             wanted = f"{hello.streams} streams with codec {' or '.join(hello.codecs)}"
             return Reason.UNABLE, f"{wanted} asked for, this is one stream with codec {self.info.codec}"

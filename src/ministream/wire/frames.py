@@ -41,29 +41,37 @@ CODECS = {"none": Codec(encode=_own_memory, decode=_unchanged)}
 
 
 def pack(frame: Frame, info: ScanInfo, *, checksum: bool) -> tuple[FrameHeader, Part]:
-    """The header of a frame, with `seq` still 0, and its payload; only pixels not in C order are copied.
+    """The header of a frame, with `seq` still 0, and the payload of its rows in `info.band`; pixels are copied only
+    where they are not in C order.
 
-    Raises FrameError (reason `size` or `dtype`) when the frame is not of the scan's shape and dtype, or has no
-    proper index (reason `index`).
+    Raises FrameError as `check` does.
     """
-    pixels = np.ascontiguousarray(frame.pixels)
-    name = f"{frame.kind.name.lower()} {frame.index}"
-    _check_form(pixels.shape, pixels.dtype.str, info, name)
-    if frame.index < 0:
-        raise FrameError(f"{name}: frames are counted from 0", reason="index")
+    check(frame, info)
+    first, rows = info.band
+    pixels = np.ascontiguousarray(frame.pixels[first : first + rows])
     payload = CODECS[info.codec].encode(pixels)
     header = FrameHeader(
         seq=0,
         kind=frame.kind,
         index=int(frame.index),
         angle_rad=float(frame.angle_rad),
-        shape=(info.rows, info.cols),
+        shape=info.shape,
         dtype=info.dtype,
         codec=info.codec,
         checksum=xxhash.xxh3_64_digest(payload) if checksum else None,
         acquired_s=float(frame.acquired_s),
     )
     return header, payload
+
+
+def check(frame: Frame, info: ScanInfo) -> None:
+    """Raises FrameError (reason `size` or `dtype`) when a frame is not of the scan's shape and dtype, or has no
+    proper index (reason `index`).
+    """
+    name = f"{frame.kind.name.lower()} {frame.index}"
+    _check_form(frame.pixels.shape, (info.rows, info.cols), frame.pixels.dtype.str, info.dtype, name)
+    if frame.index < 0:
+        raise FrameError(f"{name}: frames are counted from 0", reason="index")
 
 
 def unpack(header: FrameHeader, payload: Part, info: ScanInfo) -> Frame:
@@ -75,7 +83,7 @@ def unpack(header: FrameHeader, payload: Part, info: ScanInfo) -> Frame:
     Raises FrameError with the reason `size`, `dtype`, `codec`, `checksum` or `not-finite`.
     """
     name = f"{header.kind.name.lower()} {header.index}"
-    _check_form(header.shape, header.dtype, info, name)
+    _check_form(header.shape, info.shape, header.dtype, info.dtype, name)
     if header.codec != info.codec:
         raise FrameError(f"{name} is packed with {header.codec!r}, the scan with {info.codec!r}", reason="codec")
     raw = CODECS[info.codec].decode(payload, info.frame_bytes)
@@ -83,7 +91,7 @@ def unpack(header: FrameHeader, payload: Part, info: ScanInfo) -> Frame:
         raise FrameError(f"{name} holds {len(raw)} bytes where its shape takes {info.frame_bytes}", reason="size")
     if header.checksum is not None and header.checksum != xxhash.xxh3_64_digest(payload):
         raise FrameError(f"{name} does not match its checksum: it was damaged on the way", reason="checksum")
-    pixels = np.frombuffer(raw, info.dtype).reshape(info.rows, info.cols)
+    pixels = np.frombuffer(raw, info.dtype).reshape(info.shape)
     if not pixels.flags.aligned:
         pixels = pixels.copy()
     pixels.flags.writeable = False
@@ -98,11 +106,11 @@ def unpack(header: FrameHeader, payload: Part, info: ScanInfo) -> Frame:
     )
 
 
-def _check_form(shape: tuple[int, ...], dtype: str, info: ScanInfo, name: str) -> None:
-    if shape != (info.rows, info.cols):
-        raise FrameError(f"{name} has the shape {shape}, the scan's is ({info.rows}, {info.cols})", reason="size")
-    if dtype != info.dtype:
-        raise FrameError(f"{name} has the dtype {dtype!r}, the scan's is {info.dtype!r}", reason="dtype")
+def _check_form(shape: tuple[int, ...], due: tuple[int, int], dtype: str, dtype_due: str, name: str) -> None:
+    if shape != due:
+        raise FrameError(f"{name} has the shape {shape}, the scan's is {due}", reason="size")
+    if dtype != dtype_due:
+        raise FrameError(f"{name} has the dtype {dtype!r}, the scan's is {dtype_due!r}", reason="dtype")
 
 
 def _finite(pixels: NDArray[Any]) -> bool:

@@ -6,7 +6,7 @@ two ends of different versions can always tell each other.
 
 | sent by the receiver | |
 |---|---|
-| `Hello` | who I am, which scan I want, from which frame, with how much credit; first on every connection |
+| `Hello` | who I am, which scan and rows I want, from which frame, with how much credit; first on every connection |
 | `Grant` | I have consumed the frames below `acked`, you may send those below `limit` |
 
 | sent by the producer | |
@@ -31,8 +31,9 @@ import numpy as np
 import xxhash
 from msgspec import Meta
 
-from ministream.errors import ProtocolError
-from ministream.model import FrameKind, Scan
+from ministream import partition
+from ministream.errors import ConfigError, ProtocolError
+from ministream.model import FrameKind, Scan, Slab
 
 VERSION = 1
 MAX_HEADER_BYTES = 64 * 1024
@@ -57,8 +58,31 @@ class Reason(enum.StrEnum):
     BUSY = "busy"  # another receiver is being served
     OTHER_SCAN = "other-scan"  # the scan asked for is not the one sent here
     NOT_HELD = "not-held"  # the frames asked for are gone, or were never there
+    SHARE = "share"  # the rows cannot be shared out like that
     UNABLE = "unable"  # the receiver lacks the codec, or wants several streams
     PROTOCOL = "protocol"  # a message was malformed or out of turn
+
+
+class Share(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, order=True):
+    """The rows of the ranks [first, last) where all rows are dealt to `ranks`, as `partition.slabs` deals them.
+
+    A receiver can ask for its rows before it knows how many there are.
+    """
+
+    first: Count = 0
+    last: Count = 1
+    ranks: Side = 1
+
+    def band(self, rows: int) -> Slab:
+        """The rows meant. Raises ProtocolError where that many rows cannot be shared so."""
+        try:
+            return partition.band(rows, self.ranks, self.first, self.last)
+        except ConfigError as error:
+            raise ProtocolError(str(error)) from None
+
+    def meets(self, other: Share) -> bool:
+        """Whether both can be asked for at a time: of the same deal, and no row twice."""
+        return self.ranks == other.ranks and (self.last <= other.first or other.last <= self.first)
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_fields=True):
@@ -69,7 +93,7 @@ class Hello(_Message, frozen=True, kw_only=True):
     """`receiver` is a random name that stays the same when the same receiver dials again.
 
     The frames below `resume` have arrived. `stream` of `streams` is this connection's place where a scan is
-    striped over several; this version knows one.
+    striped over several; this version knows one. `share` is for receivers that take the rows of a scan together.
     """
 
     receiver: Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
@@ -79,10 +103,14 @@ class Hello(_Message, frozen=True, kw_only=True):
     stream: Annotated[int, Meta(ge=0, lt=1024)] = 0
     streams: Annotated[int, Meta(ge=1, le=1024)] = 1
     codecs: Annotated[tuple[Token, ...], Meta(max_length=32)] = ("none",)
+    share: Share = Share()
 
 
 class ScanInfo(_Message, frozen=True, kw_only=True):
-    """The scan as in `model.Scan`; the next frame is `first`; every frame is packed with `codec`."""
+    """The scan as in `model.Scan`; the next frame is `first`; every frame is packed with `codec`.
+
+    Frames hold the detector rows of `band`, (first row, number of rows), alone.
+    """
 
     scan_id: Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
     rows: Side
@@ -98,12 +126,14 @@ class ScanInfo(_Message, frozen=True, kw_only=True):
     truth: Annotated[str, Meta(max_length=48 * 1024)] | None
     first: Count = 0
     codec: Token = "none"
+    band: tuple[Count, Side]
 
     @classmethod
-    def of(cls, scan: Scan, *, codec: str) -> Self:
-        """Describe `scan` for the wire."""
+    def of(cls, scan: Scan, *, codec: str, band: Slab | None = None) -> Self:
+        """Describe `scan` for the wire, and the frames that hold `band` of its rows (None: all)."""
         facts: dict[str, Any] = {name: getattr(scan, name) for name in Scan.__slots__}
-        return cls(**facts | {"dtype": np.dtype(scan.dtype).str, "sample": line(scan.sample)}, codec=codec)
+        facts |= {"dtype": np.dtype(scan.dtype).str, "sample": line(scan.sample)}
+        return cls(**facts, codec=codec, band=(band.first, band.rows) if band else (0, scan.rows))
 
     @property
     def scan(self) -> Scan:
@@ -111,9 +141,14 @@ class ScanInfo(_Message, frozen=True, kw_only=True):
         return Scan(**{name: getattr(self, name) for name in Scan.__slots__})
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of a frame."""
+        return self.band[1], self.cols
+
+    @property
     def frame_bytes(self) -> int:
         """Bytes of one frame's pixels."""
-        return self.rows * self.cols * np.dtype(self.dtype).itemsize
+        return self.band[1] * self.cols * np.dtype(self.dtype).itemsize
 
 
 class FrameHeader(_Message, frozen=True, kw_only=True):

@@ -9,8 +9,11 @@ absolute numbers; the sender keeps what is not acknowledged. When a connection b
 and says from which frame on it wants to hear; so nothing is lost and nothing arrives twice. Both ends chain a
 digest over all headers (which hold the payloads' checksums) and compare it at the end. The end is confirmed both
 ways: `End`, then `Bye` (done) from the receiver when everything is consumed, then `Bye` (done) from the sender.
+
+Receivers may share the rows of a scan: each then has a stream of its own, and `SenderBands` keeps them in step.
 """
 
+from ministream.wire._bands import SenderBands
 from ministream.wire._events import (
     MAX_FRAMES_HELD,
     Arrived,
@@ -42,6 +45,7 @@ __all__ = [
     "ReceiverSession",
     "ReceiverState",
     "Refused",
+    "SenderBands",
     "SenderEvent",
     "SenderSession",
     "SenderState",
