@@ -145,6 +145,10 @@ class OutputSection(Section):
     pictures: bool = True
     reference: Path | None = Field(default=None, strict=False, description="volume that every update is compared with")
     publish: str | None = Field(default=None, description="publish reconstructions as TImage here, tcp://HOST:PORT")
+    writer: Literal["direct", "hdf5"] = Field(
+        default="direct",
+        description="every rank writes its slab while the next window is computed; or HDF5 writes, and all wait",
+    )
 
 
 class ApsSection(Section):

@@ -22,6 +22,18 @@ from ministream.storage import layout
 from ministream.storage.reserve import reserve
 
 
+class Own:
+    """What one rank gathers of itself."""
+
+    given = None
+
+    def give(self, value):
+        self.given = [value]
+
+    def take(self):
+        return self.given
+
+
 class Alone:
     """A run without MPI."""
 
@@ -35,6 +47,9 @@ class Alone:
     def agree(self, error):
         if error is not None:
             raise error
+
+    def gathering(self):
+        return Own()
 
     def send_array(self, array, destination):
         raise AssertionError("nobody to send to")
@@ -52,9 +67,16 @@ def state(**changes):
     return storage.VolumeState(**(known | changes))
 
 
-def volume_writer(directory, rows=5, n=33, **known):
+def volume_writer(directory, rows=5, n=33, how="direct", **known):
     return storage.VolumeWriter(
-        Alone(), directory, scan=scan(rows, n, **known), n=n, slab=Slab(0, rows), axis_col=16.25, config={"window": 7}
+        Alone(),
+        directory,
+        scan=scan(rows, n, **known),
+        n=n,
+        slab=Slab(0, rows),
+        axis_col=16.25,
+        config={"window": 7},
+        how=how,
     )
 
 
@@ -62,9 +84,12 @@ def random_image(rows, n, padded):
     return np.random.default_rng(3).random((n, n, padded), dtype=np.float32)
 
 
-def test_a_snapshot_holds_the_image_slice_first(tmp_path):
+@pytest.mark.parametrize("how", ["direct", "hdf5"])
+def test_a_snapshot_holds_the_image_slice_first(tmp_path, how):
     image = random_image(5, 33, 16)
-    path = volume_writer(tmp_path / "new" / "folder").snapshot(12, image, state())
+    writer = volume_writer(tmp_path / "new" / "folder", how=how)
+    path = writer.snapshot(12, image, state())
+    writer.finish()
     assert path.name == "000012-recon.h5"
     assert np.array_equal(storage.read_volume(path), image.transpose(2, 0, 1)[:5])
     assert [file.name for file in path.parent.iterdir()] == [path.name]
@@ -116,12 +141,13 @@ def test_blocks_cover_the_image_once_in_bounded_scratch(slices, n):
     assert math.prod(layout.chunk_shape(n)) * 4 <= layout.CHUNK_BYTES + 4 * n
 
 
-def test_several_blocks_and_banded_chunks(tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", ["direct", "hdf5"])
+def test_several_blocks_and_banded_chunks(tmp_path, monkeypatch, how):
     monkeypatch.setattr(layout, "SCRATCH_BYTES", 5 * 33 * 4 * 10)  # ten rows a block
     monkeypatch.setattr(layout, "CHUNK_BYTES", 33 * 4 * 12)
     image = random_image(5, 33, 8)
     assert len(layout.blocks(5, 33)) == 4
-    path = volume_writer(tmp_path).final(image, state())
+    path = volume_writer(tmp_path, how=how).final(image, state())
     assert np.array_equal(storage.read_volume(path), image.transpose(2, 0, 1)[:5])
     with h5py.File(path, "r") as file:
         assert file["data"].chunks == (1, 11, 33)
@@ -186,14 +212,15 @@ class Failing(Alone):
     def agree(self, error):
         super().agree(error)
         self.agreed += 1
-        if self.agreed == 2:  # the directory, the lay-out
+        if self.agreed == 4:  # the directory, what is seen there and removed again, the lay-out
             self.limit(1 << 16)
 
 
-def test_a_failure_in_the_middle_is_reported(tmp_path):
+@pytest.mark.parametrize("how", ["direct", "hdf5"])
+def test_a_failure_in_the_middle_is_reported(tmp_path, how):
     with file_size_limit() as limit:
         writer = storage.VolumeWriter(
-            Failing(limit), tmp_path, scan=scan(20, 700), n=700, slab=Slab(0, 20), axis_col=60, config={}
+            Failing(limit), tmp_path, scan=scan(20, 700), n=700, slab=Slab(0, 20), axis_col=60, config={}, how=how
         )
         with pytest.raises(StorageError, match=r"recon\.h5: cannot be written"):
             writer.final(random_image(20, 700, 20), state())
@@ -216,16 +243,18 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_storage import random_image, state, volume_writer
-from ministream.storage import transfer
+from ministream.storage import direct
 writer = volume_writer(Path(sys.argv[1]))
 image = random_image(5, 33, 5)
 writer.snapshot(0, image, state())
-write = transfer.ThroughRoot.write
-def write_then_die(self, rows, block):
-    write(self, rows, block)
+writer.finish()
+store = direct.Direct._store
+def store_then_die(self, *block):
+    store(self, *block)
     os.kill(os.getpid(), signal.SIGKILL)
-transfer.ThroughRoot.write = write_then_die
+direct.Direct._store = store_then_die
 writer.snapshot(1, image, state())
+writer.finish()
 """
 
 
@@ -235,7 +264,9 @@ def test_killed_while_writing_leaves_the_earlier_snapshot(tmp_path):
     assert storage.snapshots(tmp_path) == [tmp_path / "000000-recon.h5"]
     assert np.array_equal(storage.read_volume(tmp_path / "000000-recon.h5"), random_image(5, 33, 5).transpose(2, 0, 1))
     # and the next job, in the same folder, is not disturbed by what was left
-    volume_writer(tmp_path).snapshot(1, random_image(5, 33, 5), state())
+    writer = volume_writer(tmp_path)
+    writer.snapshot(1, random_image(5, 33, 5), state())
+    writer.finish()
     assert len(list(tmp_path.iterdir())) == 2
 
 

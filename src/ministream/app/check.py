@@ -152,6 +152,7 @@ def _memory(my: Assignment) -> dict[str, int]:
     """Bytes by part, of the largest slab, which is rank 0's."""
     scan, slices, window = my.scan, my.slab.rows, my.config.window
     geometry = Geometry(n=scan.cols, cols=scan.cols, axis_col=my.axis_col)
+    copy = scan.cols**2 * padded_slices(slices) * 4 if _writes_behind(my) else 0
     slab = memory(my.config.recon, geometry, slices, window.length)
     frames = scan.projections + scan.flats + scan.darks
     return {
@@ -162,9 +163,14 @@ def _memory(my: Assignment) -> dict[str, int]:
         "calibration": 6 * slices * scan.cols * 8,
         "staging": Distributor.memory_bytes(scan, my.slab, my.batch, rank=1),
         "credit": min(int(my.config.stream.credit_mib * 2**20), frames * scan.frame_bytes),
-        "writing": scratch_bytes(slices, scan.cols),
-        "MPI-IO": _MPI_IO_BYTES if len(my.slabs) > 1 else 0,
+        "writing": scratch_bytes(slices, scan.cols) + copy,
+        "MPI-IO": _MPI_IO_BYTES if len(my.slabs) > 1 and my.config.output.writer == "hdf5" else 0,
     }
+
+
+def _writes_behind(my: Assignment) -> bool:
+    """Whether a rank keeps a copy of its image, to write it while the image goes on."""
+    return my.config.output.writer == "direct" and my.config.window.write_freq > 0
 
 
 def _volumes(my: Assignment) -> int:

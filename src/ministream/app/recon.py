@@ -73,7 +73,7 @@ def recon(
         with comm.together():
             my = assign(comm.rank, comm.size, config, scan, threads)
             job = Job(comm, my, ingress, console)
-            stack.callback(job.publishing.close)
+            stack.callback(job.close)
         if ingress is not None:
             ingress.begin(batch=my.batch, step=my.config.window.step)
         return job.run()
@@ -106,7 +106,12 @@ class Job:
         else:
             self._distributor = Distributor(comm, scan, my.slabs, my.batch, ingress.feed if ingress else None)
         self._results = Results(comm, my, self._clock, ingress if comm.rank == 0 else None, console)
-        self.publishing = Publishing(comm, my, self._clock)
+        self._publishing = Publishing(comm, my, self._clock)
+
+    def close(self) -> None:
+        """End what goes on beside the computing."""
+        self._results.close()
+        self._publishing.close()
 
     def run(self) -> Summary | None:
         """Take batches until the stream ends; update the image whenever the window is due."""
@@ -164,7 +169,7 @@ class Job:
         )
         self._idle_s = 0.0
         self._results.updated(self._image, residuals, report.iterations)
-        self.publishing.updated(self._image)
+        self._publishing.updated(self._image)
 
     def _failure(self) -> MinistreamError | None:
         """Why there is nothing to write, on rank 0."""
@@ -174,3 +179,4 @@ class Job:
 
     def _move_frames(self) -> None:
         self._distributor.poll()
+        self._results.poll()

@@ -45,6 +45,7 @@ class Results:
             slab=my.slab,
             axis_col=my.axis_col,
             config=my.config.as_dict(),
+            how=my.config.output.writer,
         )
         self._counters = ingress.counters if ingress is not None else Counters()
         self._progress = Progress(my.scan.projections, console) if ingress is not None else None
@@ -93,9 +94,18 @@ class Results:
         if self._judge.live:
             self._follow_quality(image)
         frequency = self._my.config.window.write_freq
-        if frequency and self._updates % frequency == 0:
-            with self._clock.timed("write"):
+        with self._clock.timed("write"):
+            self._writer.settle()
+            if frequency and self._updates % frequency == 0:
                 self._files.append(self._writer.snapshot(self._updates, image, self._state(complete=False)))
+
+    def poll(self) -> None:
+        """Move on the snapshot that is being written; for a rank that computes or waits."""
+        self._writer.poll()
+
+    def close(self) -> None:
+        """Leave no half-written file behind."""
+        self._writer.close()
 
     def finish(self, image: NDArray[np.float32]) -> Summary | None:
         """Write the volume and report; collective. The summary comes back on rank 0."""
@@ -139,6 +149,7 @@ class Results:
             iterations=self._iterations,
             peak_memory_mib=memory,
             storage=self._writer.way,
+            write_hidden_s=self._writer.hidden_s,
             files=[str(path) for path in self._files],
         )
         summary.write(self._my.config.output.directory / "summary.json")

@@ -25,7 +25,8 @@ class Summary:
     `bytes` counts what the data connection received; `stages`
     seconds per stage on rank 0, `stages_per_rank` on every rank; `quality` ssim and psnr (dB) against the
     truth, None where it is not known; `residuals` the residual norm before the last iteration of each
-    update, `iterations` how many it had.
+    update, `iterations` how many it had; `storage` how volumes were written, `write_hidden_s` the seconds of
+    it on rank 0 that nothing waited for (what was waited for is the stage `write`).
     """
 
     scan_id: str
@@ -51,6 +52,7 @@ class Summary:
     iterations: Sequence[int] = ()
     peak_memory_mib: Sequence[float] = ()
     storage: str = ""
+    write_hidden_s: float = 0.0
     files: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -106,7 +108,7 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("peak memory", _memory(summary.peak_memory_mib)),
         ("residual norm", _residuals(summary.residuals)),
         ("quality", _quality(summary.quality)),
-        ("written by", summary.storage),
+        ("written by", _storage(summary)),
         ("results in", str(Path(summary.files[0]).parent) if summary.files else ""),
         ("files", _files(summary.files)),
     ]
@@ -149,6 +151,13 @@ def _memory(per_rank: Sequence[float]) -> str:
     if not per_rank:
         return ""
     return f"{max(per_rank):.0f} MiB on the largest rank, {sum(per_rank):.0f} MiB in all"
+
+
+def _storage(summary: Summary) -> str:
+    waited, hidden = summary.stages.get("write", 0.0), summary.write_hidden_s
+    if not summary.storage or waited + hidden == 0:
+        return summary.storage
+    return f"{summary.storage}; {hidden:.2f} s hidden, {waited:.2f} s waited for"
 
 
 def _residuals(residuals: Sequence[float]) -> str:

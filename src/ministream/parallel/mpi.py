@@ -107,9 +107,44 @@ class Comm:
         agreed.everywhere = True
         raise agreed
 
+    def gathering(self) -> Gathering:
+        """Prepare to gather one small object of every rank on rank 0 without anybody waiting; collective."""
+        return Gathering(self.raw)
+
     def node(self) -> Self:
         """The ranks that share this rank's node."""
         return type(self)(MPI.Intracomm(self.raw.Split_type(MPI.COMM_TYPE_SHARED)))
+
+
+class Gathering:
+    """One small object from every rank on its way to rank 0. One at a time on a communicator."""
+
+    _TAG = 1  # arrays have tag 0
+
+    def __init__(self, raw: MPI.Intracomm) -> None:
+        self._raw = raw
+        senders = range(1, raw.Get_size()) if raw.Get_rank() == 0 else ()
+        self._expected = [raw.irecv(source=rank, tag=self._TAG) for rank in senders]
+        self._here: list[Any] = [None] * len(self._expected)
+        self._own: list[Any] = []
+        self._sent: Request | None = None
+
+    def give(self, value: Any) -> None:
+        """This rank's object; once."""
+        if self._raw.Get_rank():
+            self._sent = self._raw.isend(value, dest=0, tag=self._TAG)
+        else:
+            self._own = [value]
+
+    def take(self) -> list[Any] | None:
+        """On rank 0 the objects in rank order, None as long as one is missing."""
+        for place, request in enumerate(self._expected):
+            if request != MPI.REQUEST_NULL:
+                arrived, value = request.test()
+                if arrived:
+                    self._here[place] = value
+        missing = not self._own or any(request != MPI.REQUEST_NULL for request in self._expected)
+        return None if missing else [*self._own, *self._here]
 
 
 def world(ranks_wanted: int | None = None) -> Comm:

@@ -12,6 +12,16 @@ from ministream import atomic
 from ministream.errors import MinistreamError
 
 
+class Gathering(Protocol):
+    """One small object from every rank on its way to rank 0, for which nobody waits."""
+
+    def give(self, value: Any) -> None:
+        """This rank's object; once."""
+
+    def take(self) -> list[Any] | None:
+        """On rank 0 the objects in rank order, None as long as one is missing."""
+
+
 class Communicator(Protocol):
     """The ranks that share a volume; a communicator of storage's own, so that no other message mixes in.
 
@@ -30,6 +40,9 @@ class Communicator(Protocol):
 
     def agree(self, error: MinistreamError | None) -> None:
         """Collective: raise on every rank the error of the lowest rank that has one."""
+
+    def gathering(self) -> Gathering:
+        """Prepare to gather one object of every rank; collective."""
 
     def send_array(self, array: NDArray[Any], destination: int) -> None:
         """Send one C-contiguous array."""

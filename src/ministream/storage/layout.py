@@ -6,8 +6,12 @@ share of slices, so all ranks make the same number of collective writes and none
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
+
+from ministream.model import Slab
 
 SCRATCH_BYTES = 32 << 20
 CHUNK_BYTES = 4 << 20
@@ -30,6 +34,12 @@ def blocks(slices: int, n: int) -> list[slice]:
     """The bands of image rows in which a volume is written, the same on every rank."""
     rows = rows_per_block(slices, n)
     return [slice(first, min(first + rows, n)) for first in range(0, n, rows)]
+
+
+def band(scratch: NDArray[np.float32], slab: Slab, rows: slice, n: int) -> NDArray[np.float32]:
+    """The start of the flat `scratch` as a block [slab.rows, rows, n]."""
+    shape = (slab.rows, rows.stop - rows.start, n)
+    return scratch[: math.prod(shape)].reshape(shape)
 
 
 def chunk_shape(n: int) -> tuple[int, int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 from pathlib import Path
 from typing import Protocol
 
@@ -15,15 +14,10 @@ from numpy.typing import NDArray
 from ministream import atomic
 from ministream.model import Slab
 from ministream.storage.comm import Communicator
+from ministream.storage.layout import band
 from ministream.storage.schema import DATASET
 
 Block = NDArray[np.float32]
-
-
-def band(scratch: Block, slab: Slab, rows: slice, n: int) -> Block:
-    """The start of the flat `scratch` as a block [slab.rows, rows, n]."""
-    shape = (slab.rows, rows.stop - rows.start, n)
-    return scratch[: math.prod(shape)].reshape(shape)
 
 
 def _digest(block: Block) -> int:

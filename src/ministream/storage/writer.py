@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -17,9 +18,10 @@ from ministream.errors import MachineError, StorageError
 from ministream.model import Scan, Slab
 from ministream.storage import layout, schema
 from ministream.storage.comm import Communicator, together
+from ministream.storage.direct import Direct, Places
 from ministream.storage.reserve import reserve
 from ministream.storage.schema import VolumeHeader, VolumeState
-from ministream.storage.transfer import Collective, ThroughRoot, Transfer, band
+from ministream.storage.transfer import Collective, ThroughRoot, Transfer
 
 _LOG = log.get(__name__)
 
@@ -27,14 +29,22 @@ FINAL = "recon.h5"
 METADATA_BYTES = 256 << 10
 
 
+# Chunks of 64 KiB and more start at a page, so that no two ranks write to the same one.
+PAGE_BYTES = 4096
+ALIGNED_BYTES = 64 << 10
+
+
 class VolumeWriter:
-    """Writes volumes [scan.rows, n, n] into `directory`; every method is collective.
+    """Writes volumes [scan.rows, n, n] into `directory`; every method but `poll` and `close` is collective.
 
     Each rank hands in its `slab` as an image [n, n, slices], slices innermost, padding after `slab.rows`
-    ignored. With an MPI build of h5py all ranks write together; otherwise the blocks go through rank 0.
-    A file is laid out and its space reserved by rank 0, filled in blocks, synced, and only then renamed.
-    A write that fails raises StorageError, naming the file and the cause, on all ranks; the temporary file
-    is gone then, and the files written earlier are untouched.
+    ignored. A file is laid out and its space reserved by rank 0, filled, synced, and only then renamed. A write that
+    fails raises StorageError, naming the file and the cause, on all ranks; the temporary file is gone then, and the
+    files written earlier are untouched.
+
+    `how` is "direct": every rank writes its slab by itself, snapshots while the caller goes on; or "hdf5": HDF5
+    writes, all ranks together with an MPI build of h5py, else through rank 0. The last is also the way where the
+    ranks do not see one directory.
     """
 
     def __init__(
@@ -47,36 +57,91 @@ class VolumeWriter:
         slab: Slab,
         axis_col: float,
         config: Mapping[str, Any],
+        how: Literal["direct", "hdf5"] = "direct",
     ) -> None:
         self._comm, self._directory, self._slab = comm, directory, slab
         self._slabs = comm.allgather(slab)
         _check(self._slabs, scan.rows)
         self._largest = self._slabs[0].rows
         self._header = VolumeHeader(scan=scan, n=n, axis_col=axis_col, ranks=comm.size, config=config)
-        self._scratch = np.empty(layout.scratch_bytes(self._largest, n) // layout.ITEM, np.float32)
-        self._collective = comm.raw is not None and comm.size > 1 and h5py.get_config().mpi
+        self._places: Places | None = None
         together(comm, directory, partial(directory.mkdir, parents=True, exist_ok=True), root_only=True)
+        shared = self._all_see_the_directory()
+        self._direct = Direct(comm, slab, self._largest, n) if how == "direct" and shared else None
+        self._collective = shared and comm.raw is not None and comm.size > 1 and h5py.get_config().mpi
         if comm.rank == 0:
             _LOG.info("volumes go to %s: %s, %d ranks", directory, self.way, comm.size)
 
     @property
     def way(self) -> str:
         """How volumes are written, for the log and the summary."""
+        if self._direct is not None:
+            return self._direct.name
         return Collective.name if self._collective else ThroughRoot.name
 
+    @property
+    def hidden_s(self) -> float:
+        """Seconds that this rank wrote while its caller went on."""
+        return self._direct.hidden_s if self._direct is not None else 0.0
+
+    @property
+    def pending(self) -> bool:
+        """Whether a snapshot is on its way; the same on all ranks."""
+        return self._direct is not None and self._direct.pending
+
     def snapshot(self, number: int, image: NDArray[np.float32], state: VolumeState) -> Path:
-        """Write `000012-recon.h5`, the name that aps-mini-apps gives the image after update 12."""
-        return self._write(f"{number:06d}-{FINAL}", image, state)
+        """Write `000012-recon.h5`, the name that aps-mini-apps gives the image after update 12.
+
+        It may still be on its way afterwards; the image may change. One that has failed is reported by `settle`,
+        or by the next volume.
+        """
+        return self._write(f"{number:06d}-{FINAL}", image, state, behind=True)
 
     def final(self, image: NDArray[np.float32], state: VolumeState) -> Path:
-        """Write `recon.h5`."""
-        return self._write(FINAL, image, state)
+        """Write `recon.h5`, and wait for all that is on its way."""
+        return self._write(FINAL, image, state, behind=False)
 
-    def _write(self, name: str, image: NDArray[np.float32], state: VolumeState) -> Path:
+    def poll(self) -> None:
+        """Move on what is on its way, without waiting; for a caller that computes or waits for something else."""
+        if self._direct is not None:
+            self._direct.poll()
+
+    def settle(self) -> None:
+        """Learn, without waiting for the disk, how a snapshot that was on its way has ended."""
+        if self._direct is not None:
+            self._direct.settle()
+
+    def finish(self) -> None:
+        """Wait until a snapshot that is on its way has its name."""
+        if self._direct is not None:
+            self._direct.finish()
+
+    def close(self) -> None:
+        """Give up what is on its way."""
+        if self._direct is not None:
+            self._direct.close()
+
+    def _all_see_the_directory(self) -> bool:
+        """Whether what rank 0 makes in the directory is there for every rank."""
+        name = f".seen-by-all-{uuid.uuid4().hex}" if self._comm.rank == 0 else ""
+        probe = self._directory / self._comm.allgather(name)[0]
+        together(self._comm, self._directory, partial(probe.touch), root_only=True)
+        seen = all(self._comm.allgather(probe.exists()))
+        together(self._comm, self._directory, partial(probe.unlink), root_only=True)
+        return seen
+
+    def _write(self, name: str, image: NDArray[np.float32], state: VolumeState, *, behind: bool) -> Path:
         path = self._directory / name
         part = atomic.part_of(path)
+        self.finish()
         try:
             together(self._comm, path, self._lay_out, part, state, root_only=True)
+            if self._direct is not None:
+                places = self._comm.allgather(self._places)[0]
+                self._direct.begin(part, path, places, image, copied=behind)
+                if not behind:
+                    self._direct.finish()
+                return path
             self._fill(path, part, image)
             together(self._comm, path, atomic.commit, part, path, root_only=True)
         except StorageError:
@@ -92,8 +157,10 @@ class VolumeWriter:
         reserve(part, slices * n * n * layout.ITEM + METADATA_BYTES)
         creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        with h5py.File(part, "w", locking=False) as file:
-            file.create_dataset(
+        with h5py.File(
+            part, "w", locking=False, alignment_threshold=ALIGNED_BYTES, alignment_interval=PAGE_BYTES
+        ) as file:
+            data = file.create_dataset(
                 schema.DATASET,
                 shape=(slices, n, n),
                 dtype="<f4",
@@ -102,14 +169,16 @@ class VolumeWriter:
                 dcpl=creation,
             )
             schema.describe(file, self._header, state)
+            self._places = Places.of(data)
         reserve(part, part.stat().st_size)
 
     def _fill(self, path: Path, part: Path, image: NDArray[np.float32]) -> None:
-        transfer = self._transfer()
+        scratch = np.empty(layout.scratch_bytes(self._largest, self._header.n) // layout.ITEM, np.float32)
+        transfer = self._transfer(scratch)
         together(self._comm, path, transfer.open, part)
         try:
             for rows in layout.blocks(self._largest, self._header.n):
-                block = band(self._scratch, self._slab, rows, self._header.n)
+                block = layout.band(scratch, self._slab, rows, self._header.n)
                 layout.slices_first(image, rows, block)
                 together(self._comm, path, transfer.write, rows, block)
         except StorageError:
@@ -120,10 +189,10 @@ class VolumeWriter:
         together(self._comm, path, transfer.close)
         together(self._comm, path, transfer.verify)
 
-    def _transfer(self) -> Transfer:
+    def _transfer(self, scratch: NDArray[np.float32]) -> Transfer:
         if self._collective:
-            return Collective(self._comm, self._slab, self._scratch)
-        return ThroughRoot(self._comm, self._slabs, self._scratch)
+            return Collective(self._comm, self._slab, scratch)
+        return ThroughRoot(self._comm, self._slabs, scratch)
 
 
 def _check(slabs: list[Slab], rows: int) -> None:
