@@ -475,6 +475,16 @@ def test_a_second_receiver_is_turned_away_while_the_first_is_there() -> None:
     assert sender.acked == 1
 
 
+def test_what_a_connection_said_before_it_was_lost_counts_until_there_is_another() -> None:
+    sender = a_sender(frames=3)
+    sender.lost(b"one")
+    tell(sender, b"one", Grant(acked=2, limit=7))
+    assert sender.acked == 2
+    tell(sender, b"one", Bye(reason=Reason.LEFT, text="no space left"))
+    with pytest.raises(PeerLostError, match="no space left"):
+        sender.check(0.0)
+
+
 def test_another_receiver_may_take_over_from_one_that_is_silent_or_gone() -> None:
     sender = a_sender(frames=2)
     tell(sender, b"two", Hello(receiver=OTHER, resume=0, limit=5), now=5.1)

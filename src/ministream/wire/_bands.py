@@ -78,7 +78,7 @@ class SenderBands:
 
     def receive(self, peer: bytes, parts: Sequence[Part], now: float) -> list[SenderEvent]:
         """Take one message. A bad one costs its sender the connection, never the producer the scan."""
-        band = next((band for band in self._bands.values() if band.peer == peer), None)
+        band = next((band for band in self._bands.values() if band.heeds(peer)), None)
         if band is not None:
             return band.receive(peer, parts, now)
         try:

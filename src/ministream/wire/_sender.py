@@ -73,6 +73,7 @@ class SenderSession:
         self._limit = 0
         self._end: bytes | None = None
         self._peer: bytes | None = None
+        self._heeded: bytes | None = None
         self._receiver = ""
         self._cursor = 0
         self._sent = 0
@@ -120,6 +121,10 @@ class SenderSession:
         """The connection over which a receiver is served; None where there is none."""
         return self._peer
 
+    def heeds(self, peer: bytes) -> bool:
+        """Whether `peer` is the receiver's newest connection; what it said before it was lost still counts."""
+        return peer == self._heeded
+
     def serves(self, now: float) -> bool:
         """Whether a receiver is there, as far as one can know."""
         return self._peer is not None and now - self._heard_at <= self._patience.silence_s
@@ -130,11 +135,12 @@ class SenderSession:
             message = native.decode(parts)
             if isinstance(message, Hello):
                 return self._welcome(peer, message, now)
-            if peer == self._peer:
+            if self.heeds(peer):
                 self._take(message, now)
             return []  # what a superseded connection still had to say has no effect
         except ProtocolError as error:
             self.lost(peer)
+            self._heeded = None if self.heeds(peer) else self._heeded
             return self._turn_away(peer, Reason.PROTOCOL, str(error))
 
     def lost(self, peer: bytes) -> None:
@@ -185,7 +191,8 @@ class SenderSession:
         if refusal is not None:
             return self._turn_away(peer, *refusal)
         self.state = self._following(hello)
-        self._peer, self._receiver, self._heard_at = peer, hello.receiver, now
+        self._peer = self._heeded = peer
+        self._receiver, self._heard_at = hello.receiver, now
         self._limit = hello.limit
         self._cursor = hello.resume
         self._end_sent = False

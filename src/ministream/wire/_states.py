@@ -32,7 +32,13 @@ class SenderState(enum.Enum):
 
 
 SENDER_TURNS: dict[SenderState, dict[Trigger, SenderState]] = {
-    SenderState.WAITING: {Hello: SenderState.STREAMING},
+    SenderState.WAITING: {
+        Hello: SenderState.STREAMING,
+        Grant: SenderState.WAITING,
+        Heartbeat: SenderState.WAITING,
+        Reason.DONE: SenderState.DONE,
+        Bye: SenderState.OVER,
+    },
     SenderState.STREAMING: {
         Hello: SenderState.STREAMING,
         Grant: SenderState.STREAMING,
