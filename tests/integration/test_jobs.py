@@ -60,7 +60,7 @@ def test_a_scan_becomes_a_volume(jobs, ranks):
     assert summary["updates"] == 4
     assert 0 < summary["latency_s"]["p50"] <= summary["latency_s"]["p99"] < 60
     assert summary["quality"]["ssim"] > 0.5
-    assert set(summary["stages"]) >= {"wait", "prep", "forward", "back", "write"}
+    assert set(summary["stages"]) >= {"receive", "scatter", "prep", "forward", "back", "write", "idle"}
     names = sorted(path.name for path in jobs.out.iterdir())
     pictures = ["orthogonal.png", "over-time.png", "truth.png"]
     assert names == sorted(["000002-recon.h5", "000004-recon.h5", "recon.h5", "summary.json", *pictures])

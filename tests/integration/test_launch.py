@@ -69,7 +69,7 @@ def test_one_command_runs_both_jobs(jobs: Lab) -> None:
     assert summary["complete"]
     assert (summary["ranks"], summary["threads"]) == (2, 1)
     assert summary["tunnel"]["cipher"].startswith("TLS")
-    assert {"wait", "prep", "write"} <= set(summary["stages_per_rank"][1])
+    assert {"receive", "prep", "write"} <= set(summary["stages_per_rank"][1])
 
 
 def test_results_may_go_by_way_of_a_scratch_disk(jobs: Lab) -> None:

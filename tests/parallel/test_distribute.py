@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,33 @@ def test_rank_0_sees_its_rows_in_the_receive_buffer_itself(comm):
     rows = distributor.take()
     if comm.rank == 0:
         assert np.shares_memory(rows[0].pixels, sent[0].pixels)
+    assert distributor.take() is None
+    distributor.close()
+
+
+def test_a_wait_is_for_frames_or_for_rank_0(comm):
+    """A second without frames is nobody's fault; a second in which rank 0 computes makes the others idle."""
+    sent, began = list(frames()), []
+
+    def feed():
+        began.append(time.perf_counter())
+        if fed == [] and began[-1] - began[0] < 0.5:
+            return []
+        fed.append(len(fed))
+        return sent[:1] if len(fed) < 3 else None
+
+    fed = []
+    distributor = Distributor(comm, scan(), slabs(ROWS, comm.size), 1, feed if comm.rank == 0 else None)
+    calls = []
+    distributor.take(lambda: calls.append(1))
+    assert calls
+    assert distributor.waits.idle_s < 0.3
+    if comm.rank == 0:
+        time.sleep(0.5)
+    assert distributor.take() is not None
+    if comm.rank:
+        assert distributor.waits.idle_s > 0.3
+    assert distributor.waits.scatter_s < 0.3
     assert distributor.take() is None
     distributor.close()
 

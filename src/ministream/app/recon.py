@@ -127,12 +127,14 @@ class Job:
             self._update()
         self._distributor.close()
         self._comm.agree(self._failure())
-        return self._results.finish(self._image)
+        return self._results.finish(self._image, scattered=self._distributor.bytes_scattered)
 
     def _take(self) -> list[Rows] | None:
         began = time.perf_counter()
-        with self._clock.timed("wait"):
-            batch = self._distributor.take()
+        with self._clock.timed("receive"):
+            batch = self._distributor.take(self._results.poll)
+            self._clock.add("idle", self._distributor.waits.idle_s)
+            self._clock.add("scatter", self._distributor.waits.scatter_s)
         self._idle_s += time.perf_counter() - began
         return batch
 
@@ -161,12 +163,13 @@ class Job:
             self._clock.add("forward", report.forward_s)
             self._clock.add("back", report.back_s)
         self._window.updated()
-        residuals = self._cadence.learn(
-            report,
-            acquired_s=self._results.not_yet_in_image,
-            idle_s=self._idle_s,
-            waiting=self._ingress.waiting if self._ingress is not None else 0,
-        )
+        with self._clock.timed("idle"):  # the ranks meet here
+            residuals = self._cadence.learn(
+                report,
+                acquired_s=self._results.not_yet_in_image,
+                idle_s=self._idle_s,
+                waiting=self._ingress.waiting if self._ingress is not None else 0,
+            )
         self._idle_s = 0.0
         self._results.updated(self._image, residuals, report.iterations)
         self._publishing.updated(self._image)

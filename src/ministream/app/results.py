@@ -107,8 +107,11 @@ class Results:
         """Leave no half-written file behind."""
         self._writer.close()
 
-    def finish(self, image: NDArray[np.float32]) -> Summary | None:
-        """Write the volume and report; collective. The summary comes back on rank 0."""
+    def finish(self, image: NDArray[np.float32], *, scattered: int) -> Summary | None:
+        """Write the volume and report; collective. The summary comes back on rank 0.
+
+        `scattered` are the bytes that this rank sent to others.
+        """
         if self._progress is not None:
             self._progress.close()
         seconds = time.monotonic() - self._started
@@ -117,9 +120,10 @@ class Results:
         complete = self._ingress.complete if self._ingress is not None else False
         with self._clock.timed("write"):
             self._files.append(self._writer.final(image, self._state(complete=complete, measured=measured)))
+        written = len(self._files) * self._my.scan.rows * self._my.scan.cols**2 * 4
         memory = self._comm.allgather(peak_memory_mib())
         stages = self._comm.allgather(self._clock.seconds())
-        repaired = int(self._comm.sum(np.array([float(self._repaired)]))[0])
+        repaired, sent = self._comm.sum(np.array([self._repaired, scattered], np.float64))
         if self._ingress is None:
             return None
         if self._my.config.output.pictures:
@@ -131,7 +135,7 @@ class Results:
             complete=complete,
             ending=self._ingress.ending,
             counters=self._counters,
-            repaired_pixels=repaired,
+            repaired_pixels=int(repaired),
             updates=self._updates,
             seconds=seconds,
             projections_per_s=self._counters.used / seconds,
@@ -142,6 +146,8 @@ class Results:
             tunnel=self._ingress.tunnel(),
             end_to_end="CURVE" if self._my.config.stream.curve else None,
             bytes=self._ingress.bytes_received,
+            bytes_scattered=int(sent),
+            bytes_written=written,
             stages=self._clock.seconds(),
             stages_per_rank=stages,
             quality=measured or None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from ministream.app.settle import Assignment
 from ministream.errors import ProtocolError
 from ministream.model import Frame
 from ministream.parallel import mpi
-from ministream.parallel.distribute import Rows
+from ministream.parallel.distribute import Rows, Waits
 
 _OVER = -1
 
@@ -29,6 +30,8 @@ class WorkerRows:
         self._shape = (my.slab.rows, my.scan.cols)
         self._frames: deque[Frame] = deque()
         self._over = False
+        self.bytes_scattered = 0
+        self.waits = Waits()  # what a wait was for cannot be told
 
     def poll(self) -> None:
         """Take in what has come for this rank. A batch is kept whole, for it ends where an update may be due."""
@@ -37,12 +40,13 @@ class WorkerRows:
             self._over = frames is None
             self._frames.extend(frames or ())
 
-    def take(self) -> list[Rows] | None:
-        """Wait, politely, until every rank has something; None when the stream has ended.
+    def take(self, meanwhile: Callable[[], None]) -> list[Rows] | None:
+        """Wait, politely, until every rank has something; None when the stream has ended. `meanwhile` is called then.
 
         Raises ProtocolError where the distributor dealt the rows in another way than is agreed.
         """
         while not (count := self._agreed()):
+            meanwhile()
             time.sleep(1e-3)
         if count == _OVER:
             self._end_together()

@@ -22,11 +22,11 @@ class Summary:
     `ending` says how the stream ended; `repaired_pixels` counts dead and photon-starved pixels that were
     mended. `latency_s` holds p50 and p99 from acquisition to image, None where nothing was measured; `tunnel`
     kind and cipher, None without a tunnel; `end_to_end` the encryption between producer and rank 0, None without;
-    `bytes` counts what the data connection received; `stages`
-    seconds per stage on rank 0, `stages_per_rank` on every rank; `quality` ssim and psnr (dB) against the
-    truth, None where it is not known; `residuals` the residual norm before the last iteration of each
-    update, `iterations` how many it had; `storage` how volumes were written, `write_hidden_s` the seconds of
-    it on rank 0 that nothing waited for (what was waited for is the stage `write`).
+    `bytes` counts what the data connection received, `bytes_scattered` what ranks sent to others, `bytes_written`
+    the pixels of all volumes; `stages` seconds per stage on rank 0, `stages_per_rank` on every rank; `quality` ssim
+    and psnr (dB) against the truth, None where it is not known; `residuals` the residual norm before the last
+    iteration of each update, `iterations` how many it had; `storage` how volumes were written, `write_hidden_s` the
+    seconds of it on rank 0 that nothing waited for (what was waited for is the stage `write`).
     """
 
     scan_id: str
@@ -45,6 +45,8 @@ class Summary:
     tunnel: Mapping[str, str] | None
     end_to_end: str | None = None
     bytes: int
+    bytes_scattered: int = 0
+    bytes_written: int = 0
     stages: Mapping[str, float]
     stages_per_rank: Sequence[Mapping[str, float]] = ()
     quality: Mapping[str, float] | None = None

@@ -43,7 +43,23 @@ class Rows:
     pixels: NDArray[Any]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waits:
+    """Seconds that a rank waited for a batch although rank 0 had frames.
+
+    `idle_s`: rank 0 was not there to deal them. `scatter_s`: the rows were on their way. The rest of the wait is for
+    frames; what travels while a rank computes is in neither.
+    """
+
+    idle_s: float = 0.0
+    scatter_s: float = 0.0
+
+
 Feed = Callable[[], Sequence[Frame] | None]
+
+
+def _nothing() -> None:
+    """What a rank does while it waits, unless told otherwise."""
 
 
 class Distributor:
@@ -63,12 +79,15 @@ class Distributor:
         dtype = np.dtype(scan.dtype)
         self._row = row_type(scan.cols * dtype.itemsize)
         self._staging = np.empty((0 if feed else batch, self._slab.rows, scan.cols), dtype)
-        self._control = np.zeros(1, [("op", "i8"), ("count", "i8"), ("records", _RECORD, (batch,))])
+        self._control = np.zeros(
+            1, [("op", "i8"), ("count", "i8"), ("starved_s", "f8"), ("records", _RECORD, (batch,))]
+        )
         self._frames: Sequence[Frame] = ()
         self._announced: Request | None = None
         self._scatters: list[Request] | None = None
+        self._hungry_since: float | None = None
+        self.waits = Waits()
         self.ended = False
-        self.wait_s = 0.0
         self.bytes_scattered = 0
 
     @staticmethod
@@ -89,22 +108,28 @@ class Distributor:
             self._scatters = [self._scatter(k) for k in range(self._count)]
         return self._scatters is not None and Request.Testall([self._announced, *self._scatters])
 
-    def take(self) -> list[Rows] | None:
-        """Wait, politely, for the next batch; None when the stream has ended."""
-        started = time.perf_counter()
-        wait_until(self._under_way)
+    def take(self, meanwhile: Callable[[], None] = _nothing) -> list[Rows] | None:
+        """Wait, politely, for the next batch; None when the stream has ended. `meanwhile` is called now and then.
+
+        `waits` then says what this wait was for.
+        """
+        began = self._hungry_since = time.perf_counter()
+        wait_until(lambda: self._under_way(meanwhile))
+        announced = time.perf_counter()
         wait_until(self.poll, eager_s=EAGER_S)
-        self.wait_s += time.perf_counter() - started
+        starved_s = min(float(self._control["starved_s"][0]), announced - began)
+        self.waits = Waits(idle_s=announced - began - starved_s, scatter_s=time.perf_counter() - announced)
         self.ended = self.ended or int(self._control["op"][0]) == Op.END
-        self._announced = self._scatters = None
+        self._announced = self._scatters = self._hungry_since = None
         return None if self.ended else self._rows()
 
     def close(self) -> None:
         """Give the communicator back; collective, after the end of the stream."""
         self._comm.free()
 
-    def _under_way(self) -> bool:
+    def _under_way(self, meanwhile: Callable[[], None]) -> bool:
         """Whether the next batch is announced here, and so on its way or there."""
+        meanwhile()
         return self.poll() or self._scatters is not None
 
     @property
@@ -120,6 +145,8 @@ class Distributor:
             self._frames = frames or ()
             self._control["op"] = Op.END if frames is None else Op.FRAMES
             self._control["count"] = len(self._frames)
+            hungry_s = time.perf_counter() - self._hungry_since if self._hungry_since is not None else 0.0
+            self._control["starved_s"] = hungry_s
             self._control["records"][0, : len(self._frames)] = [
                 (frame.kind, frame.index, frame.angle_rad, frame.acquired_s) for frame in self._frames
             ]
@@ -129,7 +156,7 @@ class Distributor:
         if self._feed is None:
             return self._comm.raw.Iscatterv(None, [self._staging[k], self._slab.rows, self._row], root=0)
         pixels = self._frames[k].pixels
-        self.bytes_scattered += pixels.nbytes
+        self.bytes_scattered += pixels.nbytes - pixels[self._slab.slice].nbytes
         return self._comm.raw.Iscatterv([pixels, self._counts, self._starts, self._row], MPI.IN_PLACE, root=0)
 
     def _rows(self) -> list[Rows]:
