@@ -125,6 +125,17 @@ def test_threads_fill_the_node_once(comm):
         assert sum(comm.allgather(threads)) <= cores
 
 
+def test_ranks_of_one_colour_have_a_communicator_of_their_own(comm):
+    part = comm.split(comm.rank % 2)
+    assert part.allgather(comm.rank) == [rank for rank in range(comm.size) if rank % 2 == comm.rank % 2]
+    part.free()
+    first = comm.split(0 if comm.rank == 0 else None)
+    assert (first is None) == (comm.rank > 0)
+    if first is not None:
+        assert first.size == 1
+        first.free()
+
+
 def test_ranks_that_the_launcher_did_not_start_are_missed(comm):
     with pytest.raises(ConfigError, match="mpirun or srun"):
         mpi.world(comm.size + 1)

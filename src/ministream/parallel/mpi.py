@@ -48,6 +48,11 @@ class Comm:
         """A communicator of the same ranks whose traffic never meets this one's."""
         return type(self)(self.raw.Dup())
 
+    def split(self, colour: int | None) -> Self | None:
+        """The communicator of the ranks with the same `colour`, in the same order; None for None; collective."""
+        part = self.raw.Split(MPI.UNDEFINED if colour is None else colour, self.rank)
+        return None if part == MPI.COMM_NULL else type(self)(part)
+
     def free(self) -> None:
         """Give back a duplicated communicator; collective."""
         self.raw.Free()
