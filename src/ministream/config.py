@@ -64,8 +64,11 @@ class StreamSection(Section):
     wire: Literal["native", "timage", "tracemq"] = Field(
         default="native", description="timage, tracemq: as DAQ and distributor of aps-mini-apps speak"
     )
-    connect: str | None = Field(default=None, description="producer's data address; none: through the tunnel")
-    credit_mib: float = Field(default=256.0, gt=0, description="bytes in flight that the receiver grants")
+    connect: str | None = Field(
+        default=None, description="producer's data address, with ingress perhaps several; none: through the tunnel"
+    )
+    ingress: int = Field(default=1, ge=1, description="ranks that receive, each its band of the rows")
+    credit_mib: float = Field(default=256.0, gt=0, description="bytes in flight that each receiving rank grants")
     checksum: bool = True
     stall_timeout_s: float = Field(default=30.0, gt=0, description="silence after which the scan counts as over")
     connect_timeout_s: float = Field(default=120.0, gt=0)
@@ -155,7 +158,7 @@ class ApsSection(Section):
     """`[aps]`: the wires of aps-mini-apps, where `[producer]` or `[stream]` chooses one of them."""
 
     sync: str | None = Field(default=None, description="the REP socket on which subscribers say that they are ready")
-    subscribers: int = Field(default=1, ge=1, description="how many the publisher waits for")
+    subscribers: int = Field(default=1, ge=1, description="how many the publisher waits for, or this reader stands for")
     queue: int = Field(default=64, ge=1, description="images by which a subscriber may lag before the publisher waits")
     pixel_dtype: Literal["uint8", "uint16", "float32"] | None = Field(
         default=None, description="dtype of the pixels, which the wire does not tell; none: the source's own"
@@ -187,6 +190,15 @@ class Config(Section):
     def _curve_is_native(self) -> Self:
         if self.stream.curve is not None and {self.stream.wire, self.producer.wire} != {"native"}:
             raise ValueError("stream.curve is for the native wire: those of aps-mini-apps know no encryption")
+        return self
+
+    @model_validator(mode="after")
+    def _bands_are_native(self) -> Self:
+        if self.stream.ingress > 1 and self.stream.wire != "native":
+            raise ValueError(
+                f"stream.ingress = {self.stream.ingress} is for the native wire: leave it out with wire = "
+                f"{self.stream.wire!r}, whose frames are whole (tracemq: aps.every_rank lets every rank receive)"
+            )
         return self
 
     def as_dict(self) -> dict[str, Any]:

@@ -133,6 +133,35 @@ def test_a_scan_crosses_whole(sync, unit) -> None:
     assert (events[-1].totals.darks, events[-1].totals.flats) == (2, 2)
 
 
+def test_one_subscriber_may_stand_for_many() -> None:
+    """The original distributor says ready once for each of its workers, but subscribes once."""
+    with sender(sync_listen=ANY, subscribers=3) as source:
+        thread = in_thread(send_all, source, frames())
+        with receiver(source.address, sync_url=source.sync_address, ready=3) as daq:
+            daq.scan()
+            assert len(everything(daq)) == 25
+        thread.join()
+
+
+def test_whoever_says_ready_late_is_answered() -> None:
+    with sender(sync_listen=ANY) as source:
+        thread = in_thread(send_all, source, frames())
+        with receiver(source.address, sync_url=source.sync_address, ready=3) as daq:
+            daq.scan()
+            assert len(everything(daq)) == 25
+        thread.join()
+
+
+def test_a_publisher_that_begins_answers_no_more(shared: Path) -> None:
+    messages = timage_messages(shared)
+    with (
+        Publisher(messages) as source,
+        receiver(source.address, sync_url=source.sync_address, pixel_dtype="float32", ready=3) as daq,
+    ):
+        daq.scan()
+        assert len(everything(daq)) == len(messages)
+
+
 def test_two_subscribers_get_everything_and_a_slow_one_loses_nothing() -> None:
     shape = (256, 1024)
     scan = Scan(scan_id="s", rows=256, cols=1024, projections=20, flats=2, darks=2, dtype="<u2")

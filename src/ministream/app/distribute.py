@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ministream import log
 from ministream.app.announce import announce
-from ministream.app.receivers import open_receiver
+from ministream.app.receivers import open_receiver, receiver_keys
 from ministream.config import Config
 from ministream.errors import ConfigError, FrameError
 from ministream.model import Counters, Frame, FrameKind, Scan
@@ -98,7 +98,11 @@ class _Distributor:
         if options.rows and options.cols:
             self._join(options.rows, options.cols)
         started = time.monotonic()
-        with open_receiver(self._config, [str(self._config.stream.connect)]) as receiver:
+        # the original says ready once for each of its workers
+        ready = max(report.workers, self._config.aps.subscribers)
+        with open_receiver(
+            self._config, [str(self._config.stream.connect)], ready=ready, keys=receiver_keys(self._config)
+        ) as receiver:
             scan = receiver.scan()
             rows = self._rows_of(scan)
             if not report.workers:

@@ -1,120 +1,129 @@
-"""Rank 0's receiving side: its end of the tunnel, the receiver, and the fate of every frame."""
+"""What the receiving ranks take in: the same frames on all of them, and the fate of every frame."""
 
 from __future__ import annotations
 
 import signal
+from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Self
+from dataclasses import dataclass
+from typing import Self, cast
+
+import numpy as np
 
 from ministream import log
-from ministream.app.announce import announce
-from ministream.app.gateway import embedded, own_session
-from ministream.app.receivers import Receiver, open_receiver, receiver_keys
+from ministream.app.entrance import Entrance, Way
+from ministream.app.receivers import Receiver, open_receiver
 from ministream.config import Config
-from ministream.errors import ConfigError, FrameError, MinistreamError
+from ministream.errors import FrameError, MinistreamError, ProtocolError
 from ministream.model import Counters, Frame, FrameKind, Scan
+from ministream.parallel.mpi import Comm, Request
 from ministream.transport import Arrived, Ended, Event, Lost, Refused
+from ministream.wire.native import Share
 
 _LOG = log.get(__name__)
 
+_REASON_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """The next frame in the stream's order; None where it was refused for `reason`."""
+
+    seq: int
+    frame: Frame | None
+    reason: str = ""
+
 
 class Ingress:
-    """Receives the frames of one scan and hands them out without waiting.
+    """Receives one band of every frame, in step with the other receiving ranks, and hands them out without waiting.
 
-    After the end `complete` says whether every projection that was sent arrived whole, `ending` says in one line
-    how it ended, and `failure` is the error that must end the job, if any.
+    `comm` is the receiving ranks'; each makes one. They agree, batch by batch, on what comes next: as many frames as
+    the slowest has, and none that one of them had to refuse. So the ranks behind them have the same projections, and
+    update together. The stream is over for all when it is for one.
 
-    `worker` is (rank, size) where every rank has an ingress of its own; a refused frame ends the stream then, because
-    the other ranks cannot leave the same projection out.
-
-    Raises ConfigError where the configuration names no way to the producer.
+    After the end, `complete` says on each whether every projection that was sent arrived whole, `ending` in one line
+    how it ended, `bytes_received` how much came to all together; and `failure` is the error of this one that must end
+    the job, if any.
     """
 
-    def __init__(self, config: Config, announce_to: Path | None, worker: tuple[int, int] = (0, 1)) -> None:
-        self._config, self._stream = config, config.stream
-        self._worker = worker
+    def __init__(self, comm: Comm, config: Config, entrance: Entrance | None) -> None:
+        self._comm, self._config, self._entrance = comm, config, entrance
         self._stack = ExitStack()
         self._receiver: Receiver | None = None
-        self._over = False
-        self._batch = self._step = 1
+        self._over = self._ended = self._unread = False
+        self._due: deque[_Due] = deque()
+        self._round: Request | None = None
+        self._step = 1
+        self._shape = (0, 0)
         self._projections_fed = 0
         self._last_seq = -1
         self._taken = 0
-        self._session_uid: str | None = None
+        self._strict = config.stream.strict or config.aps.every_rank
         self.counters = Counters()
+        self.bytes_received = 0
         self.complete = False
         self.ending = ""
         self.failure: MinistreamError | None = None
-        self._strict = config.stream.strict or config.aps.every_rank
-        if config.aps.every_rank and (config.stream.wire != "tracemq" or config.tunnel.control is not None):
-            raise ConfigError("[aps] every_rank is for --source-wire tracemq without a tunnel")
-        receiver_keys(config)  # what is wrong with them is said before anybody waits
-        self._server = embedded(config.tunnel, "CONS")
-        if self._server is None and self._stream.connect is None:
-            raise ConfigError(
-                "no way to the producer: give --connect tcp://HOST:PORT for a direct connection, "
-                "--producer HOST:PORT for a tunnel to the producer's control server, or --control HOST:PORT to host "
-                "this side's end of a tunnel that somebody else opens"
-            )
-        if self._server is not None:
-            self._stack.enter_context(self._server)
-        announce(announce_to, control=self._server.address if self._server else None, data=self._stream.connect)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def wait_for_scan(self) -> Scan:
-        """Wait for the tunnel, the producer, and what it says of the scan.
+    def wait_for_scan(self, offered: Way | None, share: Share) -> Scan:
+        """Wait for the producer, and what it says of the scan; `offered`, on rank 0, is the way there.
 
         From then on an interrupt ends the stream in order; a second one ends the job at once.
 
-        Raises PeerLostError when one stays away longer than the configured time, ProtocolError when the producer
-        speaks another protocol.
+        Raises PeerLostError when it stays away longer than the configured time, ProtocolError when it speaks another
+        protocol, ConfigError for an address that cannot be dialled from here.
         """
-        urls = [str(self._stream.connect)]
-        if self._server is not None:
-            if self._config.tunnel.producer is not None:
-                connections = 2 if self._config.aps.sync else 1
-                opened = own_session(self._config.tunnel, self._server, connections, self._stream.connect_timeout_s)
-                self._stack.enter_context(opened)
-            session = self._server.wait_session(self._stream.connect_timeout_s)
-            self._session_uid = session.uid
-            urls = [f"tcp://{listener}" for listener in session.listeners]
-        self._receiver = self._stack.enter_context(open_receiver(self._config, urls, self._worker))
+        way = cast(Way, self._comm.bcast(offered))
+        self._receiver = self._stack.enter_context(
+            open_receiver(
+                self._config,
+                way.urls_for(self._comm.rank),
+                worker=(self._comm.rank, self._comm.size),
+                share=share,
+                keys=way.keys,
+            )
+        )
         scan = self._receiver.scan()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._interrupt)
         return scan
 
-    def begin(self, *, batch: int, step: int) -> None:
-        """Hand out at most `batch` frames at once, and end a batch where the window's next update is due."""
-        self._batch, self._step = batch, step
+    def begin(self, *, batch: int, step: int, shape: tuple[int, int]) -> None:
+        """Hand out at most `batch` frames of `shape` at once, and end a batch where the window's next update is due."""
+        self._step, self._shape = step, shape
+        record = np.dtype([("count", "i8"), ("reasons", f"S{_REASON_BYTES}", (batch,))])
+        self._mine, self._all = np.zeros(1, record), np.zeros(self._comm.size, record)
 
     def feed(self) -> Sequence[Frame] | None:
-        """The frames that have arrived, an empty list where none has, None when no more will come."""
-        assert self._receiver is not None
-        frames: list[Frame] = []
-        while not self._over and len(frames) < self._batch:
-            event = self._receiver.next(0)
-            if event is None:
-                break
-            frame = self._take(event)
-            if frame is None:
-                continue
-            frames.append(frame)
-            self._projections_fed += frame.kind is FrameKind.PROJECTION
-            if frame.kind is FrameKind.PROJECTION and self._projections_fed % self._step == 0:
-                break
-        return frames or (None if self._over else [])
+        """The frames that are there for all, an empty list where none is, None when no more will come.
+
+        Raises ProtocolError for frames of another shape.
+        """
+        if self._ended:
+            return None
+        self._pull()
+        if self._round is None and (self._due or self._over):
+            self._propose()
+        if self._round is None or not self._round.Test():
+            return []
+        self._round = None
+        count = int(self._all["count"].min())
+        if not count:
+            self._end_together()
+            return None
+        return self._hand_out(count)
 
     def acknowledge(self) -> None:
         """Everything handed out so far has reached its window: let the producer send more."""
         assert self._receiver is not None
+        self._unread = False
         if self._last_seq >= 0:
             self._receiver.ack(self._last_seq)
 
@@ -123,45 +132,89 @@ class Ingress:
         """Whole frames that have come and have not been handed out."""
         return self._receiver.report.received - self._taken if self._receiver is not None else 0
 
-    @property
-    def bytes_received(self) -> int:
-        """Bytes of pixels that came over the data connection."""
-        return self._receiver.report.bytes if self._receiver is not None else 0
-
     def tunnel(self) -> dict[str, str] | None:
-        """Kind of data server and cipher of the tunnel in use; None without one."""
-        if self._server is None or self._session_uid is None:
-            return None
-        session = next((s for s in self._server.sessions() if s.uid == self._session_uid), None)
-        if session is None:
-            return {"kind": "gone"}
-        return {"kind": session.kind, "cipher": session.traffic.cipher or "none"}
+        """Kind of data server and cipher of the tunnel in use; None without one, and on other ranks than rank 0."""
+        return self._entrance.tunnel() if self._entrance is not None else None
 
-    def _take(self, event: Event) -> Frame | None:
+    def _pull(self) -> None:
+        """Take what has come to this rank, as much as one batch holds."""
+        assert self._receiver is not None
+        while not self._over and len(self._due) < self._mine["reasons"].size:
+            event = self._receiver.next(0)
+            if event is None:
+                break
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
         match event:
             case Arrived(seq=seq, frame=frame):
-                self._last_seq = seq
-                self._taken += 1
-                self.counters.received += frame.kind is FrameKind.PROJECTION
-                return frame
+                if frame.pixels.shape != self._shape:
+                    raise ProtocolError(f"{frame.pixels.shape} pixels came to the rank that has {self._shape} of them")
+                self._due.append(_Due(seq, frame))
             case Refused(seq=seq, reason=reason, text=text):
-                self._last_seq = seq
-                self.counters.refuse(reason)
                 _LOG.warning("frame refused: %s", text)
                 if self._strict:
+                    self.counters.refuse(reason)
                     self._end(text, FrameError(f"{text}; the job is strict"))
+                else:
+                    self._due.append(_Due(seq, None, reason))
             case Ended(totals=totals):
                 self.counters.sent, self.counters.dropped = totals.projections, totals.dropped
                 self._end("the producer sent everything")
-                whole = self.counters.received == totals.projections
-                self.complete = whole and not (totals.dropped or self.counters.refused)
+                self.complete = not totals.dropped
             case Lost(text=text):
                 self._end(text)
-        return None
+
+    def _propose(self) -> None:
+        """Begin to tell the others what is due here."""
+        reasons = self._mine["reasons"][0]
+        self._mine["count"] = min(len(self._due), reasons.size)
+        reasons[:] = b""
+        for k, due in zip(range(reasons.size), self._due, strict=False):
+            reasons[k] = due.reason.encode()[:_REASON_BYTES]
+        self._round = self._comm.raw.Iallgather(self._mine.view(np.uint8), self._all.view(np.uint8))
+
+    def _hand_out(self, count: int) -> list[Frame]:
+        """The next `count` frames of the stream, or those up to the window's next update, without the refused ones."""
+        frames: list[Frame] = []
+        for refusals in self._all["reasons"][:, :count].T:
+            due = self._due.popleft()
+            self._last_seq = due.seq
+            self._taken += due.frame is not None
+            reason = next((text.decode() for text in refusals if text), "")
+            if reason or due.frame is None:
+                self.counters.refuse(reason)
+                continue
+            frames.append(due.frame)
+            if due.frame.kind is FrameKind.PROJECTION:
+                self.counters.received += 1
+                self._projections_fed += 1
+                if self._projections_fed % self._step == 0:
+                    break
+        self._unread = self._unread or bool(frames)
+        if not self._unread:
+            self.acknowledge()  # nobody else will: they were refused elsewhere
+        return frames
+
+    def _end_together(self) -> None:
+        """Nothing more comes, as one of the receiving ranks has found: the scan is complete only if it is for each."""
+        assert self._receiver is not None
+        if not self._unread:
+            self.acknowledge()
+        self._ended = self._over = True
+        whole = self.counters.received == self.counters.sent and not self.counters.refused
+        report = (self.complete and whole, self.ending, self._receiver.report.bytes)
+        reports = self._comm.allgather(report)
+        self.bytes_received = sum(received for _, _, received in reports)
+        self.complete = all(complete for complete, _, _ in reports)
+        endings = [(rank, how) for rank, (complete, how, _) in enumerate(reports) if how and not complete]
+        if not self.complete and endings:
+            rank, how = endings[0]
+            self.ending = f"receiving rank {rank}: {how}" if rank else how
+        _LOG.info("end of the stream: %s", self.ending)
 
     def _end(self, how: str, failure: MinistreamError | None = None) -> None:
         self._over, self.ending, self.failure = True, how, failure
-        _LOG.info("end of the stream: %s", how)
 
     def _interrupt(self, number: int, _frame: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)

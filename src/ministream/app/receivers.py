@@ -11,6 +11,7 @@ from ministream.errors import ConfigError
 from ministream.model import CurveKeys, Scan
 from ministream.transport import DaqReceiver, Event, FrameReceiver, ReceiverReport, TraceMqReceiver
 from ministream.tunnel import curve
+from ministream.wire.native import Share
 
 
 class Receiver(AbstractContextManager["Receiver"], Protocol):
@@ -39,10 +40,20 @@ def receiver_keys(config: Config) -> CurveKeys | None:
     return curve.load(config.stream.curve, "receiver") if config.stream.curve else None
 
 
-def open_receiver(config: Config, urls: Sequence[str], worker: tuple[int, int] = (0, 1)) -> Receiver:
+def open_receiver(
+    config: Config,
+    urls: Sequence[str],
+    *,
+    worker: tuple[int, int] = (0, 1),
+    ready: int | None = None,
+    share: Share | None = None,
+    keys: CurveKeys | None = None,
+) -> Receiver:
     """A receiver of `[stream] wire`, for what is sent at `urls`: the data, and behind a tunnel the sync socket.
 
-    `worker` says which TraceMQ worker it is, of how many. Raises ConfigError for what is missing or not understood.
+    `worker` says which TraceMQ worker it is, of how many; `ready` for how many subscribers it stands on the TImage
+    wire, `[aps] subscribers` unless given; `share` which rows it wants, and `keys` encrypt, on the native
+    wire. Raises ConfigError for what is missing or not understood.
     """
     stream, aps = config.stream, config.aps
     timeouts = {"connect_timeout_s": stream.connect_timeout_s, "stall_timeout_s": stream.stall_timeout_s}
@@ -53,6 +64,7 @@ def open_receiver(config: Config, urls: Sequence[str], worker: tuple[int, int] =
             return DaqReceiver(
                 urls[0],
                 sync_url=urls[1] if len(urls) > 1 else aps.sync,
+                ready=ready or aps.subscribers,
                 pixel_dtype=aps.pixel_dtype,
                 angle_unit=aps.angle_unit or "degrees",
                 hold_bytes=int(aps.hold_mib * 2**20),
@@ -68,5 +80,6 @@ def open_receiver(config: Config, urls: Sequence[str], worker: tuple[int, int] =
                 credit_bytes=int(stream.credit_mib * 2**20),
                 connect_timeout_s=stream.connect_timeout_s,
                 stall_timeout_s=stream.stall_timeout_s,
-                keys=receiver_keys(config),
+                keys=keys,
+                share=share,
             )

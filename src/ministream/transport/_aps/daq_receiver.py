@@ -32,7 +32,8 @@ RECEIVE_QUEUE = 16
 class DaqReceiver:
     """Reads one scan from a program that publishes TImage, as the native receiver reads one from our producer.
 
-    `url` is the publisher; `sync_url`, where there is one, its REP socket, which counts the subscribers it waits for.
+    `url` is the publisher; `sync_url`, where there is one, its REP socket, which counts the subscribers it waits for:
+    this one counts as `ready` of them, for a publisher that expects as many as there are reconstruction workers.
     A publisher does not wait for a slow subscriber: what it drops shows as missing numbers.
     """
 
@@ -41,6 +42,7 @@ class DaqReceiver:
         url: str,
         *,
         sync_url: str | None,
+        ready: int = 1,
         pixel_dtype: str,
         angle_unit: AngleUnit,
         hold_bytes: int,
@@ -48,7 +50,7 @@ class DaqReceiver:
         connect_timeout_s: float,
         stall_timeout_s: float,
     ) -> None:
-        self._url, self._sync_url = url, sync_url
+        self._url, self._sync_url, self._ready = url, sync_url, ready
         self._dtype = np.dtype(pixel_dtype)
         self._connect_timeout_s, self._stall_timeout_s = connect_timeout_s, stall_timeout_s
         self._stream = DaqStream(
@@ -136,13 +138,21 @@ class DaqReceiver:
             monitor.close()
 
     def _synchronize(self, url: str) -> None:
+        """Say ready as often as is expected; a publisher that expects it less often begins, and answers no more."""
         with self._context.socket(zmq.REQ) as socket:
             socket.set(zmq.LINGER, 0)
             connect(socket, url)
-            socket.send(b"")
-            if not socket.poll(milliseconds(self._connect_timeout_s)):
-                raise PeerLostError(f"{url}: the publisher did not answer within {self._connect_timeout_s:g} s")
-            socket.recv()
+            poller = zmq.Poller()
+            for one in (socket, self._socket):
+                poller.register(one, zmq.POLLIN)
+            for _ in range(self._ready):
+                socket.send(b"")
+                heard = dict(poller.poll(milliseconds(self._connect_timeout_s)))
+                if not heard:
+                    raise PeerLostError(f"{url}: the publisher did not answer within {self._connect_timeout_s:g} s")
+                if socket not in heard:
+                    break
+                socket.recv()
 
     def _read(self, timeout_s: float) -> None:
         """Take one message, if one comes in time, and queue what it causes."""

@@ -19,12 +19,16 @@ from ministream.wire.timage import ImageType
 
 _log = log.get(__name__)
 
+SUBSCRIPTION_S = 0.5
+"""How long a subscription may take after its subscriber said ready on another connection."""
+
 
 class DaqSender:
     """Publishes one scan as TImage, as the native sender sends one to our receiver.
 
-    It waits for `subscribers` subscriptions, and with `sync_listen` for as many subscribers to say there that they
-    are ready, as those of aps-mini-apps do. A subscriber that lags by more than `queue` images makes `send` wait.
+    It waits for `subscribers` subscriptions, or with `sync_listen` until somebody said ready there so many times, as
+    the programs of aps-mini-apps do: their distributor subscribes once, but says ready once for each of its workers.
+    A subscriber that lags by more than `queue` images makes `send` wait.
     `pixel_dtype` converts the pixels; None sends them as they are. `drain_s` is how long `finish` waits for the
     subscribers to leave, where a tunnel that ends with this job would take along what is still on its way.
     """
@@ -50,7 +54,7 @@ class DaqSender:
             FrameKind.DARK: scan.flats,
             FrameKind.PROJECTION: scan.flats + scan.darks,
         }
-        self._wanted, self._subscribers = subscribers, 0
+        self._wanted, self._subscribers, self._ready = subscribers, 0, 0
         self._pixel_dtype, self._angle_unit = pixel_dtype, angle_unit
         self._peer_timeout_s, self._stall_timeout_s, self._drain_s = peer_timeout_s, stall_timeout_s, drain_s
         self._projections = self._bytes = 0
@@ -110,37 +114,45 @@ class DaqSender:
         self._hand_over(timage.END_OF_DATA)
         deadline = time.monotonic() + self._drain_s
         while self._subscribers > 0 and self._socket.poll(milliseconds(deadline - time.monotonic())):
-            self._count_subscribers()
+            self._hear()
         if self._drain_s and self._subscribers:
             _log.warning("%s: %d subscribers have not left in %g s", self.address, self._subscribers, self._drain_s)
         seconds = time.monotonic() - (self._started_s or time.monotonic())
         return SenderReport(projections=self._projections, bytes=self._bytes, seconds=seconds)
 
     def _wait_for_subscribers(self) -> None:
-        ready = self._wanted if self._sync is None else 0
         poller = zmq.Poller()
         for socket in filter(None, (self._socket, self._sync)):
             poller.register(socket, zmq.POLLIN)
         deadline = time.monotonic() + self._peer_timeout_s
-        while ready < self._wanted or self._subscribers < self._wanted:
-            waiting = poller.poll(milliseconds(deadline - time.monotonic()))
-            if not waiting:
-                came = min(ready, self._subscribers) if self._sync else self._subscribers
+        while not self._awaited():
+            if not poller.poll(milliseconds(deadline - time.monotonic())):
+                came = self._subscribers if self._sync is None else self._ready
                 raise PeerLostError(
                     f"{self.address}: {came} of {self._wanted} subscribers came within {self._peer_timeout_s:g} s"
                 )
-            if self._sync is not None and (self._sync, zmq.POLLIN) in waiting:
-                self._sync.recv()
-                self._sync.send(b"")
-                ready += 1
-            self._count_subscribers()
+            self._hear()
+        deadline = time.monotonic() + SUBSCRIPTION_S
+        while self._subscribers < self._wanted and self._socket.poll(milliseconds(deadline - time.monotonic())):
+            self._hear()
 
-    def _count_subscribers(self) -> None:
+    def _awaited(self) -> bool:
+        """Everybody has come; of those who said ready on the sync socket, subscriptions may still be on their way."""
+        if self._sync is None:
+            return self._subscribers >= self._wanted
+        return self._ready >= self._wanted and self._subscribers > 0
+
+    def _hear(self) -> None:
+        """Count subscriptions; answer whoever says ready, also those who come late: they wait for it."""
         while self._socket.poll(0):
             self._subscribers += 1 if self._socket.recv()[:1] == b"\x01" else -1
+        while self._sync is not None and self._sync.poll(0):
+            self._sync.recv()
+            self._sync.send(b"")
+            self._ready += 1
 
     def _hand_over(self, message: bytes | memoryview) -> None:
-        self._count_subscribers()
+        self._hear()
         if self._subscribers < 1:
             raise PeerLostError(f"{self.address}: the last subscriber left before the end of the scan")
         try:
