@@ -93,7 +93,9 @@ def stages(summary: dict[str, Any]) -> dict[str, dict[str, float]]:
     ranks = summary["stages_per_rank"]
     names = sorted({name for rank in ranks for name in rank})
     seconds = {name: [rank.get(name, 0.0) for rank in ranks] for name in names}
-    return {
-        name: {"min": min(values), "median": float(np.median(values)), "max": max(values)}
-        for name, values in seconds.items()
-    }
+    return {name: spread(values) for name, values in seconds.items()}
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Minimum, median and maximum over the ranks."""
+    return {"min": min(values), "median": float(np.median(values)), "max": max(values)}

@@ -13,13 +13,14 @@ Row = Mapping[str, Any]
 
 # In the order of a projection's way; the colours keep their distance for the colour-blind too.
 STAGES = {
-    "wait": "#bbbbbb",
+    "receive": "#dddddd",
+    "scatter": "#ee8866",
     "prep": "#66ccee",
     "forward": "#4477aa",
     "back": "#228833",
     "update": "#ccbb44",
     "write": "#ee6677",
-    "quality": "#aa3377",
+    "idle": "#888888",
 }
 MARKERS = "osD^vP*X"
 INCHES = (3.5, 2.8)  # one column of a journal

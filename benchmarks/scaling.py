@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ import numpy as np
 from benchmarks import _pair, _scaling_figures, machine
 from benchmarks._pair import Case
 
-COMMUNICATION = ("wait",)
+COMPUTE = ("prep", "forward", "back", "update")
+COMMUNICATION = ("scatter", "idle")
 
 
 def main(argv: list[str]) -> int:
@@ -101,26 +103,38 @@ def _measure(mode: str, case: Case, options: argparse.Namespace) -> dict[str, An
     summary = sorted(runs, key=lambda run: run["seconds"])[len(runs) // 2]
     if not summary["complete"]:
         raise RuntimeError(f"{case.name}: the scan is incomplete: {summary['ending']}")
-    update = [rank["update"] + rank["forward"] + rank["back"] for rank in _each(summary)]
-    waiting = [sum(rank.get(stage, 0.0) for stage in COMMUNICATION) for rank in summary["stages_per_rank"]]
+    return describe(mode, case, summary, options.cores)
+
+
+def describe(mode: str, case: Case, summary: Mapping[str, Any], cores: int) -> dict[str, Any]:
+    """One point: what a reader wants to know of a job's summary."""
+    ranks = summary["stages_per_rank"]
+    computing, talking = (_of_each(ranks, stages) for stages in (COMPUTE, COMMUNICATION))
+    update = _of_each(ranks, COMPUTE[1:])
+    memory = summary["peak_memory_mib"]
     return {
         "mode": mode,
         **asdict(case),
-        "oversubscribed": case.cores > options.cores,
+        "oversubscribed": case.cores > cores,
         "seconds": summary["seconds"],
         "projections_per_s": summary["projections_per_s"],
         "gups": case.pixel_updates / summary["seconds"] / 1e9,
         "gups_update": case.pixel_updates / max(update) / 1e9,
-        "communication_share": float(np.mean(waiting)) / summary["seconds"],
-        "imbalance": max(update) / float(np.mean(update)) - 1,
-        "bytes": summary["bytes"],
-        "memory_mib": max(summary["peak_memory_mib"]),
+        "communication_share": float(np.mean(talking)) / summary["seconds"],
+        "imbalance": max(computing) / float(np.mean(computing)) - 1,
+        "bytes_received": summary["bytes"],
+        "bytes_scattered": summary["bytes_scattered"],
+        "bytes_written": summary["bytes_written"],
+        "write_hidden_s": summary["write_hidden_s"],
+        "memory_mib": _pair.spread(memory),
         "stages": _pair.stages(summary),
+        "stages_per_rank": ranks,
     }
 
 
-def _each(summary: dict[str, Any]) -> list[dict[str, float]]:
-    return [{"update": 0.0, "forward": 0.0, "back": 0.0} | rank for rank in summary["stages_per_rank"]]
+def _of_each(ranks: Sequence[Mapping[str, float]], stages: Sequence[str]) -> list[float]:
+    """Seconds of each rank in these stages together."""
+    return [sum(rank.get(stage, 0.0) for stage in stages) for rank in ranks]
 
 
 def collect(study: Path) -> None:
@@ -129,8 +143,8 @@ def collect(study: Path) -> None:
     rows = [point | {"efficiency": efficiency(point, points)} for point in points]
     (study / "points.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     columns = ("mode", "n", "rows", "ranks", "threads", "seconds", "projections_per_s", "gups", "efficiency")
-    more = ("communication_share", "imbalance", "memory_mib", "oversubscribed")
-    machine.show([{key: row[key] for key in (*columns, *more)} for row in rows])
+    more = ("communication_share", "imbalance", "oversubscribed")
+    machine.show([{key: row[key] for key in (*columns, *more)} | {"mib": row["memory_mib"]["max"]} for row in rows])
     trusted = [row for row in rows if not row["oversubscribed"]]
     for figure in _scaling_figures.draw(trusted, study):
         print(figure)

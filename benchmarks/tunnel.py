@@ -55,7 +55,7 @@ def _measure_all(ways: list[tuple[str, str]], count: int, options: argparse.Name
     with Producer() as producer:
         for _ in range(options.rounds):
             for kind, how in ways:
-                with _tunnelled(kind, how, producer.address, count) as listeners:
+                with tunnelled(kind, how, producer.address, count) as listeners:
                     rate = goodput(listeners, options.seconds)
                     found[kind, how].append((rate, *round_trips(listeners[0], options.round_trips)))
     medians = {
@@ -78,7 +78,7 @@ def _measure_all(ways: list[tuple[str, str]], count: int, options: argparse.Name
 
 
 @contextmanager
-def _tunnelled(kind: str, how: str, target: str, count: int) -> Iterator[list[str]]:
+def tunnelled(kind: str, how: str, target: str, count: int) -> Iterator[list[str]]:
     """The addresses that a consumer dials."""
     if kind == "direct":
         yield [target] * count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from benchmarks import __main__ as frame
 from benchmarks import machine, model, scaling
 from benchmarks._pair import Case
+from ministream.app.model import Layout, Machine, Workload, update_parts_s, moments
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -75,20 +77,80 @@ def test_efficiency_is_relative_to_the_fewest_cores_of_a_series(mode: str, rows:
     assert [scaling.efficiency(one, points) for one in points] == pytest.approx([1.0, 0.8, 1.0])
 
 
-def test_the_constants_of_a_machine_are_found_again() -> None:
-    """Stage times that follow the model exactly give its constants back."""
-    per_slice, shared, per_update = 2e-10, 3e-9, 0.01
+CONSTANTS = {
+    "updates_per_core": 5e9,
+    "slices_0": 6.0,
+    "crowding": 0.2,
+    "weights_per_core": 2e8,
+    "seconds_per_pixel": 1e-8,
+    "seconds_per_update": 0.01,
+    "prep_pixels_per_rank": 1e8,
+}
+
+
+def study(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """Points of a machine of two cores that does exactly what the model says."""
+    monkeypatch.setattr(model, "_cores", lambda: 2)
+    known = CONSTANTS | {"cores_per_node": 2, "ranks_per_node": 1, "memory_gib_per_node": 8, "write_bytes": 1e9}
+    exact = Machine.model_validate(known | {"ingress_bytes": 1e9, "seconds_per_frame": 0, "scatter_bytes": 1e9})
     points = []
-    for rows in (16, 32, 64):
-        for threads in (1, 2):
-            one = point(case(rows=rows, threads=threads))
-            visits = case(rows=rows).pixel_updates / rows / threads
-            seconds = visits * (rows * per_slice + shared) + 3 * per_update
-            points.append(one | {"stages": {name: {"max": seconds / 3} for name in ("forward", "back", "update")}})
-    assert model._fit_update(points) == pytest.approx([per_slice, shared, per_update], rel=1e-6)
+    for rows, n, ranks, threads in itertools.product((16, 32, 64), (100, 200), (1, 2), (1, 2)):
+        if ranks * threads > 2:
+            continue
+        one = point(case(rows=rows, n=n, ranks=ranks, threads=threads))
+        parts = [update_parts_s(exact, work(one), Layout(ranks=ranks, threads=threads), m) for m in moments(work(one))]
+        total = {name: sum(part[name] for part in parts) for name in parts[0]}
+        half = total["update"] / 2
+        stages = {"forward": half, "back": half, "update": total["weights"], "prep": total["prep"], "idle": 0.0}
+        spread = {name: {"min": seconds, "max": seconds} for name, seconds in stages.items()}
+        points.append(one | {"stages": spread, "seconds": sum(stages.values())})
+    return points
+
+
+def work(one: dict) -> Workload:
+    return model._work(one)
+
+
+def test_the_constants_of_a_machine_are_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stage times that follow the model exactly give its constants back, and the model then meets the seconds."""
+    points = study(monkeypatch)
+    found = model.fit(points)
+    assert found == pytest.approx(CONSTANTS, rel=1e-3)
+    others = {"cores_per_node": 2, "ranks_per_node": 1, "memory_gib_per_node": 8, "write_bytes": 1e9}
+    known = Machine.model_validate(
+        found | others | {"ingress_bytes": 1e9, "seconds_per_frame": 0, "scatter_bytes": 1e9}
+    )
+    for one in points:
+        compared = model._compare(known, points, one)
+        assert compared["error"] == pytest.approx(0, abs=1e-3)
+        assert compared["left_out"] == pytest.approx(0, abs=1e-3)
 
 
 def test_a_study_of_one_slab_height_is_refused() -> None:
-    stages = {name: {"max": 1.0} for name in ("forward", "back", "update")}
     with pytest.raises(SystemExit, match="several numbers of --slices"):
-        model._fit_update([point(case(n=n)) | {"stages": stages} for n in (100, 100)])
+        model.fit([point(case(n=n)) for n in (100, 100)])
+
+
+def test_a_scaling_point_says_where_the_time_went() -> None:
+    """Shares, imbalance and bytes from what the ranks report."""
+    ranks = [
+        {"forward": 3.0, "back": 2.0, "update": 1.0, "prep": 0.0, "scatter": 0.5, "idle": 0.0},
+        {"forward": 2.0, "back": 1.0, "update": 1.0, "prep": 0.0, "scatter": 0.5, "idle": 2.0},
+    ]
+    summary = {
+        "seconds": 10.0,
+        "projections_per_s": 9.6,
+        "stages_per_rank": ranks,
+        "bytes": 100,
+        "bytes_scattered": 50,
+        "bytes_written": 400,
+        "write_hidden_s": 0.5,
+        "peak_memory_mib": [30.0, 20.0],
+    }
+    found = scaling.describe("strong", case(ranks=2), summary, cores=1)
+    assert found["communication_share"] == pytest.approx((0.5 + 2.5) / 2 / 10)
+    assert found["imbalance"] == pytest.approx(6 / 5 - 1)
+    assert found["oversubscribed"]
+    assert found["memory_mib"] == {"min": 20.0, "median": 25.0, "max": 30.0}
+    assert found["stages"]["idle"] == {"min": 0.0, "median": 1.0, "max": 2.0}
+    assert (found["bytes_received"], found["bytes_scattered"], found["bytes_written"]) == (100, 50, 400)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,14 @@ import pytest
 from ministream.app.model import (
     Layout,
     Machine,
+    Moment,
     Workload,
     ingress_for,
+    moments,
     nodes_for,
     on_nodes,
     predict,
     scan_s,
-    update_s,
 )
 from ministream.cli.model import load_machine
 from ministream.errors import ConfigError
@@ -26,10 +28,11 @@ MACHINE = Machine(
     memory_gib_per_node=16.0,
     updates_per_core=1e9,
     slices_0=0.0,
-    seconds_per_update=0.0,
-    prep_pixels_per_core=1e12,
+    weights_per_core=1e15,
+    prep_pixels_per_rank=1e12,
     ingress_bytes=1e9,
     seconds_per_frame=0.0,
+    ingress_cores=0.0,
     scatter_bytes=2e9,
     write_bytes=1e8,
 )
@@ -40,14 +43,51 @@ def with_(**constants: float) -> Machine:
     return Machine.model_validate(MACHINE.model_dump() | constants)
 
 
+def seconds_of(part: str, machine: Machine = MACHINE, work: Workload = WORK, ranks: int = 2, threads: int = 2) -> float:
+    return predict(machine, work, Layout(ranks=ranks, threads=threads)).parts_s[part]
+
+
 def test_an_update_costs_its_pixel_updates() -> None:
     # 1000² pixels × 100 projections × 32 slices on 2 threads of 1e9 updates/s
-    assert update_s(MACHINE, WORK, 32, 2, 100) == pytest.approx(1.6)
+    assert seconds_of("update") == pytest.approx(1.6)
 
 
 def test_padding_and_shared_work_cost_too() -> None:
-    assert update_s(MACHINE, WORK, 17, 2, 100) == update_s(MACHINE, WORK, 32, 2, 100)
-    assert update_s(with_(slices_0=32.0), WORK, 32, 2, 100) == pytest.approx(3.2)
+    assert seconds_of("update", work=replace(WORK, rows=33)) == pytest.approx(1.6)
+    assert seconds_of("update", with_(slices_0=32.0)) == pytest.approx(3.2)
+
+
+def test_a_crowded_node_is_slower() -> None:
+    """Crowding counts in full when all of the four cores compute, and not at all when one does."""
+    assert seconds_of("update", with_(crowding=0.5)) == pytest.approx(1.5 * 1.6)
+    assert seconds_of("update", with_(crowding=0.5), ranks=1, threads=1) == pytest.approx(4 * 1.6)
+    assert seconds_of("update", ranks=4, threads=2) == pytest.approx(1.6)  # eight threads on four cores
+
+
+def test_ranks_do_not_share_the_work_on_weights() -> None:
+    # 1000² pixels, 50 projections that come (twice) and 50 that go
+    slow = with_(weights_per_core=1e8)
+    assert seconds_of("weights", slow, ranks=1) == seconds_of("weights", slow) == pytest.approx(1000**2 * 150 / 2e8)
+    assert seconds_of("weights", with_(seconds_per_pixel=1e-8, seconds_per_update=0.1)) == pytest.approx(0.11, rel=1e-2)
+
+
+def test_cores_that_receive_do_not_compute() -> None:
+    """Two of four cores receive for a second: half a second of all four, unless cores are free."""
+    slow = with_(ingress_bytes=50 * WORK.frame_bytes, ingress_cores=2.0)
+    assert seconds_of("receiving", slow) == pytest.approx(0.5)
+    assert seconds_of("receiving", slow, ranks=2, threads=1) == 0
+
+
+def test_the_updates_of_a_scan() -> None:
+    work = replace(WORK, projections=190, length=100, step=60)
+    assert moments(work) == [
+        Moment(held=60, new=60),
+        Moment(held=100, new=60, gone=20),
+        Moment(held=100, new=60, gone=60),
+        Moment(held=100, new=10, gone=10),
+    ]
+    assert moments(work)[1].changed == 140
+    assert moments(replace(work, projections=100, length=50, step=50))[1] == Moment(held=50, new=50)
 
 
 def test_compute_bounds_a_slow_machine() -> None:
@@ -74,11 +114,13 @@ def test_scatter_bounds_where_the_network_between_ranks_is_slow() -> None:
     assert predict(slow, WORK, Layout(ranks=1, threads=1)).scatter_s == 0
 
 
-def test_snapshots_hold_the_ranks_up() -> None:
-    work = Workload(rows=64, cols=1000, projections=400, length=100, step=50, write_freq=2)
+def test_snapshots_are_written_while_the_ranks_compute() -> None:
+    """Only the copy takes their time, until the disk is slower than they are."""
+    work = replace(WORK, write_freq=2)
     plain = predict(MACHINE, WORK, Layout(ranks=2, threads=2))
-    written = predict(MACHINE, work, Layout(ranks=2, threads=2))
-    assert written.compute_s - plain.compute_s == pytest.approx(64 * 1000**2 * 4 / 1e8 / 2)
+    written = predict(with_(copy_bytes=1e9), work, Layout(ranks=2, threads=2))
+    assert written.compute_s - plain.compute_s == pytest.approx(32 * 1000**2 * 4 / 1e9 / 2)
+    assert written.write_s == pytest.approx(64 * 1000**2 * 4 / 1e8 / 2)
     assert predict(with_(write_bytes=1e6), work, Layout(ranks=2, threads=2)).bound == "write"
 
 
@@ -87,9 +129,16 @@ def test_memory_that_is_not_there_bounds() -> None:
 
 
 def test_a_whole_scan_fills_its_window_first() -> None:
-    # Eight updates; the first sees half a window. Before it, its 50 frames arrive.
-    arrive = 50 * WORK.frame_bytes / 1e9
-    assert scan_s(MACHINE, WORK, Layout(ranks=2, threads=2)) == pytest.approx(arrive + 7.5 * 1.6, rel=1e-3)
+    # Eight updates; the first sees half a window. All 400 frames are within the credit.
+    assert scan_s(MACHINE, WORK, Layout(ranks=2, threads=2)) == pytest.approx(7.5 * 1.6, rel=1e-3)
+
+
+def test_what_the_credit_does_not_cover_arrives_later() -> None:
+    """The credit covers the first 300 frames; the last 100 take longer than the updates before them."""
+    slow = with_(updates_per_core=1e12, ingress_bytes=WORK.frame_bytes)
+    work = replace(WORK, credit_bytes=300 * WORK.frame_bytes)
+    assert scan_s(slow, work, Layout(ranks=2, threads=2)) == pytest.approx(100, rel=1e-3)
+    assert scan_s(slow, replace(work, credit_bytes=0), Layout(ranks=2, threads=2)) == pytest.approx(400, rel=1e-3)
 
 
 def test_the_fewest_nodes_that_keep_up() -> None:

@@ -1,16 +1,21 @@
 """A performance model: what a machine of known constants does with a streamed scan, and what bounds it.
 
-All resources work at once: rank 0 receives and scatters while every rank corrects and updates, so a scan runs at the
-pace of the slowest of them. For one window step of `step` projections:
+All resources work at once: rank 0 receives and scatters while every rank corrects and updates and a thread of each
+writes, so a scan runs at the pace of the slowest of them. For one window step of `step` projections:
 
     ingress   step (frame bytes / ingress bandwidth + time per frame), the frame's bands over k receiving ranks
-    scatter   step × frame bytes × (1 - 1/R) / scatter bandwidth: what a receiving rank sends to the others
-    compute   prep: step × pixels / (prep rate × cores)
-              + update: iterations × n² × length × (padded slices + slices₀) / (update rate × threads) + time per update
-              + write: volume / write bandwidth, every `write_freq` updates; ranks that write do not compute
+    scatter   step × frame bytes × (1 - k/R) / scatter bandwidth: what a receiving rank sends to the others
+    compute   prep: step × pixels / prep rate
+              + update: iterations × n² × length × (padded slices + slices₀) / (update rate × threads)
+              + weights: n² × changed / (weight rate × threads) + n² × time per pixel + time per update
+              + copy: image / copy bandwidth, where a snapshot is due
+              + receiving: what the cores that receive take from those that compute, where a node has none to spare
+    write     volume / write bandwidth, where a snapshot is due
 
 The update's cost per projection and pixel of one slice has a part that is paid once for all slices of the slab (the
-geometry), written as `slices₀` more slices.
+geometry), written as `slices₀` more slices. Weights are the same on every rank: ranks do not share that work. `changed`
+counts a projection that comes twice (row and column sums) and one that leaves once. A core is slower by `crowding`
+when all cores of its node compute.
 """
 
 from __future__ import annotations
@@ -37,17 +42,25 @@ class Machine(config.Section):
     memory_gib_per_node: float = Field(gt=0)
     updates_per_core: float = Field(gt=0, description="pixel updates (forward and back together) of one core")
     slices_0: float = Field(ge=0, description="slices that the work shared by all slices of a slab amounts to")
-    seconds_per_update: float = Field(ge=0)
-    prep_pixels_per_core: float = Field(gt=0)
+    crowding: float = Field(default=0.0, ge=0, description="by how much a core is slower when all of the node compute")
+    weights_per_core: float = Field(gt=0, description="pixels of the weights, per projection that comes or goes")
+    seconds_per_pixel: float = Field(default=0.0, ge=0, description="of the weights once per update, on one core")
+    seconds_per_update: float = Field(default=0.0, ge=0)
+    prep_pixels_per_rank: float = Field(gt=0, description="corrected; one thread of a rank does it")
     ingress_bytes: float = Field(gt=0, description="what one receiving rank takes from its tunnel")
     seconds_per_frame: float = Field(ge=0, description="what a receiving rank spends on a frame of no size")
+    ingress_cores: float = Field(default=2.0, ge=0, description="cores that receiving at full speed keeps busy")
     scatter_bytes: float = Field(gt=0, description="what one rank sends to the others")
     write_bytes: float = Field(gt=0, description="what all ranks together write")
+    copy_bytes: float = Field(default=5e9, gt=0, description="what one core copies: an image, before it is written")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """A streamed scan and its window. `projections` only matters to a scan that ends."""
+    """A streamed scan and its window. `projections` only matters to a scan that ends.
+
+    `credit_bytes` may be on the way before anything is computed.
+    """
 
     rows: int
     cols: int
@@ -57,6 +70,7 @@ class Workload:
     iterations: int = 1
     write_freq: int = 0
     pixel_bytes: int = 2
+    credit_bytes: int = 256 << 20
 
     @property
     def frame_bytes(self) -> int:
@@ -87,13 +101,14 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Seconds per window step for each resource, and what follows."""
+    """Seconds per window step for each resource, and what follows; `parts_s` are those of `compute_s`."""
 
     layout: Layout
     step: int
     ingress_s: float
     scatter_s: float
     compute_s: float
+    write_s: float
     parts_s: dict[str, float]
     memory_gib_per_node: float
     memory_share: float
@@ -101,7 +116,14 @@ class Prediction:
     @property
     def seconds(self) -> float:
         """One window step."""
-        return max(self.ingress_s, self.scatter_s, self.compute_s)
+        return max(self.limits_s.values())
+
+    @property
+    def limits_s(self) -> dict[str, float]:
+        """Seconds of each resource; computing goes by the name of its largest part."""
+        slowest = max(self.parts_s, key=lambda part: self.parts_s[part])
+        named = {"ingress": self.ingress_s, "scatter": self.scatter_s, "write": self.write_s}
+        return named | {slowest: self.compute_s}
 
     @property
     def projections_per_s(self) -> float:
@@ -111,11 +133,8 @@ class Prediction:
     @property
     def bound(self) -> str:
         """What limits it: memory that is not there, or the slowest resource."""
-        if self.memory_share > 1:
-            return "memory"
-        slowest = max(self.parts_s, key=lambda part: self.parts_s[part])
-        limits = {"ingress": self.ingress_s, "scatter": self.scatter_s, slowest: self.compute_s}
-        return max(limits, key=lambda name: limits[name])
+        limits = self.limits_s
+        return "memory" if self.memory_share > 1 else max(limits, key=lambda name: limits[name])
 
 
 def predict(machine: Machine, work: Workload, layout: Layout) -> Prediction:
@@ -123,42 +142,99 @@ def predict(machine: Machine, work: Workload, layout: Layout) -> Prediction:
     largest = work.largest_slab(layout.ranks)
     receiving = min(layout.ingress, layout.ranks)
     band = work.frame_bytes / receiving
-    parts = {
-        "prep": work.step * largest * work.cols / (machine.prep_pixels_per_core * layout.threads),
-        "update": update_s(machine, work, largest, layout.threads, work.length),
-        "write": work.volume_bytes / machine.write_bytes / work.write_freq if work.write_freq else 0.0,
-    }
+    gone = work.step if work.step < work.length else 0
+    parts = update_parts_s(machine, work, layout, Moment(held=work.length, new=work.step, gone=gone))
+    ingress_s = work.step * (band / machine.ingress_bytes + machine.seconds_per_frame)
+    own_s = sum(parts.values())
+    compute_s = _compute_s(machine, layout, own_s, ingress_s)
     memory_gib = layout.ranks / layout.nodes * rank_bytes(work, largest) / GIB
     return Prediction(
         layout=layout,
         step=work.step,
-        ingress_s=work.step * (band / machine.ingress_bytes + machine.seconds_per_frame),
+        ingress_s=ingress_s,
         scatter_s=work.step * band * (1 - receiving / layout.ranks) / machine.scatter_bytes,
-        compute_s=sum(parts.values()),
-        parts_s=parts,
+        compute_s=compute_s,
+        write_s=work.volume_bytes / machine.write_bytes / work.write_freq if work.write_freq else 0.0,
+        parts_s=parts | {"receiving": compute_s - own_s},
         memory_gib_per_node=memory_gib,
         memory_share=memory_gib / machine.memory_gib_per_node,
     )
 
 
-def update_s(machine: Machine, work: Workload, slices: int, threads: int, held: int) -> float:
-    """Seconds of one update of a window that holds `held` projections, on the rank with the most slices."""
-    visits = work.iterations * work.cols**2 * held
-    return (
-        visits * (padded_slices(slices) + machine.slices_0) / (machine.updates_per_core * threads)
-        + machine.seconds_per_update
-    )
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """One update: the projections that the window holds, and those that came and went since the update before."""
+
+    held: int
+    new: int
+    gone: int = 0
+
+    @property
+    def changed(self) -> int:
+        """Projections that the weights take in, twice, and take out."""
+        return 2 * self.new + self.gone
+
+
+def moments(work: Workload) -> list[Moment]:
+    """Every update of a scan that ends, the last one with the rest."""
+    found = []
+    for before in range(0, work.projections, work.step):
+        fed = min(before + work.step, work.projections)
+        gone = max(0, fed - work.length) - max(0, before - work.length)
+        # where nothing of the window stays, nothing is taken out of the sums
+        found.append(Moment(held=min(fed, work.length), new=fed - before, gone=gone if gone < work.length else 0))
+    return found
+
+
+def update_parts_s(machine: Machine, work: Workload, layout: Layout, moment: Moment) -> dict[str, float]:
+    """Seconds that the rank with the most slices computes for one update."""
+    slices, pixels = work.largest_slab(layout.ranks), work.cols**2
+    padded, threads = padded_slices(slices), layout.threads / _slower(machine, layout)
+    visits = work.iterations * pixels * moment.held
+    copied = 1 / work.write_freq if work.write_freq else 0.0
+    return {
+        "prep": moment.new * slices * work.cols / machine.prep_pixels_per_rank,
+        "update": visits * (padded + machine.slices_0) / (machine.updates_per_core * threads),
+        "weights": pixels * moment.changed / (machine.weights_per_core * threads)
+        + pixels * machine.seconds_per_pixel
+        + machine.seconds_per_update,
+        "copy": copied * pixels * padded * 4 / machine.copy_bytes,
+    }
+
+
+def _slower(machine: Machine, layout: Layout) -> float:
+    """How many times longer a core takes than alone on its node; more threads than cores take turns."""
+    cores, busy = machine.cores_per_node, layout.ranks * layout.threads / layout.nodes
+    crowd = (min(busy, cores) - 1) / (cores - 1) if cores > 1 else 0.0
+    return (1 + machine.crowding * max(0.0, crowd)) * max(1.0, busy / cores)
+
+
+def _compute_s(machine: Machine, layout: Layout, own_s: float, ingress_s: float) -> float:
+    """Seconds of computing on the node that receives, whose cores have both to do."""
+    cores = machine.cores_per_node
+    computing = min(cores, layout.ranks * layout.threads / layout.nodes)
+    return max(own_s, (own_s * computing + ingress_s * min(machine.ingress_cores, cores)) / cores)
 
 
 def scan_s(machine: Machine, work: Workload, layout: Layout) -> float:
-    """Seconds of a whole scan whose producer is always ahead: the window fills, the first step overlaps nothing."""
+    """Seconds of a whole scan whose producer is always ahead.
+
+    What the credit covers is there when the first update begins; the rest arrives while the ranks compute.
+    """
     full = predict(machine, work, layout)
-    largest = work.largest_slab(layout.ranks)
-    arrive_s = max(full.ingress_s, full.scatter_s)
-    rest_s = full.compute_s - full.parts_s["update"]
-    fills = [min(fed, work.length) for fed in range(work.step, work.projections + 1, work.step)]
-    steps = [rest_s + update_s(machine, work, largest, layout.threads, held) for held in fills]
-    return arrive_s + sum(max(arrive_s, step_s) for step_s in steps[:-1]) + steps[-1]
+    per_projection_s = max(full.ingress_s, full.scatter_s) / work.step
+    updates = moments(work)
+    late = max(0, work.projections - work.credit_bytes // work.frame_bytes)
+    arrive_s = []
+    for update in reversed(updates):
+        arrive_s.append(per_projection_s * min(late, update.new))
+        late -= min(late, update.new)
+    arrive_s.reverse()
+    seconds = arrive_s[0]
+    for update, next_s in zip(updates, [*arrive_s[1:], 0.0], strict=True):
+        own_s = sum(update_parts_s(machine, work, layout, update).values())
+        seconds += max(_compute_s(machine, layout, own_s, next_s), next_s)
+    return seconds
 
 
 def rank_bytes(work: Workload, slices: int) -> int:
