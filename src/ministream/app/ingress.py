@@ -211,7 +211,8 @@ class Ingress:
         if not self.complete and endings:
             rank, how = endings[0]
             self.ending = f"receiving rank {rank}: {how}" if rank else how
-        _LOG.info("end of the stream: %s", self.ending)
+        if self._comm.rank == 0:
+            _LOG.info("end of the stream: %s", self.ending)
 
     def _end(self, how: str, failure: MinistreamError | None = None) -> None:
         self._over, self.ending, self.failure = True, how, failure

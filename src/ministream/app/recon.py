@@ -14,11 +14,11 @@ from rich.console import Console
 from ministream import log
 from ministream.app import placement
 from ministream.app.cadence import Cadence
+from ministream.app.entrance import Entrance
 from ministream.app.ingress import Ingress
 from ministream.app.publishing import Publishing
 from ministream.app.results import Results
-from ministream.app.settle import Assignment, assign
-from ministream.app.workers import WorkerRows
+from ministream.app.settle import Assignment, assign, groups_of
 from ministream.config import Config
 from ministream.errors import MinistreamError, PeerLostError
 from ministream.model import FrameKind, Scan
@@ -30,6 +30,7 @@ from ministream.recon import open_algorithm
 from ministream.recon.geometry import Geometry
 from ministream.recon.kernels import padded_slices, set_threads, warm_up
 from ministream.recon.window import Window
+from ministream.wire.native import Share
 
 _LOG = log.get(__name__)
 
@@ -54,20 +55,24 @@ def recon(
         log.setup(f"rank {comm.rank}", log_level or "INFO")
         with comm.together():
             config = load_config()
-            ingress = _ingress(comm, config, announce_to)
-            if ingress is not None:
-                stack.enter_context(ingress)
+            group = next(group for group in groups_of(config, comm.size) if comm.rank in group)
+            entrance = stack.enter_context(Entrance(config, announce_to)) if comm.rank == 0 else None
         log.setup(f"rank {comm.rank}", log_level or config.log_level)
         threads = config.recon.threads or mpi.fair_threads(comm)
         set_threads(threads)
         places = comm.gather(placement.here(threads))
         if places is not None:
             _LOG.info("%s", placement.describe(places))
+        receiving = comm.split(0 if comm.rank == group.start else None)
+        ingress = stack.enter_context(Ingress(receiving, config, entrance)) if receiving is not None else None
         with comm.together():
-            offered = ingress.wait_for_scan() if ingress is not None else None
+            way = entrance.open() if entrance is not None else None
+        with comm.together():
+            share = Share(first=group.start, last=group.stop, ranks=comm.size)
+            offered = ingress.wait_for_scan(way, share) if ingress is not None else None
         scan = cast(Scan, comm.bcast(offered))
         if ingress is None:
-            # Rank 0 alone decides that the job ends early, and the others end with it.
+            # The receiving ranks decide that the job ends early, and the others end with them.
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(number, signal.SIG_IGN)
         with comm.together():
@@ -75,15 +80,8 @@ def recon(
             job = Job(comm, my, ingress, console)
             stack.callback(job.close)
         if ingress is not None:
-            ingress.begin(batch=my.batch, step=my.config.window.step)
+            ingress.begin(batch=my.batch, step=my.config.window.step, shape=(my.band[-1].stop, scan.cols))
         return job.run()
-
-
-def _ingress(comm: mpi.Comm, config: Config, announce_to: Path | None) -> Ingress | None:
-    """The receiving side: rank 0's, or one for every rank where each is a worker of its own."""
-    if config.aps.every_rank:
-        return Ingress(config, announce_to if comm.rank == 0 else None, (comm.rank, comm.size))
-    return Ingress(config, announce_to) if comm.rank == 0 else None
 
 
 class Job:
@@ -100,11 +98,8 @@ class Job:
         self._image = geometry.new_image(slices)
         self._cadence = Cadence(comm, my)
         self._idle_s = 0.0
-        self._distributor: Distributor | WorkerRows
-        if my.config.aps.every_rank and ingress is not None:
-            self._distributor = WorkerRows(comm, my, ingress)
-        else:
-            self._distributor = Distributor(comm, scan, my.slabs, my.batch, ingress.feed if ingress else None)
+        self._group = cast(mpi.Comm, comm.split(my.group.start))
+        self._distributor = Distributor(self._group, scan, my.band, my.batch, ingress.feed if ingress else None)
         self._results = Results(comm, my, self._clock, ingress if comm.rank == 0 else None, console)
         self._publishing = Publishing(comm, my, self._clock)
 
@@ -126,6 +121,7 @@ class Job:
         if self._window.fresh:
             self._update()
         self._distributor.close()
+        self._group.free()
         self._comm.agree(self._failure())
         return self._results.finish(self._image, scattered=self._distributor.bytes_scattered)
 

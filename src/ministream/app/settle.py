@@ -41,14 +41,23 @@ def axis_of(config: Config, scan: Scan) -> float:
     return axis_col
 
 
+def groups_of(config: Config, ranks: int) -> tuple[range, ...]:
+    """The ranks that have their rows from the same receiving rank, the first of each. Raises ConfigError."""
+    return partition.groups(ranks, ranks if config.aps.every_rank else config.stream.ingress)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """What one rank knows before the first frame: the settled configuration, the scan, and who owns which rows."""
+    """What one rank knows before the first frame: the settled configuration, the scan, and who owns which rows.
+
+    `group` are the ranks that this rank shares a receiving rank with.
+    """
 
     rank: int
     config: Config
     scan: Scan
     slabs: tuple[Slab, ...]
+    group: range
     axis_col: float
     threads: int
 
@@ -58,18 +67,27 @@ class Assignment:
         return self.slabs[self.rank]
 
     @property
+    def band(self) -> tuple[Slab, ...]:
+        """The slabs of this rank's group, as rows of the frames that its receiving rank has."""
+        first = self.slabs[self.group.start].first
+        return tuple(Slab(self.slabs[rank].first - first, self.slabs[rank].rows) for rank in self.group)
+
+    @property
     def batch(self) -> int:
         """Frames that travel to the ranks together at most."""
         return min(MAX_BATCH, self.config.window.step)
 
 
 def assign(rank: int, ranks: int, config: Config, scan: Scan, threads: int) -> Assignment:
-    """Settle the configuration and deal the rows. Raises ConfigError as `settled`, `axis_of` and `slabs` do."""
+    """Settle the configuration and deal the rows. Raises ConfigError as `settled`, `axis_of`,
+    `groups_of` and `slabs` do.
+    """
     return Assignment(
         rank=rank,
         config=settled(config, scan),
         scan=scan,
         slabs=partition.slabs(scan.rows, ranks),
+        group=next(group for group in groups_of(config, ranks) if rank in group),
         axis_col=axis_of(config, scan),
         threads=threads,
     )

@@ -85,6 +85,9 @@ def recon(
         str | None,
         typer.Option(help="Producer's data address tcp://HOST:PORT; none: through the tunnel.", metavar="URL"),
     ] = None,
+    ingress: Annotated[
+        int | None, typer.Option(help="Ranks that receive, each its band of the rows over a connection of its own.")
+    ] = None,
     source_wire: Annotated[
         str | None, typer.Option(help="native; timage or tracemq: DAQ or distributor of aps-mini-apps.", metavar="WIRE")
     ] = None,
@@ -131,6 +134,7 @@ def recon(
         settings,
         stream={
             "connect": connect,
+            "ingress": ingress,
             "wire": source_wire,
             "strict": strict,
             "stall_timeout_s": stall_timeout,

@@ -51,7 +51,7 @@ class Comm:
     def split(self, colour: int | None) -> Self | None:
         """The communicator of the ranks with the same `colour`, in the same order; None for None; collective."""
         part = self.raw.Split(MPI.UNDEFINED if colour is None else colour, self.rank)
-        return None if part == MPI.COMM_NULL else type(self)(part)
+        return None if part == MPI.COMM_NULL else type(self)(MPI.Intracomm(part))
 
     def free(self) -> None:
         """Give back a duplicated communicator; collective."""

@@ -1,0 +1,104 @@
+"""Rank 0's way to the producer: the reconstruction job's end of the tunnel, or the address of a direct connection."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from ministream.app.announce import announce
+from ministream.app.gateway import embedded, own_session
+from ministream.app.receivers import receiver_keys
+from ministream.config import Config
+from ministream.errors import ConfigError
+from ministream.model import CurveKeys
+
+_ONE_NODE = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:", "ipc:", "inproc:")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """What a receiving rank must know of the way to the producer, as rank 0 on `node` knows it.
+
+    It travels over MPI, and the keys with it.
+    """
+
+    urls: tuple[str, ...]
+    node: str
+    keys: CurveKeys | None = field(repr=False)
+
+    def urls_for(self, receiver: int) -> tuple[str, ...]:
+        """The addresses for receiving rank number `receiver`, of which the first is its own to take data from.
+
+        Raises ConfigError for one on rank 0's node alone, which cannot be dialled from another.
+        """
+        first = receiver % len(self.urls)
+        url, here = self.urls[first], os.uname().nodename
+        if here != self.node and url.startswith(_ONE_NODE):
+            raise ConfigError(
+                f"{here} cannot reach {url}, which is {self.node}'s alone: with --ingress over several nodes give "
+                f"--set tunnel.data_host={self.node}, or in --connect an address that all nodes reach"
+            )
+        return self.urls[first:] + self.urls[:first]
+
+
+class Entrance:
+    """Hosts this side's control server where the configuration asks for one, and says where it all listens.
+
+    Raises ConfigError where the configuration names no way to the producer.
+    """
+
+    def __init__(self, config: Config, announce_to: Path | None) -> None:
+        self._config = config
+        self._stack = ExitStack()
+        self._session_uid: str | None = None
+        self._keys = receiver_keys(config)  # what is wrong with them is said before anybody waits
+        if config.aps.every_rank and (config.stream.wire != "tracemq" or config.tunnel.control is not None):
+            raise ConfigError("[aps] every_rank is for --source-wire tracemq without a tunnel")
+        connect = config.stream.connect
+        self._server = embedded(config.tunnel, "CONS")
+        if self._server is None and connect is None:
+            raise ConfigError(
+                "no way to the producer: give --connect tcp://HOST:PORT for a direct connection, "
+                "--producer HOST:PORT for a tunnel to the producer's control server, or --control HOST:PORT to host "
+                "this side's end of a tunnel that somebody else opens"
+            )
+        if self._server is not None:
+            self._stack.enter_context(self._server)
+        announce(announce_to, control=self._server.address if self._server else None, data=connect)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def open(self) -> Way:
+        """Wait for the tunnel, or open it.
+
+        Raises PeerLostError when nobody opens it within the configured time, AccessError when the producer's control
+        server refuses.
+        """
+        return Way(urls=self._urls(), node=os.uname().nodename, keys=self._keys)
+
+    def _urls(self) -> tuple[str, ...]:
+        stream, tunnel = self._config.stream, self._config.tunnel
+        if self._server is None:
+            return tuple(str(stream.connect).split(","))
+        if tunnel.producer is not None:
+            connections = 2 if self._config.aps.sync else stream.ingress
+            self._stack.enter_context(own_session(tunnel, self._server, connections, stream.connect_timeout_s))
+        session = self._server.wait_session(stream.connect_timeout_s)
+        self._session_uid = session.uid
+        return tuple(f"tcp://{listener}" for listener in session.listeners)
+
+    def tunnel(self) -> dict[str, str] | None:
+        """Kind of data server and cipher of the tunnel in use; None without one."""
+        if self._server is None or self._session_uid is None:
+            return None
+        session = next((s for s in self._server.sessions() if s.uid == self._session_uid), None)
+        if session is None:
+            return {"kind": "gone"}
+        return {"kind": session.kind, "cipher": session.traffic.cipher or "none"}
