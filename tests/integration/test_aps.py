@@ -89,6 +89,17 @@ def test_daq_wire_into_our_distributor_into_the_job(jobs, tooth, native) -> None
     np.testing.assert_allclose(volume(jobs.out), native, atol=1e-4 * native.max())
 
 
+def test_stripes_are_removed_on_the_way(jobs, tooth, native) -> None:
+    data, sync = publish(jobs, tooth)
+    source = ["--data_source_addr", data, "--data_source_synch_addr", sync, "--cast_to_float32"]
+    reconstruct(jobs, 1, *distribute(jobs, *source, "--remove_stripes", "--stripes-over", "70"))
+    assert jobs.summary()["projections"] == SUPPLIED
+    cleaned = volume(jobs.out)
+    # this scan has hardly any
+    assert np.corrcoef(cleaned.ravel(), native.ravel())[0, 1] > 0.999
+    assert not np.allclose(cleaned, native, atol=1e-4 * native.max())
+
+
 @pytest.mark.parametrize("by_itself", [False, True])
 def test_daq_wire_through_the_tunnel_of_both_jobs(jobs, tooth, native, by_itself) -> None:
     credentials = ["--credentials", str(jobs.folder / "credentials")]

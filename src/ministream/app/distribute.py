@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from ministream.config import Config
 from ministream.errors import ConfigError, FrameError
 from ministream.model import Counters, Frame, FrameKind, Scan
 from ministream.monitor.publisher import ProjectionPublisher
-from ministream.prep.images import ImageCorrector, Steps
+from ministream.prep.images import Corrected, ImageCorrector, Steps
 from ministream.transport import Arrived, Ended, Lost, Refused, TraceMqServer
 from ministream.wire.tracemq import Projection
 
@@ -117,10 +118,12 @@ class _Distributor:
                         self._refuse(reason, text)
                         receiver.ack(seq)
                     case Ended(totals=totals):
+                        self._pass_on(self._corrector.rest(), scan)
                         report.counters.sent, report.counters.dropped = totals.projections, totals.dropped
                         report.complete = report.counters.received == totals.projections and not totals.dropped
                         report.ending = "the producer sent everything"
                     case Lost(text=text):
+                        self._pass_on(self._corrector.rest(), scan)
                         report.ending = text
             report.bytes = receiver.report.bytes
         if self._publisher is not None:
@@ -152,18 +155,21 @@ class _Distributor:
         if frame.kind is not FrameKind.PROJECTION:
             self._corrector.add(frame)
             return
+        self._report.counters.received += 1
+        self._pass_on(self._corrector.correct(frame), scan)
+
+    def _pass_on(self, corrected: Iterable[Corrected], scan: Scan) -> None:
         counters = self._report.counters
-        counters.received += 1
-        pixels = self._corrector.correct(frame)
         axis_col = scan.axis_or_middle if self._config.recon.axis_col is None else self._config.recon.axis_col
-        if self._publisher is not None and counters.received % self._options.publish_every == 0:
-            self._publisher.publish(frame, pixels, axis_col=axis_col)
-        if self._server is not None:
-            projection = Projection(
-                projection_id=frame.index, theta=frame.angle_rad, center=axis_col + 0.5, pixels=pixels[self._rows]
-            )
-            self._server.push(projection)
-        counters.used += 1
+        for frame, pixels in corrected:
+            counters.used += 1
+            if self._publisher is not None and counters.used % self._options.publish_every == 0:
+                self._publisher.publish(frame, pixels, axis_col=axis_col)
+            if self._server is not None:
+                projection = Projection(
+                    projection_id=frame.index, theta=frame.angle_rad, center=axis_col + 0.5, pixels=pixels[self._rows]
+                )
+                self._server.push(projection)
 
     def _refuse(self, reason: str, text: str) -> None:
         self._report.counters.refuse(reason)

@@ -42,7 +42,13 @@ def distribute(
     remove_invalids: Annotated[
         bool, typer.Option("--remove_invalids", "--remove-invalids", help="NaN, infinite, negative: 0.")
     ] = False,
-    remove_stripes: Annotated[bool, typer.Option("--remove_stripes", hidden=True)] = False,
+    remove_stripes: Annotated[
+        bool,
+        typer.Option("--remove_stripes", "--remove-stripes", help="Remove stripes, by the Fourier-wavelet method."),
+    ] = False,
+    stripes_over: Annotated[
+        int, typer.Option(min=2, help="Projections that stripes are sought in together, and wait for.")
+    ] = 64,
     listen: Annotated[
         str | None,
         typer.Option("--listen", "--my_distributor_addr", help="Where the first worker comes.", metavar="URL"),
@@ -73,8 +79,6 @@ def distribute(
     from ministream.app import distribute as app
     from ministream.prep.images import Steps
 
-    if remove_stripes:
-        raise ConfigError("--remove_stripes: stripes cannot be told from single projections: leave the option out")
     named = [name for name, given in (("float32", as_float32), ("uint16", as_uint16), ("uint8", as_uint8)) if given]
     if pixel_dtype is not None:
         named.append(pixel_dtype)
@@ -96,7 +100,12 @@ def distribute(
         ),
     )
     options = app.Distribution(
-        steps=Steps(normalize=normalize, minus_log=minus_log, remove_invalids=remove_invalids),
+        steps=Steps(
+            normalize=normalize,
+            remove_stripes=stripes_over if remove_stripes else 0,
+            minus_log=minus_log,
+            remove_invalids=remove_invalids,
+        ),
         serve=listen,
         publish=publish,
         publish_every=publish_every,

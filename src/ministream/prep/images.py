@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from ministream.errors import InputError
 from ministream.model import Frame, FrameKind
+from ministream.prep.stripes import StripeFilter
 
 SMALLEST_BEAM = np.float32(1e-6)
 """Flat minus dark is at least this much, as in TomoPy's `normalize`."""
@@ -18,22 +20,33 @@ SMALLEST_BEAM = np.float32(1e-6)
 class Steps:
     """Which corrections are applied, in this order.
 
-    `normalize`: (p - d) / max(f - d, 1e-6), with f and d the means of flats and darks. `minus_log`: -log(p).
-    `remove_invalids`: NaN, infinite and negative values become 0.
+    `normalize`: (p - d) / max(f - d, 1e-6), with f and d the means of flats and darks. `remove_stripes`: of so many
+    projections together, 0 for not at all. `minus_log`: -log(p). `remove_invalids`: NaN, infinite and negative values
+    become 0.
     """
 
     normalize: bool = False
+    remove_stripes: int = 0
     minus_log: bool = False
     remove_invalids: bool = False
 
 
+Corrected = tuple[Frame, NDArray[np.float32]]
+"""A projection as it came, and its corrected pixels, a new array."""
+
+
 class ImageCorrector:
-    """Corrects projections [rows, cols] with the set of flats and darks that came last; index 0 starts a set."""
+    """Corrects projections [rows, cols] with the set of flats and darks that came last; index 0 starts a set.
+
+    Raises ConfigError for stripes without the extra `stripes`.
+    """
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
         self._sets: dict[FrameKind, list[NDArray[np.float32]]] = {FrameKind.FLAT: [], FrameKind.DARK: []}
         self._fields: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+        self._stripes = StripeFilter() if steps.remove_stripes else None
+        self._waiting: list[Corrected] = []
 
     def add(self, frame: Frame) -> None:
         """Take in a flat or a dark."""
@@ -43,8 +56,8 @@ class ImageCorrector:
         images.append(frame.pixels.astype(np.float32))
         self._fields = None
 
-    def correct(self, frame: Frame) -> NDArray[np.float32]:
-        """The corrected projection, a new array of float32.
+    def correct(self, frame: Frame) -> Sequence[Corrected]:
+        """Take in a projection; those that are corrected now: this one, or where stripes are removed all or none.
 
         Raises InputError when it is to be normalised and no flat has come.
         """
@@ -53,6 +66,18 @@ class ImageCorrector:
             dark, beam = self._dark_and_beam()
             np.subtract(pixels, dark, out=pixels)
             np.divide(pixels, beam, out=pixels)
+        self._waiting.append((frame, pixels))
+        return self.rest() if len(self._waiting) >= self._steps.remove_stripes else ()
+
+    def rest(self) -> Sequence[Corrected]:
+        """At the end: the projections that still waited for others."""
+        waiting, self._waiting = self._waiting, []
+        if self._stripes is not None and waiting:
+            cleaned = self._stripes.clean([pixels for _, pixels in waiting])
+            waiting = [(frame, pixels) for (frame, _), pixels in zip(waiting, cleaned, strict=True)]
+        return [(frame, self._finished(pixels)) for frame, pixels in waiting]
+
+    def _finished(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._steps.minus_log:
             with np.errstate(divide="ignore", invalid="ignore"):
                 np.negative(np.log(pixels, out=pixels), out=pixels)
