@@ -42,7 +42,7 @@ class Ingress:
     the slowest has, and none that one of them had to refuse. So the ranks behind them have the same projections, and
     update together. The stream is over for all when it is for one.
 
-    After the end, `complete` says on each whether every projection that was sent arrived whole, `ending` in one line
+    After `conclude`, `complete` says on each whether every projection that was sent arrived whole, `ending` in one line
     how it ended, `bytes_received` how much came to all together; and `failure` is the error of this one that must end
     the job, if any.
     """
@@ -59,7 +59,7 @@ class Ingress:
         self._projections_fed = 0
         self._last_seq = -1
         self._taken = 0
-        self._strict = config.stream.strict or config.aps.every_rank
+        self._strict = config.stream.strict
         self.counters = Counters()
         self.bytes_received = 0
         self.complete = False
@@ -115,8 +115,8 @@ class Ingress:
             return []
         self._round = None
         count = int(self._all["count"].min())
-        if not count:
-            self._end_together()
+        if not count:  # one of them will get no more
+            self._ended = self._over = True
             return None
         return self._hand_out(count)
 
@@ -126,6 +126,22 @@ class Ingress:
         self._unread = False
         if self._last_seq >= 0:
             self._receiver.ack(self._last_seq)
+
+    def conclude(self) -> None:
+        """After the end, with everything used: learn how it was for the others; collective."""
+        assert self._receiver is not None
+        self.acknowledge()
+        whole = self.counters.received == self.counters.sent and not self.counters.refused
+        mine = (self.complete and whole, self.ending, self._receiver.report.bytes)
+        everyone = self._comm.allgather(mine)
+        self.bytes_received = sum(received for _, _, received in everyone)
+        self.complete = all(complete for complete, _, _ in everyone)
+        endings = [(rank, how) for rank, (complete, how, _) in enumerate(everyone) if how and not complete]
+        if endings:
+            rank, how = endings[0]
+            self.ending = f"receiving rank {rank}: {how}" if rank else how
+        if self._comm.rank == 0:
+            _LOG.info("end of the stream: %s", self.ending)
 
     @property
     def waiting(self) -> int:
@@ -195,24 +211,6 @@ class Ingress:
         if not self._unread:
             self.acknowledge()  # nobody else will: they were refused elsewhere
         return frames
-
-    def _end_together(self) -> None:
-        """Nothing more comes, as one of the receiving ranks has found: the scan is complete only if it is for each."""
-        assert self._receiver is not None
-        if not self._unread:
-            self.acknowledge()
-        self._ended = self._over = True
-        whole = self.counters.received == self.counters.sent and not self.counters.refused
-        report = (self.complete and whole, self.ending, self._receiver.report.bytes)
-        reports = self._comm.allgather(report)
-        self.bytes_received = sum(received for _, _, received in reports)
-        self.complete = all(complete for complete, _, _ in reports)
-        endings = [(rank, how) for rank, (complete, how, _) in enumerate(reports) if how and not complete]
-        if not self.complete and endings:
-            rank, how = endings[0]
-            self.ending = f"receiving rank {rank}: {how}" if rank else how
-        if self._comm.rank == 0:
-            _LOG.info("end of the stream: %s", self.ending)
 
     def _end(self, how: str, failure: MinistreamError | None = None) -> None:
         self._over, self.ending, self.failure = True, how, failure

@@ -120,6 +120,8 @@ class Job:
                 self._update()
         if self._window.fresh:
             self._update()
+        if self._ingress is not None:
+            self._ingress.conclude()
         self._distributor.close()
         self._group.free()
         self._comm.agree(self._failure())
