@@ -137,8 +137,8 @@ class ReconSection(PluginSection):
 class PrepSection(Section):
     """`[prep]`: corrections before reconstruction."""
 
-    minus_log: bool = True
-    flat_dark: bool = True
+    minus_log: bool = Field(default=True, description="false on the wire tracemq, unless given: corrected already")
+    flat_dark: bool = Field(default=True, description="false on the wire tracemq, unless given: corrected already")
 
 
 class OutputSection(Section):
@@ -185,6 +185,15 @@ class Config(Section):
     output: OutputSection = OutputSection()
     aps: ApsSection = ApsSection()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _corrected_by_the_distributor(cls, tables: dict[str, Any]) -> dict[str, Any]:
+        """What a distributor of aps-mini-apps sends is corrected already, unless `[prep]` says otherwise."""
+        stream, prep = tables.get("stream"), tables.get("prep", {})
+        if isinstance(stream, dict) and stream.get("wire") == "tracemq" and isinstance(prep, dict):
+            return tables | {"prep": {"minus_log": False, "flat_dark": False} | prep}
+        return tables
 
     @model_validator(mode="after")
     def _curve_is_native(self) -> Self:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import math
 import shlex
 import subprocess
 import threading
@@ -14,7 +17,9 @@ import numpy as np
 import pytest
 import zmq
 
+from ministream.partition import slabs
 from ministream.wire import timage
+from ministream.wire.tracemq import Assigned, Projection, Server
 from tests.integration.jobs import MINISTREAM, Job, Lab, lab
 from tests.ports import free_ports
 from tests.recordings import timage_messages
@@ -132,6 +137,59 @@ def test_every_rank_is_a_worker_of_its_own(jobs, tooth, native, ranks) -> None:
     assert jobs.summary()["complete"]
     assert jobs.summary()["projections"] == SUPPLIED
     np.testing.assert_allclose(volume(jobs.out), native, atol=1e-4 * native.max())
+
+
+@contextmanager
+def lock_step(projections: Sequence[Sequence[Projection]], rows: int, cols: int) -> Iterator[list[str]]:
+    """A distributor like the original, for as many workers as each projection has parts; how they find it."""
+    ranks = len(projections[0])
+    base = free_ports(ranks)
+    with zmq.Context() as context:
+        sockets = [context.socket(zmq.REP) for _ in range(ranks)]
+        for rank, socket in enumerate(sockets):
+            socket.set(zmq.LINGER, 0)
+            socket.set(zmq.RCVTIMEO, 60_000)
+            socket.bind(f"tcp://127.0.0.1:{base + rank}")
+
+        def play() -> None:
+            with contextlib.suppress(zmq.Again), contextlib.ExitStack() as stack:
+                parties = [Server(peer=f"worker {rank}") for rank in range(ranks)]
+                for socket in sockets:
+                    stack.enter_context(socket)
+                for party, socket, slab in zip(parties, sockets, slabs(rows, ranks), strict=True):
+                    party.receive(socket.recv())
+                    socket.send(party.assign(Assigned(rows=rows, cols=cols, slab=slab)))
+                for parts in projections:
+                    for party, socket, part in zip(parties, sockets, parts, strict=True):
+                        party.receive(socket.recv())
+                        socket.send(party.projection(part))
+                        socket.set(zmq.RCVTIMEO, 5_000)
+                for party, socket in zip(parties, sockets, strict=True):
+                    party.receive(socket.recv())
+                    socket.send(party.finish())
+                for party, socket in zip(parties, sockets, strict=True):
+                    party.receive(socket.recv())
+
+        thread = threading.Thread(target=play)
+        thread.start()
+        yield ["--dest-host", "127.0.0.1", "--dest-port", str(base), "--set", "aps.every_rank=true"]
+        thread.join()
+
+
+@pytest.mark.parametrize(("strict", "code"), [([], 3), (["--strict"], 4)])
+def test_what_one_rank_refuses_none_uses(jobs, strict, code) -> None:
+    pixels = np.ones((2, 64), np.float32)
+    turn = [[Projection(projection_id=k, theta=k / 4, center=32.0, pixels=pixels) for _ in range(2)] for k in range(12)]
+    turn[5][1] = dataclasses.replace(turn[5][1], theta=math.nan)
+    with lock_step(turn, 4, 64) as workers:
+        job = jobs.recon(2, *workers, "--window-length", "6", "--window-step", "6", *strict)
+        assert job.wait() == code, job.text
+    assert "theta nan" in job.text
+    assert "Traceback" not in job.text
+    if not strict:
+        projections = jobs.summary()["projections"]
+        assert (projections["refused"], projections["received"], projections["used"]) == (1, 11, 11)
+        assert jobs.summary()["updates"] == 2
 
 
 def test_native_stream_into_our_distributor_into_the_job(jobs, tooth, native) -> None:

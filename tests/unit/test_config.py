@@ -22,6 +22,17 @@ def test_a_file_and_options_make_one_configuration(tmp_path):
     assert settled.source.options == {"rows": 8, "cols": 16}
 
 
+@pytest.mark.parametrize("where", ["file", "option"])
+def test_what_a_distributor_sends_is_not_corrected_again(tmp_path, where):
+    wire = "[stream]\nwire = 'tracemq'\n" if where == "file" else ""
+    options = {} if wire else {"stream": {"wire": "tracemq"}}
+    plain = config.load(write(tmp_path, wire), options).prep
+    assert (plain.flat_dark, plain.minus_log) == (False, False)
+    given = config.load(write(tmp_path, wire + "[prep]\nminus_log = true\n"), options).prep
+    assert (given.flat_dark, given.minus_log) == (False, True)
+    assert config.load(None).prep == config.PrepSection()
+
+
 def test_the_file_is_whole_in_the_output(tmp_path):
     path = write(tmp_path, "[recon]\nkind = 'sirt'\nrelaxation = 0.5\n")
     assert config.load(path).as_dict()["recon"]["relaxation"] == 0.5

@@ -141,8 +141,6 @@ def recon(
             "curve": str(curve) if curve else None,
         },
         aps={"sync": sync, "pixel_dtype": pixel_dtype, "angle_unit": angle_unit},
-        # What a distributor sends is corrected already; `--set prep.…` says otherwise.
-        prep={"flat_dark": False, "minus_log": False} if source_wire == "tracemq" else {},
         window={
             "length": window_length,
             "step": window_step,

@@ -148,7 +148,7 @@ class TraceMqReceiver:
                     self._axis_col = center - 0.5
                 frame = Frame(
                     kind=FrameKind.PROJECTION,
-                    index=self._arrived,
+                    index=self._seq,
                     angle_rad=self._angles.radians(theta),
                     pixels=pixels,
                     acquired_s=time.time(),
