@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from ministream.tunnel.certificates import make_session_pair
-from ministream.tunnel.proxy._ends import End, PlainEnd, TlsEnd, TruncatedError, Wait
+from ministream.tunnel.certificates import KeyPair, make_session_pair
+from ministream.tunnel.proxy import _flow
+from ministream.tunnel.proxy._ends import End, PlainEnd, Wait
 from ministream.tunnel.proxy._flow import Bucket, CopyFlow, SpliceFlow
-from ministream.tunnel.proxy._relay_worker import _tls
+from ministream.tunnel.proxy._sockets import tune
+from ministream.tunnel.proxy._tls import TlsEnd, TlsError, TruncatedError, make_context
 
 UNLIMITED = Bucket(0)
 
@@ -33,18 +34,13 @@ def tls() -> Iterator[tuple[TlsEnd, TlsEnd]]:
     mine, theirs = make_session_pair(1), make_session_pair(1)
     near, far = pair()
 
-    def context(own: object, other: object, *, accepts: bool) -> ssl.SSLContext:
-        orders = {
-            "certificate": own.certificate.decode(),  # type: ignore[attr-defined]
-            "key": own.key.decode(),  # type: ignore[attr-defined]
-            "peer": other.certificate.decode(),  # type: ignore[attr-defined]
-        }
-        return _tls(orders, accepts=accepts)[0]
+    def end(sock: socket.socket, own: KeyPair, other: KeyPair, *, accepts: bool) -> TlsEnd:
+        context = make_context(
+            certificate=own.certificate.decode(), key=own.key.decode(), peer=other.certificate.decode(), accepts=accepts
+        )
+        return TlsEnd(sock, context, accepts=accepts)
 
-    ends = (
-        TlsEnd(near, context(mine, theirs, accepts=False), accepts=False),
-        TlsEnd(far, context(theirs, mine, accepts=True), accepts=True),
-    )
+    ends = end(near, mine, theirs, accepts=False), end(far, theirs, mine, accepts=True)
     deadline = time.monotonic() + 10
     while [end.handshake() for end in ends] != [Wait.DONE, Wait.DONE]:
         assert time.monotonic() < deadline
@@ -111,7 +107,7 @@ def test_a_cut_is_not_an_end(tls: tuple[TlsEnd, TlsEnd]) -> None:
 def test_tampering_is_noticed(tls: tuple[TlsEnd, TlsEnd]) -> None:
     near, far = tls
     near.sock.send(b"\x17\x03\x03\x00\x20" + bytes(32))
-    with pytest.raises(ssl.SSLError):
+    with pytest.raises(TlsError, match="TLS: "):
         read_all(far)
 
 
@@ -191,3 +187,42 @@ def test_the_bucket_keeps_the_rate() -> None:
     assert moved <= 1_000_000 * elapsed + 100_000 + 10_000
     assert moved >= 1_000_000 * elapsed * 0.7
     assert bucket.pause_s() < 0.1
+
+
+def test_a_connection_within_the_machine_is_not_paced() -> None:
+    one, two = pair()
+    tune(one)
+    assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == b"reno"
+    assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    one.close()
+    two.close()
+
+
+def test_idle_flows_hold_no_buffer() -> None:
+    source, entry = pair()
+    exit_, sink = pair()
+    before = len(_flow._spare)
+    flows = [CopyFlow(PlainEnd(entry), PlainEnd(exit_), UNLIMITED) for _ in range(20)]
+    for flow in flows:
+        flow.step()
+        assert flow.wait is Wait.READ
+    assert len(_flow._spare) <= max(before, 1)
+    for sock in (source, entry, exit_, sink):
+        sock.close()
+
+
+def test_what_came_before_a_cut_is_delivered_first(tls: tuple[TlsEnd, TlsEnd]) -> None:
+    near, far = tls
+    near.write(memoryview(b"the last word"))
+    deadline = time.monotonic() + 10
+    buffer = memoryview(bytearray(1 << 16))
+    far.sock.setblocking(True)
+    assert far.sock.recv(1, socket.MSG_PEEK)
+    far.sock.setblocking(False)
+    # Both in one go: bytes that wait, and behind them the end.
+    near.sock.shutdown(socket.SHUT_WR)
+    while not (count := far.read_into(buffer)):
+        assert time.monotonic() < deadline
+    assert bytes(buffer[:count]) == b"the last word"
+    with pytest.raises(TruncatedError):
+        far.read_into(buffer)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ministream.tunnel.proxy._ends import End, PlainEnd, TlsEnd, Wait
+from OpenSSL import SSL
+
+from ministream.tunnel.proxy._ends import End, PlainEnd, Wait
 from ministream.tunnel.proxy._flow import Bucket, CopyFlow, Flow, SpliceFlow
+from ministream.tunnel.proxy._sockets import dial, tune
+from ministream.tunnel.proxy._tls import TlsEnd, TlsError
 
 HANDSHAKE_S = 10.0
-_DIAL_S = 5.0
-_DIAL_PATIENCE_S = 15.0
-_DIAL_AGAIN_S = 0.2
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -30,7 +30,7 @@ class Route:
     """
 
     addresses: Sequence[tuple[int, tuple[Any, ...]]]
-    tls: ssl.SSLContext | None
+    tls: SSL.Context | None
     peer: bytes | None
     accepts_tls: bool
 
@@ -61,16 +61,16 @@ class Totals:
 async def carry(accepted: socket.socket, route: Route, bucket: Bucket, totals: Totals) -> None:
     """Serve one accepted connection to its end; closes every socket, with a reset if anything went wrong.
 
-    Raises OSError (ssl.SSLError included) with the reason.
+    Raises OSError (TlsError included) with the reason.
     """
     sockets = [accepted]
     try:
-        _tune(accepted)
+        tune(accepted)
         near: End = PlainEnd(accepted)
         # The caller proves who it is before anything behind this relay learns that it exists.
         if route.tls and route.accepts_tls:
             near = await _secure(accepted, route, totals)
-        dialled = await _dial(route.addresses)
+        dialled = await dial(route.addresses)
         sockets.append(dialled)
         far: End = PlainEnd(dialled)
         if route.tls and not route.accepts_tls:
@@ -87,40 +87,6 @@ async def carry(accepted: socket.socket, route: Route, bucket: Bucket, totals: T
             sock.close()
 
 
-def _tune(sock: socket.socket) -> None:
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # Finds a peer that vanished without a word; an idle but living one stays as long as the session.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6)
-
-
-async def _dial(addresses: Sequence[tuple[int, tuple[Any, ...]]]) -> socket.socket:
-    """Connect, giving an application that is about to listen some time."""
-    loop = asyncio.get_running_loop()
-    give_up = loop.time() + _DIAL_PATIENCE_S
-    while True:
-        failure: OSError | None = None
-        for family, address in addresses:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                _tune(sock)
-                await asyncio.wait_for(loop.sock_connect(sock, address), _DIAL_S)
-            except (OSError, TimeoutError) as error:
-                sock.close()
-                failure = error if isinstance(error, OSError) else OSError("timed out")
-            except BaseException:
-                sock.close()
-                raise
-            else:
-                return sock
-        if loop.time() >= give_up:
-            raise failure or OSError("no address to dial")
-        await asyncio.sleep(_DIAL_AGAIN_S)
-
-
 async def _secure(sock: socket.socket, route: Route, totals: Totals) -> TlsEnd:
     assert route.tls is not None
     end = TlsEnd(sock, route.tls, accepts=route.accepts_tls)
@@ -129,7 +95,7 @@ async def _secure(sock: socket.socket, route: Route, totals: Totals) -> TlsEnd:
             while (wait := end.handshake()) is not Wait.DONE:
                 await _ready(sock, wait)
         if end.certificate() != route.peer:
-            raise ssl.SSLError("the peer's certificate is not the one of this session")
+            raise TlsError("the peer's certificate is not the one of this session")
     except BaseException:
         totals.refused += 1
         raise

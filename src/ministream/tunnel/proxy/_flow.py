@@ -1,7 +1,6 @@
 """Moving bytes between the two ends of a relayed connection: one direction at a time, never blocking, bounded memory.
 
-Plain to plain goes through a kernel pipe (splice(2)), so the bytes never enter this process. Where one end is
-TLS, `SSLObject` works on memory BIOs: it encrypts a whole buffer in one call, which the blocking `SSLSocket` cannot.
+Plain to plain goes through a kernel pipe (splice(2)), so the bytes never enter this process.
 """
 
 from __future__ import annotations
@@ -17,6 +16,10 @@ from ministream.tunnel.proxy._ends import CHUNK, End, Wait
 _PIPE_BYTES = 1024 * 1024
 # A flow gives way to the others of its process after this many chunks.
 _BURST = 8
+
+# Buffers of flows that hold no bytes. The one used last is the next: it is still in the core's cache, and a thousand
+# idle connections take no more memory than one.
+_spare: list[memoryview] = []
 
 
 class Bucket:
@@ -109,14 +112,14 @@ class SpliceFlow:
 
 
 class CopyFlow:
-    """Any end to any end, through one buffer."""
+    """Any end to any end, through one buffer that it has only while there are bytes in it."""
 
     def __init__(self, source: End, sink: End, bucket: Bucket) -> None:
         self.source, self.sink, self._bucket = source, sink, bucket
         self.wait = Wait.READ
         self.moved = 0
-        self._buffer = memoryview(bytearray(CHUNK))
-        self._held = self._buffer[:0]
+        self._buffer: memoryview | None = None
+        self._held = memoryview(b"")
         self._ended = False
 
     def step(self) -> None:
@@ -124,29 +127,44 @@ class CopyFlow:
 
     def _move(self) -> Wait:
         for _ in range(_BURST):
-            while self._held:
-                sent = self.sink.write(self._held)
-                if not sent:
-                    return Wait.WRITE
-                self._held = self._held[sent:]
-                self.moved += sent
-            if not self.sink.flush():
+            if not self._deliver():
                 return Wait.WRITE
             if self._ended:
                 return Wait.DONE
             allowed = self._bucket.grant(CHUNK)
             if not allowed:
                 return Wait.RATE
-            count = self.source.read_into(self._buffer[:allowed])
+            count = self._fetch(allowed)
             if count is None:
                 return Wait.READ
             if count:
                 self._bucket.spend(count)
-                self._held = self._buffer[:count]
             else:
                 self._ended = True
                 self.sink.finish()
         return Wait.TURN
 
+    def _deliver(self) -> bool:
+        """Whether everything that was read has left for the kernel."""
+        while self._held:
+            sent = self.sink.write(self._held)
+            if not sent:
+                return False
+            self._held = self._held[sent:]
+            self.moved += sent
+        self.close()
+        return self.sink.flush()
+
+    def _fetch(self, allowed: int) -> int | None:
+        self._buffer = _spare.pop() if _spare else memoryview(bytearray(CHUNK))
+        count = self.source.read_into(self._buffer[:allowed])
+        if count:
+            self._held = self._buffer[:count]
+        else:
+            self.close()
+        return count
+
     def close(self) -> None:
-        self._held.release()
+        if self._buffer is not None:
+            _spare.append(self._buffer)
+            self._buffer = None

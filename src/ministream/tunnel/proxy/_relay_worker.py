@@ -18,6 +18,7 @@ from typing import Any
 
 from ministream.tunnel.proxy._connection import Route, Totals, carry
 from ministream.tunnel.proxy._flow import Bucket
+from ministream.tunnel.proxy._tls import make_context
 
 _PR_SET_PDEATHSIG = 1
 _MAX_CONNECTIONS = 256
@@ -52,7 +53,10 @@ class Worker:
                 task.cancel()
 
     def _obey(self, orders: dict[str, Any]) -> None:
-        tls, peer = _tls(orders["tls"], accepts=orders["accepts_tls"]) if orders["tls"] else (None, None)
+        tls = peer = None
+        if orders["tls"]:
+            tls = make_context(**orders["tls"], accepts=orders["accepts_tls"])
+            peer = ssl.PEM_cert_to_DER_cert(orders["tls"]["peer"])
         routes = [
             Route(
                 addresses=tuple((family, tuple(address)) for family, address in addresses),
@@ -98,25 +102,6 @@ class Worker:
             if not isinstance(error, (OSError, TimeoutError)):
                 raise error
             _say(f"connection ended: {getattr(error, 'reason', None) or error or 'timed out'}")
-
-
-def _tls(orders: dict[str, str], *, accepts: bool) -> tuple[ssl.SSLContext, bytes]:
-    """TLS 1.3 that trusts one certificate, and that certificate in DER."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if accepts else ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(cadata=orders["peer"])
-    if accepts:
-        context.num_tickets = 0
-    # Python reads keys from files only; this one exists in memory.
-    memory = os.memfd_create("session", os.MFD_CLOEXEC)
-    try:
-        os.write(memory, (orders["certificate"] + orders["key"]).encode())
-        context.load_cert_chain(f"/proc/self/fd/{memory}")
-    finally:
-        os.close(memory)
-    return context, ssl.PEM_cert_to_DER_cert(orders["peer"])
 
 
 def _say(text: str) -> None:
