@@ -50,21 +50,21 @@ class Deployment:
         command = ["env", "-C", str(self.jobs.folder), sys.executable, "-u", original(script), *words]
         return self.jobs.start(name, command)
 
-    def _daq(self, subscribers: int) -> list[str]:
-        words = ["--mode", "1", "--simulation_file", str(self.tooth), "--projection_sleep", "0"]
-        words += ["--publisher_addr", self.data, "--synch_addr", self.sync, "--synch_count", str(subscribers)]
-        return words
+    def _daq(self, subscribers: int, *what: str) -> list[str]:
+        what = what or ("--mode", "1", "--simulation_file", str(self.tooth), "--projection_sleep", "0")
+        return [*what, "--publisher_addr", self.data, "--synch_addr", self.sync, "--synch_count", str(subscribers)]
 
-    def their_daq(self, subscribers: int = 1) -> Job:
+    def their_daq(self, subscribers: int = 1, *what: str) -> Job:
         """`DAQStream.py`, waiting for so many to say ready."""
-        return self._python("daq", "DAQStream.py", *self._daq(subscribers))
+        return self._python("daq", "DAQStream.py", *self._daq(subscribers, *what))
 
-    def our_daq(self, subscribers: int = 1) -> Job:
+    def our_daq(self, subscribers: int = 1, *what: str) -> Job:
         """`ministream produce` with the same words."""
-        return self.jobs.produce(*self._daq(subscribers))
+        return self.jobs.produce(*self._daq(subscribers, *what))
 
     def _distributor(self, *steps: str) -> list[str]:
-        words = ["--data_source_addr", self.data, "--data_source_synch_addr", self.sync, *SIZE]
+        words = ["--data_source_addr", self.data, "--data_source_synch_addr", self.sync]
+        words += [] if "--num_columns" in steps else SIZE
         return [*words, "--my_distributor_addr", f"tcp://127.0.0.1:{self.workers}", *(steps or STEPS)]
 
     def their_distributor(self, *steps: str) -> Job:
@@ -183,6 +183,21 @@ def test_both_distributors_give_their_worker_the_same(deployment, tmp_path_facto
         workers.stop()
         expected, found = theirs(deployment.jobs.out), theirs(jobs.out)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.nanmax(expected))
+
+
+@pytest.mark.parametrize("daq", ["theirs", "ours"])
+@pytest.mark.parametrize("distributor", ["theirs", "ours"])
+def test_the_test_mode_sends_uint16(deployment, daq, distributor) -> None:
+    what = ["--mode", "2", "--num_sinograms", "4", "--num_sinogram_columns", "32", "--num_sinogram_projections", "40"]
+    daq = (deployment.their_daq if daq == "theirs" else deployment.our_daq)(1, *what)
+    steps = ["--beg_sinogram", "1", "--num_sinograms", "2", "--num_columns", "32"]
+    steps += ["--uint16_to_float32", "--degree_to_radian"]
+    distributor = (deployment.their_distributor if distributor == "theirs" else deployment.our_distributor)(*steps)
+    words = ["--window-length", "40", "--window-step", "40", "-c", "16"]
+    job = deployment.jobs.recon(1, "--dest-host", "127.0.0.1", "--dest-port", str(deployment.workers), *words)
+    deployment.ended(job, distributor, daq)
+    assert deployment.jobs.summary()["projections"]["used"] == 40
+    assert ours(deployment.jobs.out).shape == (2, 32, 32)
 
 
 def test_the_quality_check_prints_our_numbers(shared, tmp_path) -> None:

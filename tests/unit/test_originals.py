@@ -78,7 +78,21 @@ def test_the_test_mode_is_a_phantom() -> None:
     given = options(words)
     assert given["--source"] == ["phantom"]
     assert given["--rate"] == ["2.0"]
+    assert given["--pixel-dtype"] == ["uint16"]
     assert set(given["--set"]) >= {"source.rows=8", "source.cols=64", "source.projections=20", "source.range_deg=5.0"}
+
+
+def test_a_named_dtype_stays() -> None:
+    line = "produce --mode 2 --num_sinograms 8 --num_sinogram_columns 64 --pixel-dtype=uint8"
+    words = translated_line(line)
+    assert words[:1] + [word for word in words if word.startswith("--pixel-dtype")] == [
+        "produce",
+        "--pixel-dtype=uint8",
+    ]
+
+
+def test_output_names_of_the_original_are_taken_where_they_are_ours() -> None:
+    assert translated_line("recon -o out.h5 -r /data --window-length 4") == ["recon", "--window-length", "4"]
 
 
 def test_rows_are_cut_from_the_file() -> None:
@@ -111,7 +125,9 @@ def test_our_own_command_lines_pass_as_they_are(words) -> None:
         ("produce --mode 0 --image_pv PV", "EPICS"),
         ("produce --mode 1", "--simulation_file"),
         ("produce --mode 2 --num_sinograms many", "--num_sinograms many: give a number"),
+        ("produce --mode 1 --simulation_file f.h5.npy", "HDF5 file"),
         ("recon --dest-port 5560", "--dest-host"),
+        ("recon --dest-host d -r /exchange/recon", "always /data"),
     ],
 )
 def test_what_has_no_counterpart_says_so(words, said) -> None:

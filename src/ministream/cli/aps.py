@@ -70,6 +70,7 @@ def distribute(
     workers_timeout: Annotated[float, typer.Option(help="Seconds that a worker may stay away or silent.")] = 600.0,
     hwm: Annotated[int, typer.Option("--data_source_hwm", hidden=True)] = 0,
     check_seq: Annotated[bool, typer.Option("--check_seq", hidden=True)] = False,
+    skip_serialize: Annotated[bool, typer.Option("--skip_serialize", hidden=True)] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End at the first refused frame.")] = False,
     announce: AnnounceOption = None,
     log_level: Annotated[str, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
@@ -79,6 +80,8 @@ def distribute(
     from ministream.app import distribute as app
     from ministream.prep.images import Steps
 
+    if skip_serialize:
+        raise ConfigError("--skip_serialize: a test of the original's receiver, which serves nobody: leave it out")
     named = [name for name, given in (("float32", as_float32), ("uint16", as_uint16), ("uint8", as_uint8)) if given]
     if pixel_dtype is not None:
         named.append(pixel_dtype)

@@ -14,11 +14,15 @@ DAQ_OPTIONS = (
     *("--publisher_addr", "--publisher_hwm", "--synch_addr", "--synch_count"),
     *("--beg_sinogram", "--num_sinograms", "--num_sinogram_columns", "--num_sinogram_projections"),
 )
-WORKER_OPTIONS = ("--dest-host", "--dest-port", "--thread", "--recon-output-dir")
-SHORT = {"-t": "--thread", "-c": "--center"}
+WORKER_OPTIONS = (
+    *("--dest-host", "--dest-port", "--thread", "--recon-output-dir"),
+    *("--reconOutputPath", "--reconDatasetPath"),
+)
+SHORT = {"-t": "--thread", "-c": "--center", "-o": "--reconOutputPath", "-r": "--reconDatasetPath"}
 
 DAQ_ADDRESS = "tcp://*:50000"
 DISTRIBUTOR_PORT = "5560"
+SENT = {"1": "float32", "2": "uint16"}
 WINDOW = {"--window-length": "32", "--window-step": "1", "--window-iter": "1"}
 """What the originals assume where nothing is said."""
 
@@ -71,13 +75,17 @@ def _produce(given: Mapping[str, str], rest: Sequence[str]) -> list[str]:
         raise ConfigError(
             f"--mode {mode}: reading a detector over EPICS is not supported: play a file with --mode 1, or test with 2"
         )
-    return words if "--pixel-dtype" in rest else [*words, "--pixel-dtype", "float32"]
+    named = any(word.partition("=")[0] == "--pixel-dtype" for word in rest)
+    return words if named else [*words, "--pixel-dtype", SENT[mode]]
 
 
 def _played_file(given: Mapping[str, str]) -> list[str]:
     if "--simulation_file" not in given:
         raise ConfigError("--mode 1 plays a file: give --simulation_file")
-    words = ["--file", given["--simulation_file"], *_rate(given, "--projection_sleep")]
+    file = given["--simulation_file"]
+    if file.endswith(".npy"):
+        raise ConfigError(f"{file}: messages that DAQStream.py saved are not played: give the HDF5 file they are from")
+    words = ["--file", file, *_rate(given, "--projection_sleep")]
     if "--iteration_sleep" in given:
         words += ["--set", f"aps.pass_pause_s={_number(given, '--iteration_sleep', float, 0.0)}"]
     first, rows = _number(given, "--beg_sinogram", int, 0), _number(given, "--num_sinograms", int, 0)
@@ -111,6 +119,8 @@ def _number(given: Mapping[str, str], name: str, kind: Callable[[str], N], defau
 
 
 def _recon(given: Mapping[str, str], rest: Sequence[str]) -> list[str]:
+    if given.get("--reconDatasetPath", "/data").strip("/") != "data":
+        raise ConfigError(f"-r {given['--reconDatasetPath']}: the dataset in our files is always /data")
     words: list[str] = []
     for name, ours in (("--thread", "--threads"), ("--recon-output-dir", "--out")):
         words += [ours, given[name]] if name in given else []
