@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -110,6 +112,18 @@ def test_peak_memory_grows_with_an_array():
     before = peak_memory_mib()
     held = np.ones(int(before) * 2**20 // 8 + 2**23)
     assert peak_memory_mib() >= held.nbytes / 2**20
+
+
+def test_the_memory_of_whoever_started_a_program_does_not_count():
+    held = np.ones(2**26)
+    code = "from ministream.monitor import peak_memory_mib; print(peak_memory_mib())"
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert float(told.stdout) < held.nbytes / 2**20 < peak_memory_mib()
+
+
+def test_the_summary_says_what_writing_took():
+    told = shown(render(summary(stages={"write": 1.25}, write_hidden_s=3.5)))
+    assert "parallel HDF5; 3.50 s hidden, 1.25 s waited for" in told
 
 
 def summary(**changes):

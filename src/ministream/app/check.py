@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +16,7 @@ from ministream import registry
 from ministream.app.receivers import receiver_keys
 from ministream.app.settle import Assignment, assign
 from ministream.config import Config
-from ministream.errors import ConfigError
+from ministream.errors import ConfigError, MachineError
 from ministream.model import Scan
 from ministream.monitor import peak_memory_mib
 from ministream.parallel.distribute import Distributor
@@ -28,6 +31,9 @@ from ministream.tunnel.credentials import Credentials
 # The sample that the speed is measured on: enough work to be steady, little enough to be quick.
 _SAMPLE_UPDATES = 3e8
 _SAMPLE_SLICES = 64
+
+_IDLE = "import sys; from ministream.app import check; sys.stdout.write(str(check.idle_mib(int(sys.argv[1]))))"
+_IDLE_TIMEOUT_S = 300.0
 
 # What the MPI library gathers in on rank 0 when ranks write one file together (measured, Open MPI 4.1).
 _MPI_IO_BYTES = 32 << 20
@@ -125,7 +131,25 @@ def _free_mib(directory: Path) -> float:
 
 
 def _base_mib(slices: int) -> float:
-    """What an idle rank holds: this process has imported what a rank imports, and loads the kernels as it does."""
+    """What an idle rank holds, in a process of its own, for which the kernels are there already.
+
+    Compiling them, should they not be, takes some hundred MiB more, and is done here.
+    """
+    idle_mib(slices)
+    # not a rank of whatever this process may be a rank of
+    alone = {name: text for name, text in os.environ.items() if not name.startswith(("OMPI_", "PMIX_", "PMI_"))}
+    command = [sys.executable, "-c", _IDLE, str(slices)]
+    try:
+        told = subprocess.run(command, env=alone, check=True, capture_output=True, text=True, timeout=_IDLE_TIMEOUT_S)
+    except (OSError, subprocess.SubprocessError) as error:
+        cause = str(getattr(error, "stderr", "") or error).strip().splitlines()[-1]
+        raise MachineError(f"the memory of an idle rank cannot be measured: {cause}") from error
+    return float(told.stdout.split()[-1])
+
+
+def idle_mib(slices: int) -> float:
+    """MiB that this process has held at most, once it has loaded what a rank of `slices` slices loads."""
+    importlib.import_module("ministream.app.recon")
     warm_up(padded_slices(slices))
     return peak_memory_mib()
 
