@@ -72,6 +72,16 @@ def test_one_command_runs_both_jobs(jobs: Lab) -> None:
     assert {"receive", "prep", "write"} <= set(summary["stages_per_rank"][1])
 
 
+def test_several_ranks_may_receive(jobs: Lab) -> None:
+    job = launch(jobs, QUICK, "--ranks", "3", "--ingress", "2")
+    assert job.wait(150) == 0, job.text
+    summary = jobs.summary()
+    assert summary["complete"]
+    assert summary["bytes"] == (30 + 10 + 10) * 4 * 32 * 2
+    assert summary["tunnel"]["cipher"].startswith("TLS")
+    assert "2 connections" in job.text
+
+
 def test_results_may_go_by_way_of_a_scratch_disk(jobs: Lab) -> None:
     scratch = jobs.folder / "scratch"
     job = launch(jobs, QUICK + "write_freq = 1\n", "--scratch", str(scratch))
@@ -127,6 +137,8 @@ def test_each_side_alone_with_addresses_known_beforehand(jobs: Lab) -> None:
         (["--as", "recon"], "--rendezvous"),
         (["--as", "recon", "--credentials", "certs"], "--producer HOST:PORT"),
         (["--port", "5000"], "--port 5000 is for one side alone"),
+        (["--ranks", "99"], "99 ranks cannot share 4 detector rows: start at most 4"),
+        (["--ranks", "2", "--ingress", "3"], "--ingress 3: 2 ranks"),
         (["--launcher", "no-such-launcher -n 2"], "no program no-such-launcher"),
     ],
 )
@@ -135,6 +147,7 @@ def test_what_cannot_be_launched_is_said_at_once(jobs: Lab, options: list[str], 
     assert job.wait(30) in (2, 4)
     assert problem in job.text
     assert "Traceback" not in job.text
+    assert "rank 0" not in job.text
 
 
 def test_a_rendezvous_that_others_can_read_is_refused(jobs: Lab) -> None:

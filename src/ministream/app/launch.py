@@ -12,13 +12,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from ministream import log
+from ministream import config, log, partition
 from ministream.app.keeper import JOB, Keeper
+from ministream.app.placement import granted
 from ministream.app.plan import PROGRAM, Plan, command
 from ministream.app.processes import Child
 from ministream.app.rendezvous import Appointment, Card, Meeting, Outcome, Rendezvous, Side, check_fingerprint
 from ministream.app.scratch import CopyOut
+from ministream.app.senders import source_passes
 from ministream.errors import ConfigError
+from ministream.source import open_source
 
 _LOG = log.get(__name__)
 
@@ -30,11 +33,12 @@ def launch(plan: Plan) -> Outcome:
 
     At the first USR1, TERM, HUP or INT the reconstruction finishes its window and writes, and the pair ends; at
     the second everything ends at once. Raises ConfigError, AccessError, StorageError or MachineError for what
-    cannot be started.
+    cannot be started, InputError for a source that cannot be read.
     """
     sides: tuple[Side, ...] = (plan.side,) if plan.side else ("producer", "recon")
     if plan.port and len(sides) > 1:
         raise ConfigError(f"--port {plan.port} is for one side alone: give --as too, or leave the ports free")
+    _check_ranks(plan)
     with ExitStack() as stack:
         asked = stack.enter_context(_Asked())
         private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ministream-")))
@@ -51,6 +55,23 @@ def launch(plan: Plan) -> Outcome:
         outcome = keepers[-1].outcome
         assert outcome is not None
         return outcome
+
+
+def _check_ranks(plan: Plan) -> None:
+    """Find out before anything starts what the ranks would find out once they have met the producer.
+
+    Raises ConfigError for more ranks than the scan has rows, or more that receive than there are. A scan that is
+    not this side's, or that options of the producer's change, is not known here.
+    """
+    ranks = plan.ranks or (granted().ranks if not plan.launcher else 0)
+    if not ranks:
+        return
+    partition.groups(ranks, plan.ingress)
+    if plan.side is None and not plan.producer_options:
+        settings = config.load(plan.run)
+        passes = source_passes(settings)
+        with open_source(settings.source, order=settings.producer.order, repeat=passes) as source:
+            partition.slabs(source.scan.rows, ranks)
 
 
 class _Asked:
@@ -86,8 +107,8 @@ def _start(plan: Plan, side: Side, private: Path, stack: ExitStack) -> Keeper:
     def connect(partner: Card, control: str) -> Child:
         if partner.fingerprint is not None:
             check_fingerprint(partner, credentials)
-        addresses = ("--prod", partner.control, "--cons", control)
-        return Child("the tunnel's client", (*PROGRAM, "connect", *addresses, "--credentials", str(credentials)))
+        session = ("--prod", partner.control, "--cons", control, "--num-conn", str(plan.ingress))
+        return Child("the tunnel's client", (*PROGRAM, "connect", *session, "--credentials", str(credentials)))
 
     job = JOB[side] + _where()
     start = command(plan, side, credentials, announcement)

@@ -28,8 +28,8 @@ class Plan:
     S2CS that needs none. `host` and `producer_host` are the names on which the sides' control servers listen and
     are found, `port` the port (0: any free one). `launcher` are the words that start the reconstruction's ranks
     (none: mpirun on this machine), `producer_launcher` those that start the producer. `ranks` and `threads` 0:
-    what this machine grants. Results go to `out`, by way of `scratch` where that is given. `*_options` are passed
-    on to the jobs.
+    what this machine grants. `ingress` ranks receive. Results go to `out`, by way of `scratch` where that is given.
+    `*_options` are passed on to the jobs.
     """
 
     run: Path | None
@@ -43,6 +43,7 @@ class Plan:
     port: int = 0
     ranks: int = 0
     threads: int = 0
+    ingress: int = 1
     launcher: tuple[str, ...] = ()
     producer_launcher: tuple[str, ...] = ()
     scratch: Path | None = None
@@ -87,7 +88,10 @@ def _recon(plan: Plan) -> tuple[list[str], dict[str, str]]:
         ranks, threads = share(grant, ranks, threads)
         launcher, env = mpirun(ranks, threads, grant)
     sizes = [word for name, size in (("--ranks", ranks), ("--threads", threads)) if size for word in (name, str(size))]
-    settings = _settings({"stream.connect_timeout_s": plan.limits.partner_s})
+    values: dict[str, object] = {"stream.connect_timeout_s": plan.limits.partner_s, "stream.ingress": plan.ingress}
+    if plan.ingress > 1:  # the other receiving ranks may be on other nodes
+        values["tunnel.data_host"] = f'"{plan.host_of("recon")}"'
+    settings = _settings(values)
     out = ["--out", str(plan.scratch or plan.out)]
     return [*launcher, *PROGRAM, "recon", *_run(plan), *out, *sizes, *settings, *plan.recon_options], env
 

@@ -45,6 +45,7 @@ def launch(
     port: Annotated[int, typer.Option(help="Port of this side's S2CS; 0: any free one.")] = 0,
     ranks: Annotated[int, typer.Option(help="Ranks; 0: one per NUMA domain.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads per rank; 0: the granted cores shared out.")] = 0,
+    ingress: Annotated[int | None, typer.Option(min=1, help="Ranks that receive, each its band of the rows.")] = None,
     launcher: Annotated[
         str, typer.Option(help='What starts the ranks, such as "srun --mpi=pmix"; none: mpirun on this machine.')
     ] = "",
@@ -84,6 +85,7 @@ def launch(
             port=port,
             ranks=ranks,
             threads=threads,
+            ingress=ingress or config.load(run).stream.ingress,
             launcher=tuple(shlex.split(launcher)),
             producer_launcher=tuple(shlex.split(producer_launcher)),
             scratch=scratch,
