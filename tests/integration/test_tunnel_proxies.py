@@ -28,6 +28,7 @@ from tests.integration.tunnel_ends import (
     Echo,
     children,
     dial,
+    echoed,
     echoing,
     eventually,
     exchange,
@@ -91,6 +92,30 @@ def test_both_gateways_over_tls(kind: str, secrets: Credentials, producer: Echo)
         for listener in (*opened.prod_listeners, *opened.cons_listeners):
             with pytest.raises(ConnectionRefusedError):
                 dial(listener)
+
+
+def test_bytes_are_counted_while_a_connection_is_open_and_when_it_has_ended(
+    kind: str, secrets: Credentials, producer: Echo
+) -> None:
+    prod = ControlServer(side="PROD", kind=kind, credentials=secrets, targets=[producer.address])
+    with prod, ControlServer(side="CONS", kind=kind, credentials=secrets) as cons:
+        opened = client.connect(prod.address, cons.address, secrets)
+        size = 200_000
+        with dial(opened.cons_listeners[0]) as sock:
+            assert echoed(sock, bytes(size)) == bytes(size)
+            for server in (prod, cons):
+                # Where TCP does the counting, TLS counts too.
+                (found,) = server.sessions()
+                assert found.traffic.connections == 1
+                for carried in (found.traffic.inward, found.traffic.outward):
+                    assert size <= (carried or 0) < 1.05 * size
+        for server in (prod, cons):
+            eventually(lambda server=server: _carried(server) == (0, size, size))
+
+
+def _carried(server: ControlServer) -> tuple[int | None, ...]:
+    (found,) = server.sessions()
+    return found.traffic.connections, found.traffic.inward, found.traffic.outward
 
 
 @pytest.mark.parametrize(

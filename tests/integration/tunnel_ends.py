@@ -74,10 +74,15 @@ def dial(listener: str, timeout_s: float = 20) -> socket.socket:
 def ping(listener: str, message: bytes = b"ping") -> bytes:
     """One message there and back; the connection is closed in one go."""
     with dial(listener) as sock:
-        sock.sendall(message)
-        received = b""
-        while len(received) < len(message) and (chunk := sock.recv(1 << 16)):
-            received += chunk
+        return echoed(sock, message)
+
+
+def echoed(sock: socket.socket, message: bytes) -> bytes:
+    """Send a message, return as much as comes back, which is the message at most."""
+    sock.sendall(message)
+    received = b""
+    while len(received) < len(message) and (chunk := sock.recv(1 << 16)):
+        received += chunk
     return received
 
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from ministream.tunnel.certificates import check_peer, make_session_pair
-from ministream.tunnel.proxy import SESSION_DAYS, Addresses, Setup, Traffic
+from ministream.tunnel.proxy import SESSION_DAYS, Addresses, Setup, Traffic, _sockdiag
 from ministream.tunnel.proxy._program import Program
 
 
 class ConfiguredProxy:
-    """One program per session, started anew with a new file when the targets change; subclasses write the file."""
+    """One program per session, started anew with a new file when the targets change; subclasses write the file.
+
+    `ready` in its output means that it serves; `ended` matches what it says when a connection ends, with groups
+    `inward` and `outward`, the payload's bytes.
+    """
 
     program: str
     ready: str
+    ended: re.Pattern[str]
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
+        self._carried = {"inward": 0, "outward": 0}
         self._running: Program | None = None
         self._protocol: str | None = None
 
@@ -39,10 +47,26 @@ class ConfiguredProxy:
         if self._running is not None:
             await self._running.close()
             self._running = None
-        self._running = await Program.start(self.setup, self.program, self.arguments(), files=files, ready=self.ready)
+        self._running = await Program.start(
+            self.setup, self.program, self.arguments(), files=files, ready=self.ready, hear=self._hear
+        )
 
     async def traffic(self) -> Traffic:
-        return Traffic(cipher=self._protocol)
+        """Ended connections as the program told them; open ones as TCP counts on the accepted side, TLS included."""
+        now = _sockdiag.Counted()
+        with contextlib.suppress(OSError):
+            now = _sockdiag.count(self.setup.listeners)
+        return Traffic(
+            inward=self._carried["inward"] + now.received,
+            outward=self._carried["outward"] + now.acknowledged,
+            connections=now.connections,
+            cipher=self._protocol,
+        )
+
+    def _hear(self, line: str) -> None:
+        if told := self.ended.search(line):
+            for way in self._carried:
+                self._carried[way] += int(told[way])
 
     async def close(self) -> None:
         if self._running is not None:

@@ -16,6 +16,8 @@ from ministream.tunnel.proxy._ends import CHUNK, End, Wait
 _PIPE_BYTES = 1024 * 1024
 # A flow gives way to the others of its process after this many chunks.
 _BURST = 8
+# After so little there is hardly more at once: waiting costs less than looking.
+_SMALL = 16 * 1024
 
 # Buffers of flows that hold no bytes. The one used last is the next: it is still in the core's cache, and a thousand
 # idle connections take no more memory than one.
@@ -84,7 +86,10 @@ class SpliceFlow:
     def _move(self) -> Wait:
         flags = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
         source, sink = self.source.sock.fileno(), self.sink.sock.fileno()
+        small = False
         for _ in range(_BURST):
+            if small:
+                return Wait.READ
             if not self._held:
                 allowed = self._bucket.grant(_PIPE_BYTES)
                 if not allowed:
@@ -97,6 +102,7 @@ class SpliceFlow:
                     self.sink.finish()
                     return Wait.DONE
                 self._bucket.spend(self._held)
+                small = self._held < _SMALL
             try:
                 while self._held:
                     sent = os.splice(self._out, sink, self._held, flags=flags)
@@ -126,17 +132,21 @@ class CopyFlow:
         self.wait = self._move()
 
     def _move(self) -> Wait:
+        small = False
         for _ in range(_BURST):
             if not self._deliver():
                 return Wait.WRITE
             if self._ended:
                 return Wait.DONE
+            if small:
+                return Wait.READ
             allowed = self._bucket.grant(CHUNK)
             if not allowed:
                 return Wait.RATE
             count = self._fetch(allowed)
             if count is None:
                 return Wait.READ
+            small = count < _SMALL
             if count:
                 self._bucket.spend(count)
             else:

@@ -29,9 +29,19 @@ logger = log.get(__name__)
 class Program:
     """A running program; `start` returns when it says that it serves."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, fail: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        process: asyncio.subprocess.Process,
+        *,
+        ready: str,
+        hear: Callable[[str], None],
+        fail: Callable[[str], None],
+    ) -> None:
         self._name = name
         self._process = process
+        self._ready_text = ready
+        self._hear = hear
         self._fail = fail
         self._closing = False
         self._ready = asyncio.Event()
@@ -40,10 +50,17 @@ class Program:
 
     @classmethod
     async def start(
-        cls, setup: Setup, name: str, arguments: Sequence[str], *, files: Sequence[bytes], ready: str
+        cls,
+        setup: Setup,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        files: Sequence[bytes],
+        ready: str,
+        hear: Callable[[str], None],
     ) -> Self:
-        """Start `name` with the session's listeners; `files[i]` is at `path(i)` for it, and `ready` in its output
-        means that it serves.
+        """Start `name` with the session's listeners; `files[i]` is at `path(i)` for it, `ready` in its output
+        means that it serves, and `hear` gets every line of it.
 
         Raises TunnelError with the program's own words when it does not.
         """
@@ -65,8 +82,8 @@ class Program:
         finally:
             for memory in memories:
                 os.close(memory)
-        self = cls(name, process, setup.on_failure)
-        self._watcher = asyncio.create_task(self._watch(ready))
+        self = cls(name, process, ready=ready, hear=hear, fail=setup.on_failure)
+        self._watcher = asyncio.create_task(self._watch())
         try:
             await self._wait_ready()
         except BaseException:
@@ -97,9 +114,9 @@ class Program:
         if self._process.returncode is not None:
             raise TunnelError(f"{self._name} ended at once: {self._last_words()}")
 
-    async def _watch(self, ready: str) -> None:
+    async def _watch(self) -> None:
         """See to the program's end, expected or not."""
-        reading = asyncio.create_task(self._read(ready))
+        reading = asyncio.create_task(self._read())
         await _ended(self._process.pid)
         # Workers that outlive a killed master would keep the ports, and the output for which wait() waits too.
         self._kill_group()
@@ -110,13 +127,14 @@ class Program:
             self._fail(f"{self._name} ended by itself (status {status}): {self._last_words()}")
         self._ready.set()
 
-    async def _read(self, ready: str) -> None:
+    async def _read(self) -> None:
         """Drain the output, so that the program never blocks on it."""
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
             text = line.decode("utf-8", "replace").rstrip()[:300]
-            if ready in text:
+            if self._ready_text in text:
                 self._ready.set()
+            self._hear(text)
             if len(self._said) < _MAX_LOG_LINES:
                 self._said.append(text)
                 logger.debug("%s %d: %s", self._name, self._process.pid, text)

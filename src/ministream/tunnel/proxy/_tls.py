@@ -67,6 +67,10 @@ class TlsEnd:
         else:
             self._tls.set_connect_state()
         self._unsent = memoryview(b"")
+        # OpenSSL has bytes to send; has none to read; the socket had no more when it was last asked.
+        self._pending = True
+        self._starved = False
+        self._drained = False
         self._failure: OSError | None = None
         self._ended = False
         self._finished = False
@@ -84,6 +88,7 @@ class TlsEnd:
     def handshake(self) -> Wait:
         """Go on with the handshake; DONE when it is complete. Raises TlsError when it fails."""
         while True:
+            self._pending = True
             try:
                 self._tls.do_handshake()
             except SSL.WantReadError:
@@ -105,15 +110,15 @@ class TlsEnd:
         """As much as fits, over as many records as have come. Raises TlsError or TruncatedError."""
         filled = 0
         while filled < len(buffer) and not self._ended:
+            # What came before a failure counts; the next call tells.
+            if self._starved and ((filled and self._drained) or not self._receive()):
+                if self._failure is not None and not filled:
+                    raise self._failure
+                break
             try:
                 filled += self._tls.recv_into(buffer[filled:], _RECORD)
             except SSL.WantReadError:
-                if self._receive():
-                    continue
-                # What came before a failure counts; the next call tells.
-                if self._failure is not None and not filled:
-                    raise self._failure from None
-                break
+                self._starved = True
             except SSL.ZeroReturnError:
                 self._ended = True
             except SSL.Error as error:
@@ -127,21 +132,25 @@ class TlsEnd:
             taken = self._tls.send(data)
         except SSL.Error as error:
             raise _translated(error) from error
+        self._pending = True
         self.flush()
         return taken
 
     def flush(self) -> bool:
-        while True:
+        while self._unsent or self._pending:
             if not self._unsent:
                 try:
                     self._unsent = memoryview(self._tls.bio_read(_WIRE_CHUNK))
                 except SSL.WantReadError:
-                    return True
+                    self._pending = False
+                    break
+                self._pending = len(self._unsent) == _WIRE_CHUNK
             try:
                 sent = self.sock.send(self._unsent)
             except BlockingIOError:
                 return False
             self._unsent = self._unsent[sent:]
+        return True
 
     def finish(self) -> None:
         """Send close_notify."""
@@ -152,6 +161,7 @@ class TlsEnd:
             self._tls.shutdown()
         except SSL.Error as error:
             raise _translated(error) from error
+        self._pending = True
         self.flush()
 
     def _receive(self) -> bool:
@@ -167,6 +177,8 @@ class TlsEnd:
             self._failure = TruncatedError("the TLS peer closed its socket without close_notify")
             return False
         self._tls.bio_write(_arrived[:count])
+        self._starved = False
+        self._drained = count < len(_arrived)
         return True
 
 

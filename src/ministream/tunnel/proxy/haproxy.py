@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ministream.tunnel.proxy import Addresses
@@ -16,7 +17,10 @@ global
     tune.bufsize 65536
     ssl-default-bind-options ssl-min-ver TLSv1.3 no-tls-tickets
     ssl-default-server-options ssl-min-ver TLSv1.3 no-tls-tickets
+    log stdout format raw local0
 defaults
+    log global
+    log-format "connection ended: %U inward, %B outward"
     mode tcp
     option splice-auto
     option clitcpka
@@ -38,6 +42,7 @@ class Proxy(CertifiedProxy):
 
     program = "haproxy"
     ready = "Loading success"
+    ended = re.compile(r"connection ended: (?P<inward>\d+) inward, (?P<outward>\d+) outward")
 
     def arguments(self) -> Sequence[str]:
         return ["-W", "-f", path(0)]

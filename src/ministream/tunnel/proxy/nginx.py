@@ -5,6 +5,7 @@ Over TLS it ends both directions of a connection together.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ _HEAD = """\
 daemon off;
 worker_processes auto;
 pid {pid};
-error_log stderr notice;
+error_log stderr info;
 events {{ worker_connections 2048; }}
 stream {{
     proxy_connect_timeout 15s;
@@ -54,6 +55,7 @@ class Proxy(CertifiedProxy):
 
     program = "nginx"
     ready = "start worker process "
+    ended = re.compile(r"bytes from/to client:(?P<inward>\d+)/(?P<outward>\d+)")
 
     def arguments(self) -> Sequence[str]:
         return ["-e", "stderr", "-c", path(0)]

@@ -18,6 +18,11 @@ from ministream.tunnel.refusal import Code, RefusedError
 _OFFER = re.compile(rb"psk:([0-9a-f]{64})")
 _IDENTITY = "session"
 _LEGACY_IDENTITY = "client1"
+# "Connection closed" or "reset"; the dialled side is the one without TLS beside the producer, the one with it else.
+_ENDED = {
+    "PROD": re.compile(r"(?P<outward>\d+) byte\(s\) sent to TLS, (?P<inward>\d+) byte\(s\) sent to socket"),
+    "CONS": re.compile(r"(?P<inward>\d+) byte\(s\) sent to TLS, (?P<outward>\d+) byte\(s\) sent to socket"),
+}
 # stunnel closes idle connections after a time it must be given.
 _YEAR_S = 31_536_000
 _GLOBAL = f"""\
@@ -63,6 +68,7 @@ class Proxy(ConfiguredProxy):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self._key = secrets.token_hex(32)
+        self.ended = _ENDED[setup.side]
         self._legacy = config.parse(Options, setup.options, "[tunnel]").legacy_psk
         if self._legacy:
             logger.warning(
