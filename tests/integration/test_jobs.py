@@ -93,6 +93,52 @@ def test_the_volume_does_not_depend_on_the_ranks(tmp_path):
         assert np.linalg.norm(volume - volumes[0]) <= 1e-5 * np.linalg.norm(volumes[0])
 
 
+def test_the_volume_does_not_depend_on_how_many_ranks_receive(tmp_path):
+    volumes = []
+    for ingress in (1, 2, 3):
+        folder = tmp_path / str(ingress)
+        folder.mkdir()
+        with lab(folder) as jobs:
+            recon = ["--ingress", str(ingress), "--set", "output.pictures=false"]
+            assert run_directly(jobs, 4, recon=recon) == (0, 0), jobs.jobs[-1].text
+            summary = jobs.summary()
+            assert summary["complete"]
+            assert summary["projections"] == EVERY_ONE_USED
+            assert summary["bytes"] == (40 + 10 + 10) * 6 * 48 * 2
+            with h5py.File(jobs.out / "recon.h5") as file:
+                volumes.append(file["data"][:])
+    for volume in volumes[1:]:
+        np.testing.assert_array_equal(volume, volumes[0])
+
+
+def test_a_signal_ends_all_that_receive_in_order(jobs):
+    producer = jobs.produce(*small(), *LONG)
+    address = jobs.announced("producer", producer)["data"]
+    reconstruction = jobs.recon(3, "--connect", address, "--ingress", "2", *WINDOW)
+    wait_for_snapshot(jobs, reconstruction)
+    reconstruction.signal(signal.SIGUSR1)
+    assert reconstruction.wait() == 3, reconstruction.text
+    assert "SIGUSR1" in jobs.summary()["ending"]
+    assert producer.wait() != 0
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options", "problem"),
+    [
+        (2, ["--ingress", "3"], "--ingress 3: 2 ranks cannot have so many that receive: at most 2"),
+        (8, ["--ingress", "2"], "8 ranks cannot share 6 detector rows: start at most 6"),
+        (2, ["--ingress", "2", "--source-wire", "tracemq"], "stream.ingress = 2 is for the native wire"),
+    ],
+)
+def test_bands_that_cannot_be_are_refused(jobs, ranks, options, problem):
+    producer = jobs.produce(*small())
+    address = jobs.announced("producer", producer)["data"]
+    reconstruction = jobs.recon(ranks, "--connect", address, *WINDOW, *options)
+    assert reconstruction.wait() == 2
+    assert_one_line(reconstruction, problem)
+    producer.signal(signal.SIGTERM)
+
+
 @pytest.fixture
 def credentials(tmp_path):
     folder = tmp_path / "credentials"
@@ -138,6 +184,35 @@ def test_the_reconstruction_opens_the_tunnel_by_itself(jobs, credentials):
     reconstruction = jobs.recon(2, "--producer", control, *credentials, *WINDOW)
     assert (producer.wait(), reconstruction.wait()) == (0, 0), reconstruction.text
     assert "TLS" in jobs.summary()["tunnel"]["cipher"]
+
+
+def test_several_ranks_receive_through_a_tunnel_that_the_reconstruction_opens(jobs, credentials):
+    producer = jobs.produce(*small(), "--control", "127.0.0.1:0", *credentials)
+    control = jobs.announced("producer", producer)["control"]
+    reconstruction = jobs.recon(3, "--producer", control, "--ingress", "2", *credentials, *WINDOW)
+    assert (producer.wait(), reconstruction.wait()) == (0, 0), reconstruction.text
+    assert jobs.summary()["complete"]
+    assert "2 connections" in reconstruction.text
+
+
+def test_several_ranks_receive_by_way_of_gateways_that_stand_alone(jobs, credentials):
+    producer = jobs.produce(*small())
+    address = jobs.announced("producer", producer)["data"]
+    sides = {}
+    for side in ("PROD", "CONS"):
+        announce = ["--announce", str(jobs.folder / f"{side}.json")]
+        target = ["--target", address.removeprefix("tcp://")] if side == "PROD" else []
+        command = [*MINISTREAM, "s2cs", "--listen", "127.0.0.1:0", "--side", side, *credentials, *target, *announce]
+        sides[side] = jobs.start(side, command)
+    prod, cons = (jobs.announced(side, job)["control"] for side, job in sides.items())
+    connect = [*MINISTREAM, "connect", "--prod", prod, "--cons", cons, *credentials, "--num-conn", "2", "--json"]
+    opened = json.loads(subprocess.run(connect, check=True, capture_output=True, timeout=60).stdout)
+    urls = ",".join(f"tcp://{listener}" for listener in opened["cons_listeners"])
+    reconstruction = jobs.recon(3, "--connect", urls, "--ingress", "2", *WINDOW)
+    assert (producer.wait(), reconstruction.wait()) == (0, 0), reconstruction.text
+    assert jobs.summary()["complete"]
+    for gateway in sides.values():
+        gateway.signal(signal.SIGTERM)
 
 
 def relays_of(job) -> list[int]:
