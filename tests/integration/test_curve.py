@@ -99,6 +99,7 @@ def test_a_gateway_sees_no_pixel(jobs: Lab, keys: dict[str, Path], scan: Path, t
     summary = jobs.summary()
     assert summary["complete"]
     assert "TLS" in summary["tunnel"]["cipher"]
+    assert summary["tunnel"]["outward"] >= summary["bytes"] > summary["tunnel"]["inward"] > 0
     assert summary["end_to_end"] == ("CURVE" if encrypted else None)
     assert ("end to end" in reconstruction.text) is encrypted
     seen = tap.seen

@@ -139,7 +139,7 @@ def summary(**changes):
         "latency_s": {"p50": 0.25, "p99": 1.5},
         "ranks": 2,
         "threads": 1,
-        "tunnel": {"kind": "relay", "cipher": "TLS_AES_256_GCM_SHA384"},
+        "tunnel": {"kind": "relay", "cipher": "TLS_AES_256_GCM_SHA384", "inward": 1024, "outward": 3 << 20},
         "bytes": 3 << 20,
         "stages": {"sirt": 9.0, "write": 1.0},
         "quality": {"ssim": 0.93, "psnr": 31.2},
@@ -171,9 +171,14 @@ def test_the_summary_has_the_promised_keys(tmp_path):
     assert written["projections"]["refused"] == 1
     assert written["refused_reasons"] == {"NaN": 1}
     assert written["latency_s"] == {"p50": 0.25, "p99": 1.5}
-    assert written["tunnel"] == {"kind": "relay", "cipher": "TLS_AES_256_GCM_SHA384"}
+    assert written["tunnel"] == summary().tunnel
     assert written["quality"] == {"ssim": 0.93, "psnr": 31.2}
     assert [file.name for file in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_the_table_says_what_the_tunnel_carried():
+    assert "relay, TLS_AES_256_GCM_SHA384, 3.0 MiB" in shown(render(summary()))
+    assert "gone" in shown(render(summary(tunnel={"kind": "gone"})))
 
 
 def test_json_gets_null_where_it_has_no_number(tmp_path):

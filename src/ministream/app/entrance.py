@@ -94,11 +94,14 @@ class Entrance:
         self._session_uid = session.uid
         return tuple(f"tcp://{listener}" for listener in session.listeners)
 
-    def tunnel(self) -> dict[str, str] | None:
-        """Kind of data server and cipher of the tunnel in use; None without one."""
+    def tunnel(self) -> dict[str, str | int] | None:
+        """Kind of data server, cipher and bytes of the tunnel in use; None without one."""
         if self._server is None or self._session_uid is None:
             return None
         session = next((s for s in self._server.sessions() if s.uid == self._session_uid), None)
         if session is None:
             return {"kind": "gone"}
-        return {"kind": session.kind, "cipher": session.traffic.cipher or "none"}
+        carried = session.traffic
+        counted = {"inward": carried.inward, "outward": carried.outward}
+        told = {way: count for way, count in counted.items() if count is not None}
+        return {"kind": session.kind, "cipher": carried.cipher or "none", **told}

@@ -148,8 +148,8 @@ class Ingress:
         """Whole frames that have come and have not been handed out."""
         return self._receiver.report.received - self._taken if self._receiver is not None else 0
 
-    def tunnel(self) -> dict[str, str] | None:
-        """Kind of data server and cipher of the tunnel in use; None without one, and on other ranks than rank 0."""
+    def tunnel(self) -> dict[str, str | int] | None:
+        """Kind, cipher and bytes of the tunnel in use; None without one, and on other ranks than rank 0."""
         return self._entrance.tunnel() if self._entrance is not None else None
 
     def _pull(self) -> None:

@@ -21,7 +21,8 @@ class Summary:
 
     `ending` says how the stream ended; `repaired_pixels` counts dead and photon-starved pixels that were
     mended. `latency_s` holds p50 and p99 from acquisition to image, None where nothing was measured; `tunnel`
-    kind and cipher, None without a tunnel; `end_to_end` the encryption between producer and rank 0, None without;
+    kind, cipher and the bytes to (inward) and from (outward) the producer, None without a tunnel; `end_to_end` the
+    encryption between producer and rank 0, None without;
     `bytes` counts what the data connection received, `bytes_scattered` what ranks sent to others, `bytes_written`
     the pixels of all volumes; `stages` seconds per stage on rank 0, `stages_per_rank` on every rank; `quality` ssim
     and psnr (dB) against the truth, None where it is not known; `residuals` the residual norm before the last
@@ -42,7 +43,7 @@ class Summary:
     latency_negative: int = 0
     ranks: int
     threads: int
-    tunnel: Mapping[str, str] | None
+    tunnel: Mapping[str, str | int] | None
     end_to_end: str | None = None
     bytes: int
     bytes_scattered: int = 0
@@ -103,7 +104,7 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("time", f"{summary.seconds:.1f} s, {summary.projections_per_s:.1f} projections/s"),
         ("latency", _latency(summary)),
         ("received", f"{summary.bytes / 2**20:.1f} MiB"),
-        ("tunnel", ", ".join(filter(None, summary.tunnel.values())) if summary.tunnel else "none"),
+        ("tunnel", _tunnel(summary.tunnel)),
         ("end to end", summary.end_to_end or ""),
         ("ranks × threads", f"{summary.ranks} × {summary.threads}"),
         ("stages", _stages(summary.stages)),
@@ -114,6 +115,14 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("results in", str(Path(summary.files[0]).parent) if summary.files else ""),
         ("files", _files(summary.files)),
     ]
+
+
+def _tunnel(tunnel: Mapping[str, str | int] | None) -> str:
+    if tunnel is None:
+        return "none"
+    carried = int(tunnel.get("inward", 0)) + int(tunnel.get("outward", 0))
+    words = [str(tunnel[key]) for key in ("kind", "cipher") if key in tunnel]
+    return ", ".join([*words, f"{carried / 2**20:.1f} MiB"])
 
 
 def _projections(counters: Counters) -> str:
