@@ -52,6 +52,23 @@ def test_snapshots_that_are_written_behind_need_a_copy() -> None:
     assert no_mpi_io == 0 < mpi_io
 
 
+def test_each_receiving_rank_holds_the_credit_of_its_own_band() -> None:
+    scan = Scan(scan_id="s", rows=10, cols=256, projections=32, flats=0, darks=0, dtype="<u2")
+    credit = {}
+    for ingress in (1, 2, 4):
+        known = config.load(None, {"stream": {"ingress": ingress}})
+        credit[ingress] = check._memory(assign(0, 4, known, scan, threads=1))["credit"]
+    # 10 rows on 4 ranks are slabs of 3, 3, 2, 2
+    assert credit == {1: 32 * 10 * 512, 2: 32 * 6 * 512, 4: 32 * 3 * 512}
+
+
+def test_the_ranks_that_receive_are_named(tmp_path: Path) -> None:
+    small = {"source": {"rows": 9, "cols": 16, "projections": 8}, "output": {"directory": str(tmp_path)}}
+    predicted = check.check(config.load(None, small | {"stream": {"ingress": 2}}), 3)
+    assert predicted.receiving == (0, 2)
+    assert set(predicted.peak_mib) == {"rank 0", "ranks that receive", "other ranks"}
+
+
 def test_an_idle_rank_that_cannot_be_started_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "_IDLE", "raise SystemExit('no such kernel')")
     with pytest.raises(MachineError, match="idle rank cannot be measured: no such kernel"):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ministream import registry
 from ministream.app.receivers import receiver_keys
-from ministream.app.settle import Assignment, assign
+from ministream.app.settle import Assignment, assign, groups_of
 from ministream.config import Config
 from ministream.errors import ConfigError, MachineError
 from ministream.model import Scan
@@ -44,7 +44,8 @@ class Prediction:
     """What one job will need on this kind of machine.
 
     Memory is in MiB: `base` is an idle rank (interpreter, MPI, numba), the other parts are of the rank with the
-    largest slab; `credit` and `MPI-IO` count on rank 0 only, `staging` on the others. `update_s` is one window update
+    largest slab; `credit` counts on the `receiving` ranks only, `MPI-IO` on rank 0, `staging` on those that receive
+    nothing. `update_s` is one window update
     on all ranks together; `projections_per_s` what the job keeps up with; `needed_mib_per_s` what the stream then
     carries.
     """
@@ -52,6 +53,7 @@ class Prediction:
     scan: Scan
     ranks: int
     threads: int
+    receiving: tuple[int, ...]
     window_length: int
     window_step: int
     iterations: int
@@ -66,10 +68,13 @@ class Prediction:
 
     @property
     def peak_mib(self) -> dict[str, float]:
-        """Predicted peak of rank 0 and of every other rank."""
+        """Predicted peak of rank 0 and of every other rank, those apart that receive too."""
         parts = self.memory_mib
         every = sum(size for part, size in parts.items() if part not in {"credit", "MPI-IO", "staging"})
-        return {"rank 0": every + parts["credit"] + parts["MPI-IO"], "other ranks": every + parts["staging"]}
+        peaks = {"rank 0": every + parts["credit"] + parts["MPI-IO"]}
+        if len(self.receiving) > 1:
+            peaks["ranks that receive"] = every + parts["credit"]
+        return peaks | {"other ranks": every + parts["staging"]}
 
 
 def check(config: Config, ranks: int) -> Prediction:
@@ -99,6 +104,7 @@ def check(config: Config, ranks: int) -> Prediction:
         scan=scan,
         ranks=ranks,
         threads=threads,
+        receiving=tuple(group.start for group in groups_of(config, ranks)),
         window_length=window.length,
         window_step=window.step,
         iterations=window.iterations,
@@ -179,6 +185,7 @@ def _memory(my: Assignment) -> dict[str, int]:
     copy = scan.cols**2 * padded_slices(slices) * 4 if _writes_behind(my) else 0
     slab = memory(my.config.recon, geometry, slices, window.length)
     frames = scan.projections + scan.flats + scan.darks
+    band_bytes = scan.frame_bytes * my.band[-1].stop // scan.rows
     return {
         "window": slab.window,
         "image": slab.images,
@@ -186,7 +193,7 @@ def _memory(my: Assignment) -> dict[str, int]:
         "weights": slab.weights,
         "calibration": 6 * slices * scan.cols * 8,
         "staging": Distributor.memory_bytes(scan, my.slab, my.batch, rank=1),
-        "credit": min(int(my.config.stream.credit_mib * 2**20), frames * scan.frame_bytes),
+        "credit": min(int(my.config.stream.credit_mib * 2**20), frames * band_bytes),
         "writing": scratch_bytes(slices, scan.cols) + copy,
         "MPI-IO": _MPI_IO_BYTES if len(my.slabs) > 1 and my.config.output.writer == "hdf5" else 0,
     }

@@ -47,10 +47,12 @@ def _render(prediction: Prediction) -> Table:
         "window", f"{prediction.window_length} long, step {prediction.window_step}, {prediction.iterations} iterations"
     )
     table.add_row("ranks × threads", f"{prediction.ranks} × {prediction.threads}")
+    if len(prediction.receiving) > 1:
+        table.add_row("ranks that receive", ", ".join(map(str, prediction.receiving)))
     table.add_row(
         "memory per rank", "\n".join(f"{part:<12}{size:10.1f} MiB" for part, size in prediction.memory_mib.items())
     )
-    table.add_row("peak", "\n".join(f"{rank:<12}{size:10.1f} MiB" for rank, size in prediction.peak_mib.items()))
+    table.add_row("peak", "\n".join(f"{rank:<18}{size:10.1f} MiB" for rank, size in prediction.peak_mib.items()))
     table.add_row(
         "keeps up with", f"{prediction.projections_per_s:.3g} projections/s ({prediction.gups:.2f} GUPS measured here)"
     )
