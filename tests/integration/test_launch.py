@@ -73,9 +73,10 @@ def test_one_command_runs_both_jobs(jobs: Lab) -> None:
 
 
 def test_several_ranks_may_receive(jobs: Lab) -> None:
-    job = launch(jobs, QUICK, "--ranks", "3", "--ingress", "2")
+    job = launch(jobs, QUICK, "--ranks", "3", "--ingress", "2", "--curve")
     assert job.wait(150) == 0, job.text
     summary = jobs.summary()
+    assert summary["end_to_end"] == "CURVE"
     assert summary["complete"]
     assert summary["bytes"] == (30 + 10 + 10) * 4 * 32 * 2
     assert summary["tunnel"]["cipher"].startswith("TLS")
@@ -136,6 +137,7 @@ def test_each_side_alone_with_addresses_known_beforehand(jobs: Lab) -> None:
     [
         (["--as", "recon"], "--rendezvous"),
         (["--as", "recon", "--credentials", "certs"], "--producer HOST:PORT"),
+        (["--as", "recon", "--credentials", "certs", "--producer", "h:1", "--curve"], "ministream certs curve"),
         (["--port", "5000"], "--port 5000 is for one side alone"),
         (["--ranks", "99"], "99 ranks cannot share 4 detector rows: start at most 4"),
         (["--ranks", "2", "--ingress", "3"], "--ingress 3: 2 ranks"),

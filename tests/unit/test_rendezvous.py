@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ministream.app.rendezvous import Outcome, Rendezvous, Side, fingerprint_of
+from ministream.app.rendezvous import Appointment, Outcome, Rendezvous, Side, fingerprint_of
 from ministream.errors import AccessError, ConfigError, ProtocolError
+from ministream.tunnel import curve
 from ministream.tunnel.credentials import Credentials
 
 
@@ -47,6 +48,25 @@ def test_everything_is_closed_to_others(folder: Path) -> None:
     side.finish(Outcome(code=0, reason="complete"))
     for path in [folder, *folder.iterdir(), folder / "pair" / "token"]:
         assert not path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO), path
+
+
+def test_a_pair_has_keys_of_its_own_while_it_lasts(folder: Path) -> None:
+    sides = [Rendezvous(folder, "producer"), Rendezvous(folder, "recon")]
+    assert sides[0].curve() == sides[1].curve()
+    producer, receiver = (curve.load(sides[0].curve(), side) for side in curve.SIDES)
+    assert producer.secret != receiver.secret
+    assert len(producer.peers) == len(receiver.peers) == 1
+    other = Rendezvous(folder.with_name("pair-2"), "producer")
+    assert curve.load(other.curve(), "producer").peers.isdisjoint(producer.peers)
+    for side in sides:
+        side.finish(Outcome(code=0, reason="complete"))
+    assert not sides[0].curve().exists()
+
+
+def test_sides_that_share_no_folder_are_told_how_to_get_keys(folder: Path) -> None:
+    apart = Appointment(folder, "recon", folder, "localhost:1")
+    with pytest.raises(ConfigError, match="ministream certs curve"):
+        apart.curve()
 
 
 def test_the_card_carries_the_fingerprint_of_the_servers_certificate(folder: Path) -> None:

@@ -111,7 +111,7 @@ def _start(plan: Plan, side: Side, private: Path, stack: ExitStack) -> Keeper:
         return Child("the tunnel's client", (*PROGRAM, "connect", *session, "--credentials", str(credentials)))
 
     job = JOB[side] + _where()
-    start = command(plan, side, credentials, announcement)
+    start = command(plan, side, credentials, announcement, meeting.curve() if plan.curve else None)
     _LOG.debug("%s: %s", job, shlex.join(start.words))
     return Keeper(
         side,

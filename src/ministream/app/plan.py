@@ -29,7 +29,7 @@ class Plan:
     are found, `port` the port (0: any free one). `launcher` are the words that start the reconstruction's ranks
     (none: mpirun on this machine), `producer_launcher` those that start the producer. `ranks` and `threads` 0:
     what this machine grants. `ingress` ranks receive. Results go to `out`, by way of `scratch` where that is given.
-    `*_options` are passed on to the jobs.
+    `curve` encrypts the stream end to end, with keys made for the pair. `*_options` are passed on to the jobs.
     """
 
     run: Path | None
@@ -38,6 +38,7 @@ class Plan:
     rendezvous: Path | None = None
     producer: str | None = None
     credentials: Path | None = None
+    curve: bool = False
     host: str = "127.0.0.1"
     producer_host: str | None = None
     port: int = 0
@@ -64,10 +65,15 @@ class Command:
     env: dict[str, str]
 
 
-def command(plan: Plan, side: Side, credentials: Path, announcement: Path) -> Command:
-    """How one job is started. Raises ConfigError when its ranks need an mpirun and there is none."""
+def command(plan: Plan, side: Side, credentials: Path, announcement: Path, curve: Path | None = None) -> Command:
+    """How one job is started; `curve` are the keys of an encrypted stream.
+
+    Raises ConfigError when its ranks need an mpirun and there is none.
+    """
     address = f"{plan.host_of(side)}:{plan.port}"
     common = ["--control", address, "--credentials", str(credentials), "--announce", str(announcement)]
+    if curve is not None:
+        common += ["--curve", str(curve)]
     one_thread = {name: value for name, value in ONE_THREAD.items() if name not in os.environ}
     words, env = _producer(plan) if side == "producer" else _recon(plan)
     return Command(words=(*words, *common), env=one_thread | env)

@@ -1,6 +1,7 @@
 """Where the two jobs of a pair meet: a folder that both can see and nobody else can read.
 
-    pair/            the pair's token and its own certificate authority: made whole by whoever comes first
+    pair/            the pair's token, its own certificate authority and the keys of its stream: made whole by
+                     whoever comes first
     producer.json    each side's card: where its S2CS listens, its certificate's fingerprint, the token
     recon.json
     producer.end     how each side ended, and why
@@ -27,7 +28,7 @@ import msgspec
 
 from ministream import atomic
 from ministream.errors import AccessError, ConfigError, ExitCode, PeerLostError, ProtocolError
-from ministream.tunnel import credentials
+from ministream.tunnel import credentials, curve
 from ministream.tunnel.address import Endpoint, parse_endpoint
 
 Side = Literal["producer", "recon"]
@@ -72,6 +73,9 @@ class Meeting(Protocol):
     def credentials(self, host: str) -> Path:
         """This side's directory of credentials, for a server on `host`."""
 
+    def curve(self) -> Path:
+        """The directory of keys that encrypt the pair's stream end to end."""
+
     def publish(self, job: str, control: str) -> None:
         """Tell the partner where this side's S2CS listens."""
 
@@ -108,6 +112,10 @@ class Rendezvous:
         for usage, hosts in (("server", [host]), ("client", [])):
             credentials.issue(self._pair, name=self._side, usage=usage, hosts=hosts, days=CERTIFICATE_DAYS - 1, out=own)
         return own
+
+    def curve(self) -> Path:
+        """Keys made for this pair, which both sides find here and nobody else."""
+        return self._pair / "curve"
 
     def publish(self, job: str, control: str) -> None:
         """Leave this side's card for the partner; replaces an earlier one."""
@@ -152,6 +160,13 @@ class Appointment:
     def credentials(self, host: str) -> Path:
         """The directory of credentials that was given; its server certificate must be for `host`."""
         return self._credentials
+
+    def curve(self) -> Path:
+        """Raises ConfigError: the two sides share no folder in which keys could be made for them."""
+        raise ConfigError(
+            "--curve makes keys where both sides meet: with addresses known beforehand make them by"
+            " `ministream certs curve`, and name them as `curve` in [stream] of either side's run file"
+        )
 
     def publish(self, job: str, control: str) -> None:
         """Nobody is told: the addresses are known."""
@@ -223,6 +238,7 @@ def _make_once(pair: Path) -> None:
         mine = Path(tempfile.mkdtemp(prefix=".pair-", dir=pair.parent))
         try:
             credentials.create_authority(mine, name="pair", days=CERTIFICATE_DAYS)
+            curve.create(mine / "curve")
             _write_text(mine / "token", secrets.token_hex(32))
             _rename_unless_there(mine, pair)
         finally:

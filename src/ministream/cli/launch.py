@@ -38,6 +38,9 @@ def launch(
         str | None, typer.Option(help="The producer's S2CS, instead of a rendezvous.", metavar="HOST:PORT")
     ] = None,
     credentials: Annotated[Path | None, typer.Option(help="Made by `ministream certs`.", metavar="DIR")] = None,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Encrypt the stream end to end, with keys made for this pair.")
+    ] = False,
     host: Annotated[
         str | None, typer.Option(help="Name of this machine's interface for the tunnel (Slurm: the node's name).")
     ] = None,
@@ -80,6 +83,7 @@ def launch(
             rendezvous=rendezvous,
             producer=producer,
             credentials=credentials,
+            curve=curve,
             host=host or os.environ.get("SLURMD_NODENAME") or "127.0.0.1",
             producer_host=producer_host,
             port=port,
