@@ -22,6 +22,7 @@ def main(argv: list[str]) -> int:
     """Run on this machine, print a table, and save the rows."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks pipeline")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--ingress", type=int, nargs="+", default=[1], help="ranks that receive; no more than --ranks")
     parser.add_argument("--threads", type=int, default=0, help="per rank; 0: two cores shared out")
     parser.add_argument("--shapes", nargs="+", default=["64x512", "64x1024"], help="detector rows × columns")
     parser.add_argument("--projections", type=int, default=360)
@@ -33,10 +34,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
     options = parser.parse_args(argv)
     busy = machine.warn_unless_quiet()
-    rows = [_measure(case, options) for case in _cases(options)]
+    rows = [_measure(case, k, options) for case in _cases(options) for k in options.ingress if k <= case.ranks]
     machine.show([{key: value for key, value in row.items() if key != "stages"} for row in rows])
     for row in rows:
-        print(f"\nstages of rank 0, {row['rows']} × {row['n']}, {row['ranks']} ranks")
+        print(f"\nstages of rank 0, {row['rows']} × {row['n']}, {row['ranks']} ranks, {row['ingress']} receive")
         machine.show([row["stages"]])
     if options.save:
         print(machine.save("pipeline", argv, rows, busy=busy))
@@ -61,17 +62,19 @@ def _cases(options: argparse.Namespace) -> list[Case]:
     ]
 
 
-def _measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
-    runs = [_pair.run(case, [], options.timeout) for _ in range(options.repetitions)]
+def _measure(case: Case, ingress: int, options: argparse.Namespace) -> dict[str, Any]:
+    runs = [_pair.run(case, ["--ingress", str(ingress)], options.timeout) for _ in range(options.repetitions)]
     summary = sorted(runs, key=lambda run: run["projections_per_s"])[len(runs) // 2]
-    predicted = _predicted_mib(case)
+    predicted = _predicted_mib(case, ingress)
     peaks = summary["peak_memory_mib"]
     others = max(peaks[1:], default=0.0)
+    others_predicted = predicted["ranks that receive" if ingress > 1 else "other ranks"]
     return {
         "rows": case.rows,
         "n": case.n,
         "ranks": case.ranks,
         "threads": case.threads,
+        "ingress": ingress,
         "projections_per_s": summary["projections_per_s"],
         "mib_per_s": summary["bytes"] / summary["seconds"] / 2**20,
         "gups": case.pixel_updates / summary["seconds"] / 1e9,
@@ -79,16 +82,17 @@ def _measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         "rank_0_mib": peaks[0],
         "of_predicted": peaks[0] / predicted["rank 0"],
         "other_mib": others,
-        "other_of_predicted": others / predicted["other ranks"] if others else None,
+        "other_of_predicted": others / others_predicted if others else None,
         "stages": {name: round(seconds, 3) for name, seconds in summary["stages"].items()},
     }
 
 
-def _predicted_mib(case: Case) -> dict[str, float]:
+def _predicted_mib(case: Case, ingress: int) -> dict[str, float]:
     """Peak memory by rank that `ministream check` predicts."""
     with tempfile.TemporaryDirectory() as folder:
         scan = _pair.make_scan(Path(folder) / "scan.h5", case)
         settings = {**case.settings(), "source.kind": "dxchange", "source.file": scan, "recon.threads": case.threads}
+        settings["stream.ingress"] = ingress
         words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         command = [sys.executable, "-m", "ministream", "check", "--json", "--ranks", str(case.ranks), *words]
         told = subprocess.run(command, check=True, capture_output=True, text=True)
