@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from ministream.model import Frame, FrameKind, Scan, Slab
 from ministream.parallel.mpi import MPI, Comm, Request, row_type, wait_until
 
-# A batch that is on its way moves only while somebody polls, and a nap is as long as a transfer.
+# A batch that is on its way moves only while somebody polls, and a nap is as long as a transfer. Where one batch
+# follows another, the next is announced within the time of a nap.
 EAGER_S = 2e-3
+NEXT_S = 2e-4
 
 _RECORD = np.dtype([("kind", "u1"), ("index", "i8"), ("angle_rad", "f8"), ("acquired_s", "f8")])
 
@@ -86,6 +88,7 @@ class Distributor:
         self._announced: Request | None = None
         self._scatters: list[Request] | None = None
         self._hungry_since: float | None = None
+        self._announced_at = 0.0
         self.waits = Waits()
         self.ended = False
         self.bytes_scattered = 0
@@ -105,6 +108,7 @@ class Distributor:
             return False
         # Rank 0 knows what it announced; the others must read it first.
         if self._scatters is None and (self._feed is not None or self._announced.Test()):
+            self._announced_at = time.perf_counter()
             self._scatters = [self._scatter(k) for k in range(self._count)]
         return self._scatters is not None and Request.Testall([self._announced, *self._scatters])
 
@@ -114,9 +118,9 @@ class Distributor:
         `waits` then says what this wait was for.
         """
         began = self._hungry_since = time.perf_counter()
-        wait_until(lambda: self._under_way(meanwhile))
-        announced = time.perf_counter()
+        wait_until(lambda: self._under_way(meanwhile), eager_s=NEXT_S)
         wait_until(self.poll, eager_s=EAGER_S)
+        announced = max(began, self._announced_at)
         starved_s = min(float(self._control["starved_s"][0]), announced - began)
         self.waits = Waits(idle_s=announced - began - starved_s, scatter_s=time.perf_counter() - announced)
         self.ended = self.ended or int(self._control["op"][0]) == Op.END
@@ -161,13 +165,8 @@ class Distributor:
 
     def _rows(self) -> list[Rows]:
         own = (frame.pixels[self._slab.slice] for frame in self._frames) if self._feed else iter(self._staging)
+        records = self._control["records"][0, : self._count].tolist()
         return [
-            Rows(
-                kind=FrameKind(int(record["kind"])),
-                index=int(record["index"]),
-                angle_rad=float(record["angle_rad"]),
-                acquired_s=float(record["acquired_s"]),
-                pixels=pixels,
-            )
-            for record, pixels in zip(self._control["records"][0, : self._count], own, strict=False)
+            Rows(kind=FrameKind(kind), index=index, angle_rad=angle_rad, acquired_s=acquired_s, pixels=pixels)
+            for (kind, index, angle_rad, acquired_s), pixels in zip(records, own, strict=False)
         ]
