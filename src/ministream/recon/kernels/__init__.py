@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ministream import jit
-from ministream.recon.geometry import aligned_zeros, padded_slices, rows_collide
+from ministream.recon.geometry import aligned_zeros, padded_slices
 from ministream.recon.kernels import arrays
 from ministream.recon.kernels import back as _back
 from ministream.recon.kernels import elementwise as _elementwise
@@ -42,7 +42,9 @@ Progress = Callable[[], None]
 _WIDEST = 64 if llvm.get_host_cpu_features().get("avx512f") else 16
 """Slices per weight: as many as leave registers for four sums."""
 _GROUP = 32
-"""Projections of one forward task: their sums and a piece of the image fit the second-level cache."""
+"""Most projections of one forward task: their sums and a piece of the image fit the second-level cache."""
+_FEWEST = 4
+"""Projections for which passing the image once is worth while."""
 
 
 class Beams(NamedTuple):
@@ -63,12 +65,11 @@ class Beams(NamedTuple):
 
 
 class Pixels(NamedTuple):
-    """An image's memory as one row, its size, the distance of its rows, and whether rays may read it as it lies."""
+    """An image's memory as one row, its size, and the distance of its rows."""
 
     data: NDArray[np.float32]
     n: int
     pitch: int
-    direct: bool
 
     @classmethod
     def of(cls, image: Image) -> Self:
@@ -79,7 +80,7 @@ class Pixels(NamedTuple):
         row = image.strides[0]
         size = (image.shape[0] - 1) * row // 4 + n * slices
         data = np.lib.stride_tricks.as_strided(image, (size,), (4,))
-        return cls(data, n, row // 4, not rows_collide(row, 4 * slices))
+        return cls(data, n, row // 4)
 
 
 def lane_blocks(slices: int, widest: int = _WIDEST) -> list[tuple[int, int, int]]:
@@ -96,16 +97,19 @@ def lane_blocks(slices: int, widest: int = _WIDEST) -> list[tuple[int, int, int]
 
 def forward(image: Image, sinogram: Sinogram, beams: Beams, *, gain: float = 1.0, progress: Progress = idle) -> None:
     """sinogram += gain · A image, for the projections of `beams`."""
-    pixels, slices = Pixels.of(image), image.shape[2]
-    groups = -(-beams.slots.size // _GROUP)
-    # half as many slices per task cost less than cutting the detector
-    halve = _WIDEST == 64 and slices % 64 == 0 and get_threads() > groups * slices // 64
-    for lanes, first, blocks in lane_blocks(slices, 32 if halve else _WIDEST):
+    if image.shape[0] == 1:
+        image = np.pad(image, ((1, 1), (1, 1), (0, 0)))  # rays read pairs of pixels
+    pixels, projections = Pixels.of(image), beams.slots.size
+    for lanes, first, blocks in lane_blocks(image.shape[2]):
+        # tasks for all threads: fewer projections each, and only then parts of the detector
+        shares = -(-get_threads() // blocks)
+        group = min(_GROUP, max(_FEWEST, -(-projections // shares)))
+        groups = -(-projections // group)
         strips = -(-get_threads() // (groups * blocks))
-        plan = _forward.Plan(groups * blocks * strips, first, blocks, _GROUP, strips)
+        plan = _forward.Plan(groups * blocks * strips, first, blocks, group, strips)
 
         def prepare(lanes: int = lanes, plan: _forward.Plan = plan) -> Work:
-            scratch, kind = _forward.Scratch.of(lanes), Lanes(lanes)
+            scratch, kind = _forward.Scratch.new(), Lanes(lanes)
             return lambda counter, quota: int(
                 _forward.forward(kind, counter, quota, plan, pixels, sinogram, beams, float(gain), scratch)
             )
@@ -171,9 +175,8 @@ def warm_up(slices: int) -> None:
     """Compile or load every kernel that a slab of `slices` slices uses; one process of a node at a time."""
     with jit.one_compiles_first():
         beams, ones = Beams.at(np.zeros(1), 0.5), np.ones((2, 2), np.float32)
-        # single slices are for the weights, half as many for more threads than blocks
-        lanes = {1, *(width >> half for width, _, _ in lane_blocks(padded_slices(slices)) for half in (0, width == 64))}
-        for width in lanes:
+        # single slices are for the weights
+        for width in {1, *(lanes for lanes, _, _ in lane_blocks(padded_slices(slices)))}:
             image, sinogram = aligned_zeros((2, 2, width)), aligned_zeros((1, 2, width))
             forward(image, sinogram, beams)
             back(sinogram, image, beams, factor=ones)

@@ -31,6 +31,8 @@ from ministream.recon.kernels.vector import (
 )
 
 SIDE = 32
+STRIP = 16
+"""Columns of a tile that are worked through together: what their rows see of a projection stays in the cache."""
 GROUP = 16
 SPAN = math.ceil(SIDE * math.sqrt(2)) + 3
 CACHE_LINE = 16
@@ -61,7 +63,7 @@ class Update(NamedTuple):
 class Scratch(NamedTuple):
     """One thread's memory.
 
-    The pieces of `GROUP` projections, the tile's sums, for one row of pixels two weights and a place per projection,
+    The pieces of `GROUP` projections, the tile's sums, for a strip's row two weights and a place per projection,
     and per projection the tile corner's position in its piece, cos, sin and ray length.
     """
 
@@ -77,7 +79,7 @@ class Scratch(NamedTuple):
 
     @classmethod
     def of(cls, lanes: int) -> Self:
-        weights, beams = aligned_zeros((3, GROUP * SIDE)), aligned_zeros((4, GROUP))
+        weights, beams = aligned_zeros((3, GROUP * STRIP)), aligned_zeros((4, GROUP))
         return cls(
             aligned_zeros((GROUP * SPAN * lanes,)),
             aligned_zeros((SIDE * SIDE * lanes,)),
@@ -89,14 +91,14 @@ class Scratch(NamedTuple):
 
 
 @inline
-def _weigh(count, row, width, scratch):
-    """Both weights and the place in scratch where `count` projections meet each pixel of a row of the tile."""
+def _weigh(count, row, first, width, scratch):
+    """Both weights and the place in scratch where `count` projections meet the pixels of a row from column `first`."""
     one, zero = np.float32(1), np.float32(0)
     for p in range(count):
         length, cos = scratch.length[p], scratch.cos[p]
-        start = scratch.corner[p] - np.float32(row) * scratch.sin[p]
-        for column in range(SIDE):
-            k = p * SIDE + column
+        start = scratch.corner[p] - np.float32(row) * scratch.sin[p] + np.float32(first) * cos
+        for column in range(STRIP):
+            k = p * STRIP + column
             u = start + np.float32(column) * cos
             whole = np.int32(u)
             offset = (u - np.float32(whole)) * length
@@ -138,7 +140,7 @@ def _gather(lanes, piece, near, far, place, column, count, total):
     """total + what `count` projections give to a pixel."""
     other = zeros(lanes)
     for p in range(count):
-        k = p * SIDE + column
+        k = p * STRIP + column
         here = np.int64(item(place, k))
         total = fma(item(near, k), load(lanes, piece, here), total)
         other = fma(item(far, k), load(lanes, piece, here + width_of(lanes)), other)
@@ -160,20 +162,23 @@ def _add_group(lanes, image, slices, at, r0, c0, update, count, first, last, scr
     data, factor, sums = image.data, update.factor, scratch.sums
     piece, near, far, place = scratch.piece, scratch.near, scratch.far, scratch.place
     multiply, lower, upper = update.multiply, update.lower, update.upper
-    for row in range(min(SIDE, image.n - r0)):
-        _weigh(count, row, width_of(lanes), scratch)
-        pixel = (r0 + row) * image.pitch + c0 * slices + at
-        for column in range(min(SIDE, image.n - c0)):
-            here = (row * SIDE + column) * width_of(lanes)
-            total = zeros(lanes) if first else load(lanes, sums, here)
-            total = _gather(lanes, piece, near, far, place, column, count, total)
-            if last:
-                for k in range(0, width_of(lanes), CACHE_LINE):
-                    prefetch(data, pixel + image.pitch + k)
-                _change(lanes, data, pixel, multiply, lower, upper, factor[r0 + row, c0 + column], total)
-            else:
-                store(sums, here, total)
-            pixel += slices
+    rows, columns = min(SIDE, image.n - r0), min(SIDE, image.n - c0)
+    for begin in range(0, columns, STRIP):
+        for row in range(rows):
+            _weigh(count, row, begin, width_of(lanes), scratch)
+            pixel = (r0 + row) * image.pitch + (c0 + begin) * slices + at
+            for column in range(min(STRIP, columns - begin)):
+                here = (row * SIDE + begin + column) * width_of(lanes)
+                total = zeros(lanes) if first else load(lanes, sums, here)
+                total = _gather(lanes, piece, near, far, place, column, count, total)
+                if last:
+                    for k in range(0, width_of(lanes), CACHE_LINE):
+                        prefetch(data, pixel + image.pitch + k)
+                    scale = factor[r0 + row, c0 + begin + column]
+                    _change(lanes, data, pixel, multiply, lower, upper, scale, total)
+                else:
+                    store(sums, here, total)
+                pixel += slices
 
 
 @jit
@@ -181,8 +186,6 @@ def back(lanes, counter, quota, plan, image, sinogram, beams, update, scratch):
     """Take up to `quota` tasks of `plan` from the counter; returns how many were done."""
     tiles = (image.n + SIDE - 1) // SIDE
     projections = beams.slots.size
-    # the pieces of wide blocks must fit the cache
-    group = GROUP if width_of(lanes) <= 16 else GROUP // 2
     done = 0
     while done < quota:
         task = fetch_add(counter, 1)
@@ -192,8 +195,8 @@ def back(lanes, counter, quota, plan, image, sinogram, beams, update, scratch):
         at = plan.first + (task % plan.blocks) * width_of(lanes)
         tile = task // plan.blocks
         r0, c0 = (tile // tiles) * SIDE, (tile % tiles) * SIDE
-        for begin in range(0, projections, group):
-            count = min(group, projections - begin)
+        for begin in range(0, projections, GROUP):
+            count = min(GROUP, projections - begin)
             _fetch(lanes, sinogram, beams, update.interpolate, begin, count, at, image.n, r0, c0, scratch)
             last = begin + count == projections
             _add_group(lanes, image, sinogram.shape[2], at, r0, c0, update, count, begin == 0, last, scratch)

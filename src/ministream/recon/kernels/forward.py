@@ -10,8 +10,8 @@ that run down and (column, row) for rays that run across:
 
 The image is worked through in strips of `LINES` lines and blocks of at most `BLOCK` positions. A ray belongs to the
 block in which it crosses the middle of the strip and runs through all of the strip's lines, so every ray has the same
-number of samples: no clipping, no branches. Where a block with the margin that rays may drift into lies inside the
-image, samples are read from it; elsewhere from a copy with zeros around it.
+number of samples: no clipping, no branches. Where a block with the margin that rays may drift into reaches beyond
+the image, the pair of pixels is moved inside and the weights follow it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from ministream.recon.kernels.vector import add, fetch_add, fma, item, load, pre
 LINES = 16
 BLOCK = 32
 MARGIN = LINES // 2 + 1
-WIDTH = BLOCK + 2 * MARGIN + 1
 RAYS = BLOCK + 2
+AREA = BLOCK * BLOCK
+"""Pixels of a square."""
 AHEAD = 8
 """Rays between the prefetch of a sum and its use."""
 CACHE_LINE = 16
@@ -58,23 +59,22 @@ class Part(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """One thread's memory: a padded tile, and two weights and a place for every sample of a block's rays.
+    """One thread's memory: two weights and a place for every sample of a block's rays.
 
-    `state` is the task at hand, -1 for none, and its next square.
+    `state` is the task at hand, -1 for none, and its next square; `ahead` what of the square after that to ask for:
+    the next pixel, where pixel 0 lies, and pixels per ray.
     """
 
-    tile: NDArray[np.float32]
     near: NDArray[np.float32]
     far: NDArray[np.float32]
     place: NDArray[np.int32]
     state: NDArray[np.int64]
+    ahead: NDArray[np.int64]
 
     @classmethod
-    def of(cls, lanes: int) -> Self:
-        samples = (RAYS * LINES,)
-        weights = aligned_zeros((3, *samples))
-        place, state = weights[2].view(np.int32), np.array([-1, 0])
-        return cls(aligned_zeros((LINES * WIDTH * lanes,)), weights[0], weights[1], place, state)
+    def new(cls) -> Self:
+        near, far, place = aligned_zeros((3, RAYS * LINES))
+        return cls(near, far, place.view(np.int32), np.array([-1, 0]), np.zeros(3, np.int64))
 
 
 @inline
@@ -130,52 +130,73 @@ def _weigh(rays, base, a, b, gain, line_step, position_step, scratch):
 
 
 @inline
-def _clear(lanes, tile, first, last):
-    for k in range(first, last):
-        store(tile, k * width_of(lanes), zeros(lanes))
+def _weigh_edge(rays, base, a, b, gain, line_step, position_step, lines, low, high, scratch):
+    """As `_weigh`, with `lines` lines and pairs of pixels that begin at low...high: 0 for samples outside."""
+    one, zero = np.float32(1), np.float32(0)
+    length = np.float32(abs(a) * gain)
+    step = np.float32(b)
+    for ray in range(rays):
+        start = np.float32(base + ray * a)
+        for line in range(LINES):
+            k = ray * LINES + line
+            j = start + np.float32(line) * step
+            whole = max(low, min(np.int32(j), high))
+            offset = j - np.float32(whole)
+            weight = length if line < lines else zero
+            scratch.near[k] = max(zero, one - abs(offset)) * weight
+            scratch.far[k] = max(zero, one - abs(offset - one)) * weight
+            scratch.place[k] = min(np.int32(line), lines - np.int32(1)) * line_step + whole * position_step
 
 
 @inline
-def _copy(lanes, image, n, line_step, position_step, at, i0, j0, width, tile):
-    """tile[line, k] = image at (i0 + line, j0 + k), zero outside."""
-    lines = min(LINES, n - i0)
-    left = min(max(0, -j0), width)
-    right = max(left, min(width, n - j0))
-    for line in range(LINES):
-        row = line * WIDTH
-        _clear(lanes, tile, row, row + (left if line < lines else width))
-        _clear(lanes, tile, row + right, row + width)
-    for k in range(left, right):
-        for line in range(lines):
-            pixel = (i0 + line) * line_step + (j0 + k) * position_step + at
-            store(tile, (line * WIDTH + k) * width_of(lanes), load(lanes, image, pixel))
+def _look_ahead(part, image, slices, square, scratch):
+    """Make ready to ask for the pixels of `square` little by little, while the one before it is projected."""
+    blocks = _blocks(image.n)[0]
+    scratch.ahead[0] = 0
+    scratch.ahead[1] = square // blocks * BLOCK * image.pitch + square % blocks * BLOCK * slices + part.at
+    # a projection's rays pass a square in two strips
+    scratch.ahead[2] = 1 + AREA // (2 * BLOCK * (part.end - part.begin))
 
 
 @inline
-def _gather(lanes, source, corner, far_step, near, far, place, ray, total):
+def _ask(lanes, image, pitch, slices, number, corner, count):
+    """Prefetch pixels [number, number + count) of a square."""
+    for pixel in range(number, number + count):
+        here = corner + pixel // BLOCK * pitch + pixel % BLOCK * slices
+        for k in range(0, width_of(lanes), CACHE_LINE):
+            prefetch(image, here + k)
+
+
+@inline
+def _gather(lanes, image, corner, far_step, near, far, place, ray, total):
     """total + the ray's samples in the strip; four sums hide the latency of the multiply-adds."""
     second, third, fourth = zeros(lanes), zeros(lanes), zeros(lanes)
     for line in range(0, LINES, 2):
         k = ray * LINES + line
         here = corner + np.int64(item(place, k))
-        total = fma(item(near, k), load(lanes, source, here), total)
-        second = fma(item(far, k), load(lanes, source, here + far_step), second)
+        total = fma(item(near, k), load(lanes, image, here), total)
+        second = fma(item(far, k), load(lanes, image, here + far_step), second)
         here = corner + np.int64(item(place, k + 1))
-        third = fma(item(near, k + 1), load(lanes, source, here), third)
-        fourth = fma(item(far, k + 1), load(lanes, source, here + far_step), fourth)
+        third = fma(item(near, k + 1), load(lanes, image, here), third)
+        fourth = fma(item(far, k + 1), load(lanes, image, here + far_step), fourth)
     return add(add(total, second), add(third, fourth))
 
 
 @inline
-def _project(lanes, source, corner, far_step, scratch, rays, sinogram, out, slices):
+def _project(lanes, image, pitch, corner, far_step, scratch, rays, sinogram, out, slices):
     """Add the strip's samples to the sums of neighbouring rays."""
     near, far, place = scratch.near, scratch.far, scratch.place
+    asked, square, count = scratch.ahead
     for ray in range(rays):
         here = out + ray * slices
         for k in range(0, width_of(lanes), CACHE_LINE):
             prefetch(sinogram, here + AHEAD * slices + k)
-        total = _gather(lanes, source, corner, far_step, near, far, place, ray, load(lanes, sinogram, here))
+        if width_of(lanes) >= CACHE_LINE and asked < AREA:
+            _ask(lanes, image, pitch, slices, asked, square, count)
+            asked += count
+        total = _gather(lanes, image, corner, far_step, near, far, place, ray, load(lanes, sinogram, here))
         store(sinogram, here, total)
+    scratch.ahead[0] = asked
 
 
 @inline
@@ -184,8 +205,9 @@ def _strip(lanes, part, image, sinogram, beams, gain, scratch, across, i0, j0, j
     n, cols, slices = image.n, sinogram.shape[1], sinogram.shape[2]
     half, axis = (n - 1) / 2, beams.axis_col
     line_step, position_step = (slices, image.pitch) if across else (image.pitch, slices)
-    inside = image.direct and i0 + LINES <= n and j0 >= MARGIN and j1 + MARGIN < n
-    copied = False
+    inside = i0 + LINES <= n and j0 >= MARGIN and j1 + MARGIN < n
+    lines, low, high = np.int32(min(LINES, n - i0)), np.int32(MARGIN - j0), np.int32(MARGIN - j0 + n - 2)
+    corner = i0 * line_step + (j0 - MARGIN) * position_step + part.at
     for p in range(part.begin, part.end):
         slot = beams.slots[p]
         cos, sin = beams.cos[slot], beams.sin[slot]
@@ -198,18 +220,12 @@ def _strip(lanes, part, image, sinogram, beams, gain, scratch, across, i0, j0, j
             continue
         base = half + a * (u0 - axis) + b * (i0 - half) - (j0 - MARGIN)
         out = (slot * cols + u0) * slices + part.at
+        rays, steps = u1 - u0, (np.int32(line_step), np.int32(position_step))
         if inside:
-            _weigh(u1 - u0, base, a, b, gain, np.int32(line_step), np.int32(position_step), scratch)
-            corner = i0 * line_step + (j0 - MARGIN) * position_step + part.at
-            _project(lanes, image.data, corner, position_step, scratch, u1 - u0, sinogram, out, slices)
-            continue
-        if not copied:
-            width = j1 - j0 + 2 * MARGIN + 1
-            _copy(lanes, image.data, n, line_step, position_step, part.at, i0, j0 - MARGIN, width, scratch.tile)
-            copied = True
-        step = width_of(lanes)
-        _weigh(u1 - u0, base, a, b, gain, np.int32(WIDTH * step), np.int32(step), scratch)
-        _project(lanes, scratch.tile, 0, step, scratch, u1 - u0, sinogram, out, slices)
+            _weigh(rays, base, a, b, gain, steps[0], steps[1], scratch)
+        else:
+            _weigh_edge(rays, base, a, b, gain, steps[0], steps[1], lines, low, high, scratch)
+        _project(lanes, image.data, image.pitch, corner, position_step, scratch, rays, sinogram, out, slices)
 
 
 @inline
@@ -230,6 +246,7 @@ def _square(lanes, part, image, sinogram, beams, gain, scratch, square):
     """Project one square of the image, along rays both down and across, so that it is in cache for both."""
     blocks, block = _blocks(image.n)
     y, x = square // blocks, square % blocks
+    _look_ahead(part, image, sinogram.shape[2], square + 1, scratch)
     for across in (False, True):
         line, position = (x, y) if across else (y, x)
         j0 = position * block - MARGIN
