@@ -33,6 +33,8 @@ _LOG = log.get(__name__)
 _SEND_QUEUE = 8192
 # A peer that ignores the credit, or talks more than it should, is stopped by TCP after so many messages.
 _RECEIVE_QUEUE = 16
+# ZeroMQ deals a listener's connections to so many threads: several receivers' streams are sent, and encrypted, at once.
+_LISTENER_THREADS = 4
 # A relay accepts before its far side does, and may never get through.
 _HANDSHAKE_MS = 5000
 # Notices a host that vanished within half a minute, however slow the link and however large the messages,
@@ -72,8 +74,8 @@ class _Endpoint:
 
     doorkeeper: _curve.Doorkeeper | None = None
 
-    def __init__(self, kind: int, max_message_bytes: int, url: str, *, encrypted: bool) -> None:
-        self._context = zmq.Context()
+    def __init__(self, kind: int, max_message_bytes: int, url: str, *, encrypted: bool, threads: int = 1) -> None:
+        self._context = zmq.Context(threads)
         self._socket = self._context.socket(kind)
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         options = {
@@ -168,7 +170,7 @@ class ZmqListener(_Endpoint):
     """The bound end; see `transport.Listener`. A peer is named by the id that ZeroMQ gives its connection."""
 
     def __init__(self, url: str, max_message_bytes: int, keys: CurveKeys | None) -> None:
-        super().__init__(zmq.ROUTER, max_message_bytes, url, encrypted=keys is not None)
+        super().__init__(zmq.ROUTER, max_message_bytes, url, encrypted=keys is not None, threads=_LISTENER_THREADS)
         self._told: set[str] = set()
         if keys is not None:
             _curve.be_server(self._socket, keys)
