@@ -54,7 +54,7 @@ def _run(options: argparse.Namespace) -> None:
         for batch in options.batches
     ]
     if options.big:
-        rows.append(_measure(comm, 5 * 2**30, 1, 1))
+        rows.append(_measure(comm, comm.size * 2 * 2**30 + 2**28, 1, 1))
     if comm.rank == 0:
         _ranks.hand_back(rows)
 
@@ -107,9 +107,9 @@ class _Deal:
         self._comm, self._batch, self._frames = comm, batch, frames
         self._scan = Scan(scan_id="benchmark", rows=rows, cols=COLS, projections=frames, flats=0, darks=0, dtype="<u2")
         self._slabs = partition.slabs(rows, comm.size)
-        # As many buffers on every rank as a batch needs, touched, so that no page is missing: every way that is
-        # compared reads and writes the same memory, whatever fits a cache.
-        self._buffers = [np.full((rows, COLS), k, np.uint16) for k in range(batch if comm.rank == 0 else 1)]
+        # As many buffers as a batch needs, touched, so that no page is missing: every way that is compared reads and
+        # writes the same memory, whatever fits a cache.
+        self._buffers = [np.full((rows, COLS), k, np.uint16) for k in range(batch if comm.rank == 0 else 0)]
         self._own = np.ones((batch, self._slabs[comm.rank].rows, COLS), np.uint16)
         self._left = 0
         self._work = np.ones((256, 256), np.float32)
