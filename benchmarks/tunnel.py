@@ -20,8 +20,9 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks._tunnel_ends import Producer, goodput, round_trips
-from ministream.tunnel.client import Access, ControlClient, connect
+from ministream.tunnel.client import connect
 from ministream.tunnel.control import ControlServer
+from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.policy import Policy, PolicySection
 
 WAYS = [

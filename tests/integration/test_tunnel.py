@@ -15,8 +15,8 @@ import pytest
 
 from ministream.errors import AccessError, ConfigError, PeerLostError, TunnelError
 from ministream.tunnel import certificates, client, credentials
-from ministream.tunnel.client import Access, ControlClient
 from ministream.tunnel.control import ControlServer
+from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.policy import Policy, PolicySection, QuotaSection
 from tests.integration.tunnel_ends import (
@@ -216,7 +216,7 @@ def test_connections_are_dealt_to_targets_in_turn_and_retargeted(plain: ControlS
                 assert sock.recv(1) == b"x"
             assert (one.accepted, two.accepted) == (1, 1)
             with ControlClient(plain.address, Access()) as control:
-                assert control.update("s", "PROD", [one.address, three.address], None) == (
+                assert control.update("s", "PROD", [one.address, three.address], None).prod_listeners == (
                     one.address,
                     three.address,
                     one.address,
@@ -231,7 +231,7 @@ def test_connections_are_dealt_to_targets_in_turn_and_retargeted(plain: ControlS
 def test_an_empty_update_means_hellos_list(plain: ControlServer, producer: Echo) -> None:
     (listener,) = open_side(plain, Access(), "s", "PROD", [producer.address])
     with ControlClient(plain.address, Access()) as control:
-        assert control.update("s", "PROD", [], None) == (producer.address,)
+        assert control.update("s", "PROD", [], None).prod_listeners == (producer.address,)
     assert ping(listener) == b"ping"
 
 

@@ -251,7 +251,7 @@ def test_the_output_of_stock_s2uc(tmp_path: Path, producer: Echo) -> None:
         error = run("connect", *both, "--insecure", "--target", producer.address, code=4)
         assert "already_exists" in error
         said = run(
-            *("inbound-request", "--insecure", "--s2cs", server.address, "--num_conn", "2"),
+            *("inbound-request", "--plain", "--insecure", "--s2cs", server.address, "--num_conn", "2"),
             *("--remote_ip", "127.0.0.1", "--receiver_ports", port, "--rate", "10000"),
         ).splitlines()
         uid = said[1].split()[0]
@@ -264,7 +264,7 @@ def test_the_output_of_stock_s2uc(tmp_path: Path, producer: Echo) -> None:
         assert ping(listeners[1]) == b"ping"
         with s2cs(tmp_path, "cons", "--insecure", "--policy", policy) as cons:
             said = run(
-                *("outbound-request", "--insecure", "--s2cs", cons.address, "--num_conn", "2"),
+                *("outbound-request", "--plain", "--insecure", "--s2cs", cons.address, "--num_conn", "2"),
                 *("--remote_ip", "127.0.0.1", uid, ",".join(listeners)),
             ).splitlines()
             assert said[1] == f"{uid} {cons.address} INVALID_TOKEN CONS"
@@ -282,6 +282,45 @@ def test_the_output_of_stock_s2uc(tmp_path: Path, producer: Echo) -> None:
         assert said[-1].startswith("Listeners: ['127.0.0.1:")
 
 
+@pytest.mark.parametrize("kind", ["relay", "stunnel"])
+def test_requests_side_by_side_are_encrypted_like_connect(
+    tmp_path: Path, authority: Path, producer: Echo, kind: str
+) -> None:
+    if kind == "stunnel" and shutil.which("stunnel") is None:
+        pytest.skip("stunnel is not installed")
+    words = ("--credentials", authority, "--kind", kind)
+    login = ("--credentials", authority, "--num_conn", "2", "--remote_ip", "127.0.0.1")
+    target = ("--target", producer.address)
+    with s2cs(tmp_path, "prod", *words, *target) as prod, s2cs(tmp_path, "cons", *words) as cons:
+        ports = ("--receiver_ports", producer.address.rpartition(":")[2])
+        said = run("inbound-request", *login, *ports, "--s2cs", prod.address).splitlines()
+        uid, listeners = said[1].split()[0], ",".join(re.findall(r"127\.0\.0\.1:\d+", said[-1]))
+        outbound = ("outbound-request", *login, "--s2cs", cons.address)
+        error = run(*outbound, uid, listeners, code=2)
+        assert "--inbound-s2cs HOST:PORT" in error
+        assert json.loads(run("sessions", "--s2cs", cons.address, "--credentials", authority, "--json")) == []
+        said = run(*outbound, "--inbound-s2cs", prod.address, uid, listeners).splitlines()
+        entries = re.findall(r"127\.0\.0\.1:\d+", said[-1])
+        assert [ping(entry) for entry in entries] == [b"ping", b"ping"]
+        for server in (prod, cons):
+            told = run("sessions", "--s2cs", server.address, "--credentials", authority, "--json")
+            (session,) = json.loads(told)
+            assert (session["state"], session["secure"]) == ("active", True)
+
+
+def test_plain_data_is_asked_for_and_warned_of(tmp_path: Path, producer: Echo) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('targets = ["127.0.0.1:*"]\n')
+    with s2cs(tmp_path, "s", "--insecure", "--policy", policy) as server:
+        port = producer.address.rpartition(":")[2]
+        where = ("--insecure", "--s2cs", server.address, "--remote_ip", "127.0.0.1", "--receiver_ports", port)
+        told = subprocess.run(
+            [*MINISTREAM, "inbound-request", "--plain", *where], check=True, capture_output=True, text=True, timeout=60
+        )
+        assert "in the clear" in told.stderr
+        assert "in the clear" not in told.stdout
+
+
 def test_tokens_are_masked(tmp_path: Path, authority: Path, producer: Echo) -> None:
     token = run("certs", "token", authority, "--name", "stock").strip()
     (tmp_path / "token").write_text(token)
@@ -292,7 +331,7 @@ def test_tokens_are_masked(tmp_path: Path, authority: Path, producer: Echo) -> N
     with s2cs(tmp_path, "s", *words) as server:
         port = producer.address.rpartition(":")[2]
         where = ("--s2cs", server.address, "--remote_ip", "127.0.0.1", "--receiver_ports", port)
-        said = run("inbound-request", *where, *login)
+        said = run("inbound-request", "--plain", *where, *login)
         assert "******** PROD" in said
         assert token not in said
         (tmp_path / "token").write_text("wrong" + token)
@@ -309,7 +348,7 @@ def test_a_restarted_server_gets_its_address_and_ports_back(tmp_path: Path, prod
         with s2cs(tmp_path, f"s{attempt}", *words, "--listen", f"127.0.0.1:{control}") as server:
             assert server.address == f"127.0.0.1:{control}"
             said = run(
-                *("inbound-request", "--insecure", "--s2cs", server.address, "--num_conn", "1"),
+                *("inbound-request", "--plain", "--insecure", "--s2cs", server.address, "--num_conn", "1"),
                 *("--remote_ip", "127.0.0.1", "--receiver_ports", producer.address.rpartition(":")[2]),
             )
             assert f"127.0.0.1:{data}" in said

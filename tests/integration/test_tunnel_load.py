@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ministream.tunnel import client, messages
-from ministream.tunnel.client import Access, ControlClient
 from ministream.tunnel.control import ControlServer
+from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.policy import Policy, PolicySection
 from ministream.tunnel.refusal import Code

@@ -19,8 +19,8 @@ import pytest
 from ministream import registry
 from ministream.errors import ConfigError, TunnelError
 from ministream.tunnel import certificates, client
-from ministream.tunnel.client import Access, ControlClient
 from ministream.tunnel.control import ControlServer
+from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.gateway import PROXIES
 from ministream.tunnel.policy import Policy, PolicySection

@@ -21,8 +21,8 @@ import pytest
 
 from ministream.errors import PeerLostError
 from ministream.tunnel import client, credentials, messages
-from ministream.tunnel.client import Access, ControlClient
 from ministream.tunnel.control import ControlServer
+from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.policy import Policy, PolicySection
 from tests.integration.tunnel_ends import Echo, echoing, eventually, free_port, make_credentials, ping

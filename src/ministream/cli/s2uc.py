@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ import typer
 from ministream.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ministream.tunnel.client import Access
+    from ministream.tunnel.control_client import Access, Answer, ControlClient
 
 CredentialsOption = Annotated[Path | None, typer.Option(help="Directory made by `ministream certs`.", metavar="DIR")]
 InsecureOption = Annotated[bool, typer.Option("--insecure", help="No TLS; loopback only.")]
@@ -30,6 +31,9 @@ ScopeOption = Annotated[
 RemoteOption = Annotated[str, typer.Option("--remote_ip", "--remote-ip", help="Host of the application.")]
 PortsOption = Annotated[
     str, typer.Option("--receiver_ports", "--receiver-ports", help="Ports of the application, by commas.")
+]
+PlainOption = Annotated[
+    bool, typer.Option("--plain", help="Nothing is encrypted between the gateways, as with stock SciStream.")
 ]
 TimeoutOption = Annotated[float, typer.Option(help="Seconds until giving up.")]
 
@@ -57,13 +61,20 @@ def inbound_request(
     credentials: CredentialsOption = None,
     insecure: InsecureOption = False,
     token_file: TokenOption = None,
+    plain: PlainOption = False,
     timeout: TimeoutOption = 180.0,
 ) -> None:
-    """Open the producer's side of a session, as stock s2uc does: plain data unless the data server keys itself."""
+    """Open the producer's side of a session; `outbound-request --inbound-s2cs` joins the consumer's to it."""
     login = access_of(credentials, insecure, server_cert, token_file, scope)
     targets = _receivers(remote_ip, receiver_ports)
     uid = str(uuid.uuid4())
-    _request(uid, s2cs, "PROD", login, num_conn=num_conn, rate=rate, hello=targets, update=None, timeout_s=timeout)
+    with _opened(uid, s2cs, "PROD", login, num_conn, rate, targets, timeout) as (client, opened):
+        if plain or opened.offer is None:
+            _warn_plain(s2cs, opened)
+            client.update(uid, "PROD", opened.prod_listeners, None)
+        else:
+            typer.echo(f"{s2cs} waits for: ministream outbound-request --inbound-s2cs {s2cs} {uid} …", err=True)
+    say_request(uid, s2cs, "PROD", opened.listeners, token=login.token)
 
 
 def outbound_request(
@@ -79,21 +90,24 @@ def outbound_request(
     credentials: CredentialsOption = None,
     insecure: InsecureOption = False,
     token_file: TokenOption = None,
+    inbound_s2cs: Annotated[
+        str | None,
+        typer.Option("--inbound-s2cs", help="Control server that inbound-request used: TLS between the gateways."),
+    ] = None,
+    plain: PlainOption = False,
     timeout: TimeoutOption = 180.0,
 ) -> None:
-    """Open the consumer's side of a session, as stock s2uc does."""
+    """Open the consumer's side of a session, and join the producer's to it."""
     login = access_of(credentials, insecure, server_cert, token_file, scope)
-    _request(
-        uid,
-        s2cs,
-        "CONS",
-        login,
-        num_conn=num_conn,
-        rate=rate,
-        hello=_receivers(remote_ip, receiver_ports),
-        update=prod_lstn.split(","),
-        timeout_s=timeout,
-    )
+    targets, receivers = prod_lstn.split(","), _receivers(remote_ip, receiver_ports)
+    with _opened(uid, s2cs, "CONS", login, num_conn, rate, receivers, timeout) as (client, opened):
+        offer = None
+        if plain or opened.offer is None:
+            _warn_plain(s2cs, opened)
+        else:
+            offer = _join(uid, inbound_s2cs, login, opened.offer)
+        client.update(uid, "CONS", targets, offer)
+    say_request(uid, s2cs, "CONS", opened.listeners, token=login.token)
 
 
 def release(
@@ -139,7 +153,7 @@ def access_of(
     scope: str = "",
 ) -> Access:
     """From the options to what the client needs. Raises ConfigError for a combination that makes no sense."""
-    from ministream.tunnel.client import Access
+    from ministream.tunnel.control_client import Access
     from ministream.tunnel.credentials import Credentials
 
     token = _token(token_file, scope)
@@ -152,24 +166,44 @@ def access_of(
     raise ConfigError("give --credentials DIR, or --server_cert FILE with a token, or --insecure on loopback")
 
 
-def _request(
+@contextmanager
+def _opened(
     uid: str,
     s2cs: str,
     role: str,
     login: Access,
-    *,
     num_conn: int,
     rate: int,
-    hello: Sequence[str],
-    update: Sequence[str] | None,
+    receivers: Sequence[str],
     timeout_s: float,
-) -> None:
-    from ministream.tunnel.client import ControlClient, released_on_failure
+) -> Iterator[tuple[ControlClient, Answer]]:
+    """One side of a session, let go of again if the block fails."""
+    from ministream.tunnel.client import released_on_failure
+    from ministream.tunnel.control_client import ControlClient
 
     with ControlClient(s2cs, login) as client, released_on_failure(uid, [client]):
-        opened = client.open(uid, role, num_conn=num_conn, rate=rate, targets=hello, timeout_s=timeout_s)
-        client.update(uid, role, opened.prod_listeners if update is None else update, None)
-    say_request(uid, s2cs, role, opened.listeners, token=login.token)
+        yield client, client.open(uid, role, num_conn=num_conn, rate=rate, targets=receivers, timeout_s=timeout_s)
+
+
+def _join(uid: str, inbound_s2cs: str | None, login: Access, consumers: bytes) -> bytes:
+    """Tell the producer's side whom to let in. Returns its own offer. Raises ConfigError where it makes none."""
+    from ministream.tunnel.control_client import ControlClient
+
+    if inbound_s2cs is None:
+        raise ConfigError(
+            "TLS between the gateways needs both control servers: give --inbound-s2cs HOST:PORT, the one that"
+            " inbound-request used, or --plain on either side to do without"
+        )
+    with ControlClient(inbound_s2cs, login) as inbound:
+        offer = inbound.update(uid, "PROD", [], consumers).offer
+    if offer is None:
+        raise ConfigError(f"control server {inbound_s2cs} offers no TLS between the gateways: --plain does without")
+    return offer
+
+
+def _warn_plain(s2cs: str, opened: Answer) -> None:
+    why = "as --plain asks" if opened.offer is not None else f"control server {s2cs} offers no TLS between the gateways"
+    typer.echo(f"ministream: warning: {why}: its data server may carry the stream in the clear", err=True)
 
 
 def _receivers(host: str, ports: str) -> list[str]:

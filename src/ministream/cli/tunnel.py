@@ -145,7 +145,7 @@ def sessions(
     as_json: JsonOption = False,
 ) -> None:
     """List your sessions on a control server; all of them for an administrator of its policy."""
-    from ministream.tunnel.client import ControlClient
+    from ministream.tunnel.control_client import ControlClient
 
     with ControlClient(s2cs, access_of(credentials, insecure, server_cert, token_file)) as client:
         found = client.sessions()

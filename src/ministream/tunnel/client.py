@@ -2,61 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any, Self
-
-# gRPC's core reports errors on standard error by itself; here they are raised, and said once.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
-import grpc
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 from ministream import log
-from ministream.errors import AccessError, ConfigError, PeerError, PeerLostError, TunnelError
-from ministream.tunnel import messages
-from ministream.tunnel.address import parse_endpoint
-from ministream.tunnel.certificates import KeyPair
+from ministream.errors import PeerError, PeerLostError, TunnelError
+from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
 
-_CALL_S = 20.0
-_RELEASE_S = 5.0
-_HELLO_TRIES = 10
-_HELLO_AGAIN_S = 0.2
-_PROBE_S = 5.0
-
 logger = log.get(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Access:
-    """How to be let in: `ca` None speaks without TLS (loopback only); a pair, a token or neither says who we are."""
-
-    ca: bytes | None = None
-    pair: KeyPair | None = None
-    token: str | None = field(default=None, repr=False)
-
-    @classmethod
-    def of(cls, credentials: Credentials | None, token: str | None = None) -> Self:
-        """With a directory of credentials, its client pair; None: without TLS."""
-        if credentials is None:
-            return cls(token=token)
-        return cls(ca=credentials.ca, pair=None if token else credentials.client, token=token)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Opened:
-    """One side's answer to req: its listeners, the targets hello named, and its data server's offer."""
-
-    listeners: tuple[str, ...]
-    prod_listeners: tuple[str, ...]
-    offer: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,129 +26,6 @@ class Connection:
     prod_listeners: tuple[str, ...]
     cons_listeners: tuple[str, ...]
     secure: bool
-
-
-class ControlClient:
-    """One control server, by address. Errors name it: AccessError, PeerLostError or TunnelError."""
-
-    def __init__(self, address: str, access: Access) -> None:
-        """Raises ConfigError where TLS is needed."""
-        self.endpoint = parse_endpoint(address)
-        if access.ca is None:
-            if not self.endpoint.is_loopback:
-                raise ConfigError(f"{self.endpoint} is not loopback: give --credentials DIR")
-            self._channel = grpc.insecure_channel(str(self.endpoint))
-        else:
-            key, certificate = (access.pair.key, access.pair.certificate) if access.pair else (None, None)
-            secure = grpc.ssl_channel_credentials(access.ca, key, certificate)
-            self._channel = grpc.secure_channel(str(self.endpoint), secure)
-        self._metadata = (("authorization", access.token),) if access.token else ()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._channel.close()
-
-    def wait_for(self, seconds: float) -> None:
-        """Wait until the server answers, `seconds` at most; what is wrong then, the next call tells."""
-        with suppress(grpc.FutureTimeoutError):
-            grpc.channel_ready_future(self._channel).result(timeout=max(0.0, seconds))
-
-    def open(
-        self, uid: str, role: str, *, num_conn: int, rate: int, targets: Sequence[str], timeout_s: float
-    ) -> Opened:
-        """req and, while it waits, hello. Raises TunnelError also when other than `num_conn` listeners come back."""
-        request = messages.Request(uid=uid, role=role, num_conn=num_conn, rate=rate)
-        with self._translated("req"):
-            waiting = self._method("req").future(request, timeout=timeout_s, metadata=self._metadata)
-            try:
-                self._hello_after(waiting, messages.Hello(uid=uid, role=role, prod_listeners=targets))
-                response = waiting.result()
-            finally:
-                waiting.cancel()
-            offer = dict(waiting.trailing_metadata() or ()).get(messages.OFFER_KEY)
-        listeners = tuple(response.listeners)
-        if len(listeners) != num_conn:
-            raise TunnelError(f"control server {self.endpoint} gave {len(listeners)} listeners instead of {num_conn}")
-        return Opened(listeners=listeners, prod_listeners=tuple(response.prod_listeners), offer=offer)
-
-    def update(self, uid: str, role: str, targets: Sequence[str], peer: bytes | None) -> tuple[str, ...]:
-        """Let bytes flow to `targets`; `peer` is the other side's offer. Returns the mapping made of them."""
-        metadata = () if peer is None else ((messages.PEER_KEY, peer),)
-        message = messages.UpdateTargets(uid=uid, role=role, remote_listeners=targets)
-        return tuple(self._ask("update", message, metadata=metadata).prod_listeners)
-
-    def release(self, uid: str) -> None:
-        """End the session; no error if it has ended."""
-        self._ask("release", messages.Release(uid=uid), timeout_s=_RELEASE_S)
-
-    def sessions(self) -> list[dict[str, Any]]:
-        """The caller's sessions on this server, as `SessionInfo` in JSON; a stock server has no such list."""
-        with self._translated("sessions"):
-            call = self._channel.unary_unary(f"/{messages.SESSIONS_SERVICE}/sessions", bytes, bytes)
-            found = json.loads(call(b"", timeout=_CALL_S, metadata=self._metadata))
-        assert isinstance(found, list)
-        return found
-
-    def probe(self, listeners: Sequence[str]) -> None:
-        """Connect to each listener that can be reached from here. Raises TunnelError for one that does not accept.
-
-        Loopback addresses of another machine are left out: here they would be something else.
-        """
-        for endpoint in map(parse_endpoint, listeners):
-            if endpoint.is_loopback and not self.endpoint.is_loopback:
-                continue
-            try:
-                socket.create_connection((endpoint.host, endpoint.port), _PROBE_S).close()
-            except OSError as error:
-                where = f"data port {endpoint} of control server {self.endpoint}"
-                raise TunnelError(f"{where} does not accept connections: {error}") from error
-
-    def _hello_after(self, waiting: Any, message: Any) -> None:
-        """Say hello once the server knows the session: ours waits for it, a stock one must be asked again."""
-        for attempt in range(_HELLO_TRIES):
-            hello = self._method("hello").future(message, timeout=_CALL_S, metadata=self._metadata)
-            either = threading.Event()
-            for call in (waiting, hello):
-                call.add_done_callback(lambda _, event=either: event.set())
-            either.wait()
-            # If req has failed, hello will too: req's own reason is the one to show.
-            if waiting.done():
-                waiting.result()
-            try:
-                hello.result()
-            except grpc.RpcError as error:
-                if error.code() is not grpc.StatusCode.UNKNOWN or attempt == _HELLO_TRIES - 1:
-                    raise
-                time.sleep(_HELLO_AGAIN_S)
-            else:
-                return
-
-    def _method(self, name: str) -> Any:
-        sent, back = messages.METHODS[name]
-        return self._channel.unary_unary(
-            f"/{messages.SERVICE}/{name}",
-            request_serializer=messages.message_class(sent).SerializeToString,
-            response_deserializer=messages.message_class(back).FromString,
-        )
-
-    def _ask(self, name: str, message: Any, *, metadata: Sequence[Any] = (), timeout_s: float = _CALL_S) -> Any:
-        with self._translated(name):
-            return self._method(name)(message, timeout=timeout_s, metadata=(*self._metadata, *metadata))
-
-    @contextmanager
-    def _translated(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except grpc.RpcError as error:
-            code, text = error.code(), error.details() or ""
-            where = f"control server {self.endpoint}: {name}: {text}"
-            if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-                raise AccessError(where) from error
-            if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                raise PeerLostError(f"{where} ({code.name.lower()})") from error
-            raise TunnelError(f"{where} ({code.name.lower()})") from error
 
 
 def connect(

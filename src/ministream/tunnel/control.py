@@ -25,11 +25,12 @@ from ministream.tunnel.address import Endpoint, parse_endpoint
 from ministream.tunnel.auth import Authenticator, Introspection, TokenFile, Verifier
 from ministream.tunnel.credentials import Credentials, RevocationList
 from ministream.tunnel.front import Front
-from ministream.tunnel.gateway import Gateway, SessionInfo
+from ministream.tunnel.gateway import Gateway
 from ministream.tunnel.policy import Policy
 from ministream.tunnel.ports import PortPool
 from ministream.tunnel.refusal import RefusedError
 from ministream.tunnel.service import Service
+from ministream.tunnel.session_info import SessionInfo
 
 _STOP_S = 1.0
 _OPTIONS = [

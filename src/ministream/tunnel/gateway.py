@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,42 +11,21 @@ from typing import Any
 
 from ministream import log, registry
 from ministream.errors import PeerLostError
-from ministream.tunnel.address import Endpoint, check_uid, parse_endpoint
-from ministream.tunnel.policy import Policy, Target
+from ministream.tunnel.address import Endpoint, check_uid
+from ministream.tunnel.policy import Policy
 from ministream.tunnel.ports import PortPool, endpoint_of
-from ministream.tunnel.proxy import Addresses, DataServer, Setup, Traffic
+from ministream.tunnel.proxy import DataServer, Setup, Traffic
 from ministream.tunnel.refusal import Code, RefusedError
+from ministream.tunnel.session_info import SessionInfo
 from ministream.tunnel.sessions import Session, Sessions, State
+from ministream.tunnel.targets import default_rules, parse_all, resolve
 
 PROXIES = "ministream.tunnel.proxy"
 # Stock s2uc sends hello half a second after req, and gives up on an answer after five.
 _HELLO_GRACE_S = 4.0
 _SWEEP_S = 1.0
-_MAX_TARGETS = 256
-_ANYWHERE = (Target("*", 1, 65535),)
 
 logger = log.get(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SessionInfo:
-    """A session as an outsider may see it."""
-
-    uid: str
-    owner: str
-    role: str
-    state: str
-    kind: str
-    listeners: tuple[str, ...]
-    targets: tuple[str, ...]
-    age_s: float
-    secure: bool
-    traffic: Traffic
-
-    @property
-    def cipher(self) -> str | None:
-        """TLS version and cipher suite between the gateways; None before the first connection, or without TLS."""
-        return self.traffic.cipher
 
 
 @dataclass(kw_only=True, slots=True)
@@ -131,23 +109,29 @@ class Gateway:
         """The application is there and listens on `listeners`; comes at most a few seconds before its req."""
         check_uid(uid)
         self._policy.admit(caller)
-        targets = _parse_all(listeners) or self._own
+        targets = parse_all(listeners) or self._own
         session = await self._find_soon(caller, uid)
         self._sessions.hello(session, targets, time.monotonic())
         self._live[uid].said_hello.set()
         await self._announce()
         return session
 
-    async def update(self, caller: str, uid: str, listeners: Sequence[str], peer: bytes | None) -> Session:
-        """Let the session's connections flow to `listeners` (none: hello's), secured with the other side's offer."""
+    async def update(
+        self, caller: str, uid: str, listeners: Sequence[str], peer: bytes | None
+    ) -> tuple[Session, bytes | None]:
+        """Let the session's connections flow to `listeners` (none: hello's), secured with the other side's offer.
+
+        Returns the session, and once more this side's own offer.
+        """
         check_uid(uid)
         self._policy.admit(caller)
-        named = _parse_all(listeners)
+        named = parse_all(listeners)
         session = self._sessions.owned(uid, caller)
         live = self._live[uid]
         async with live.lock:
             targets = self._sessions.update(session, named, time.monotonic())
-            addresses = {target: await self._resolve(caller, session, target, peer) for target in set(targets)}
+            allowed = default_rules(session.role, peer, self._own)
+            addresses = {target: await resolve(target, caller, self._policy, allowed) for target in set(targets)}
             if peer is None and not self._plain_data and not live.server.secures_itself:
                 text = (
                     "this server carries no data without TLS, and update named no certificate of the other side:"
@@ -161,7 +145,7 @@ class Gateway:
             self._sessions.activate(session, targets, time.monotonic())
         logger.info("session %s forwards to %s", uid, ", ".join(map(str, targets)))
         await self._announce()
-        return session
+        return session, live.server.offer
 
     async def release(self, caller: str, uid: str) -> None:
         """End a session; no error if there is none."""
@@ -253,26 +237,6 @@ class Gateway:
                     self._waiting_hellos[caller] = left
         return self._sessions.owned(uid, caller)
 
-    async def _resolve(self, caller: str, session: Session, target: Endpoint, peer: bytes | None) -> Addresses:
-        """Numeric addresses of a target, each of them allowed."""
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise RefusedError(Code.INVALID_ARGUMENT, f"target {target}: {error.strerror}") from error
-        for _, _, _, _, address in found:
-            self._policy.check_target(caller, target, str(address[0]), self._default_rules(session, peer))
-        return tuple((int(family), tuple(address)) for family, _, _, _, address in found)
-
-    def _default_rules(self, session: Session, peer: bytes | None) -> tuple[Target, ...]:
-        """Where a server without a list of targets may connect to.
-
-        Beside the producer only the embedding job itself. Beside the consumer anywhere, if whoever answers there
-        must prove to be the other side of this session before a byte of data moves.
-        """
-        if session.role == "CONS" and peer is not None:
-            return _ANYWHERE
-        return tuple(Target(own.host, own.port, own.port) for own in self._own)
-
     async def _end(self, session: Session, state: State, why: str) -> None:
         if not self._sessions.end(session, state):
             return
@@ -293,21 +257,10 @@ class Gateway:
 
     async def _info(self, session: Session) -> SessionInfo:
         live = self._live.get(session.uid)
-        return SessionInfo(
-            uid=session.uid,
-            owner=session.owner,
-            role=session.role,
-            state=session.state.value,
+        return SessionInfo.of(
+            session,
             kind=self.kind,
-            listeners=tuple(map(str, session.listeners)),
-            targets=tuple(map(str, session.targets)),
-            age_s=time.monotonic() - session.opened_s,
             secure=live.secure if live else False,
             traffic=await live.server.traffic() if live else Traffic(),
+            now_s=time.monotonic(),
         )
-
-
-def _parse_all(listeners: Sequence[str]) -> tuple[Endpoint, ...]:
-    if len(listeners) > _MAX_TARGETS:
-        raise RefusedError(Code.INVALID_ARGUMENT, f"{len(listeners)} listeners; at most {_MAX_TARGETS}")
-    return tuple(parse_endpoint(text.strip()) for text in listeners)

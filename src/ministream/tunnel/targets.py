@@ -1,0 +1,45 @@
+"""Where a session's bytes may go: the listeners that callers name, resolved, and each address allowed."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+
+from ministream.tunnel.address import Endpoint, parse_endpoint
+from ministream.tunnel.policy import Policy, Target
+from ministream.tunnel.proxy import Addresses
+from ministream.tunnel.refusal import Code, RefusedError
+
+_MAX_TARGETS = 256
+_ANYWHERE = (Target("*", 1, 65535),)
+
+
+def parse_all(listeners: Sequence[str]) -> tuple[Endpoint, ...]:
+    """The listeners of hello or update. Raises RefusedError (INVALID_ARGUMENT)."""
+    if len(listeners) > _MAX_TARGETS:
+        raise RefusedError(Code.INVALID_ARGUMENT, f"{len(listeners)} listeners; at most {_MAX_TARGETS}")
+    return tuple(parse_endpoint(text.strip()) for text in listeners)
+
+
+def default_rules(role: str, peer: bytes | None, own: Sequence[Endpoint]) -> tuple[Target, ...]:
+    """Where a server without a list of targets may connect to; `own` is the embedding job's, `peer` the other side's
+    offer.
+
+    Beside the producer only the embedding job itself. Beside the consumer anywhere, if whoever answers there
+    must prove to be the other side of this session before a byte of data moves.
+    """
+    if role == "CONS" and peer is not None:
+        return _ANYWHERE
+    return tuple(Target(end.host, end.port, end.port) for end in own)
+
+
+async def resolve(target: Endpoint, caller: str, policy: Policy, default: tuple[Target, ...]) -> Addresses:
+    """Numeric addresses of a target, each of them allowed. Raises RefusedError."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise RefusedError(Code.INVALID_ARGUMENT, f"target {target}: {error.strerror}") from error
+    for _, _, _, _, address in found:
+        policy.check_target(caller, target, str(address[0]), default)
+    return tuple((int(family), tuple(address)) for family, _, _, _, address in found)
