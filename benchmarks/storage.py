@@ -2,10 +2,13 @@
 
 Each way ends when the file is synced; MiB of volume per second:
 
-    posix        every rank writes its slab to its place in one file with pwrite
-    hdf5         every rank writes its slab, slices first already, in one collective call
+    posix        every rank writes its slab, slices first already, to its place in one file with pwrite
+    hdf5         the same in one collective call of parallel HDF5
     compressed   the same with deflate and shuffle, which HDF5 can only write collectively
-    product      the product's writer: from slices innermost, in blocks, read back and compared, then renamed
+    product      the product's writer: from slices innermost, in blocks, reserved before and renamed after
+    collective   the product's writer through parallel HDF5 ([output] writer = "hdf5"), read back and compared
+
+`waited` is the share of a snapshot's seconds for which the ranks wait; the rest goes on behind their computing.
 """
 
 from __future__ import annotations
@@ -62,8 +65,15 @@ def _run(options: argparse.Namespace) -> None:
 
 def _measure(comm: Any, folder: Path, n: int, slices: int, repetitions: int) -> dict[str, Any]:
     volume = _Volume(comm, folder, n, slices)
-    ways = {"posix": volume.posix, "hdf5": volume.hdf5, "compressed": volume.compressed, "product": volume.product}
+    ways = {
+        "posix": volume.posix,
+        "hdf5": volume.hdf5,
+        "compressed": volume.compressed,
+        "product": volume.product,
+        "collective": volume.collective,
+    }
     seconds = {name: _median(comm, way, repetitions) for name, way in ways.items()}
+    begun = _median(comm, volume.begin_snapshot, repetitions, after=volume.finish_snapshot)
     size = slices * n * n * 4 / MIB
     return {
         "n": n,
@@ -74,11 +84,17 @@ def _measure(comm: Any, folder: Path, n: int, slices: int, repetitions: int) -> 
         "of_hdf5": seconds["hdf5"] / seconds["product"],
         "of_posix": seconds["posix"] / seconds["product"],
         "compressed_to": volume.compressed_to,
+        "waited": begun / seconds["product"],
     }
 
 
-def _median(comm: Any, write: Callable[[], None], repetitions: int) -> float:
+def _nothing() -> None:
+    """What comes after most of what is measured."""
+
+
+def _median(comm: Any, write: Callable[[], None], repetitions: int, after: Callable[[], None] = _nothing) -> float:
     write()
+    after()
     seconds = []
     for _ in range(repetitions):
         comm.raw.Barrier()
@@ -86,6 +102,7 @@ def _median(comm: Any, write: Callable[[], None], repetitions: int) -> float:
         write()
         comm.raw.Barrier()
         seconds.append(time.perf_counter() - started)
+        after()
     return float(np.median(seconds))
 
 
@@ -94,9 +111,9 @@ class _Volume:
 
     def __init__(self, comm: Any, folder: Path, n: int, slices: int) -> None:
         from ministream import partition
-        from ministream.model import Scan
+        from ministream.model import Counters, Scan
         from ministream.recon.geometry import padded_slices
-        from ministream.storage import VolumeWriter
+        from ministream.storage import VolumeState, VolumeWriter
 
         self._comm, self._folder, self._n, self._slices = comm, folder, n, slices
         self._slab = partition.slabs(slices, comm.size)[comm.rank]
@@ -106,9 +123,11 @@ class _Volume:
         self._image[:] = (np.hypot(*np.ogrid[-1 : 1 : n * 1j, -1 : 1 : n * 1j]) + noise)[:, :, None]
         self._first = np.ascontiguousarray(np.moveaxis(self._image[:, :, : self._slab.rows], 2, 0))
         self.compressed_to = 1.0
+        self._state = VolumeState(counters=Counters(), complete=True, updates=1, elapsed_s=1.0, angles_rad=(0.0, 3.0))
         scan = Scan(scan_id="benchmark", rows=slices, cols=n, projections=1, flats=0, darks=0, dtype="<u2")
-        self._writer = VolumeWriter(
-            comm.dup(), folder, scan=scan, n=n, slab=self._slab, axis_col=(n - 1) / 2, config={}
+        self._direct, self._collective = (
+            VolumeWriter(comm.dup(), folder, scan=scan, n=n, slab=self._slab, axis_col=(n - 1) / 2, config={}, how=how)
+            for how in ("direct", "hdf5")
         )
 
     def posix(self) -> None:
@@ -133,11 +152,19 @@ class _Volume:
 
     def product(self) -> None:
         """The product's writer."""
-        from ministream.model import Counters
-        from ministream.storage import VolumeState
+        self._direct.final(self._image, self._state)
 
-        state = VolumeState(counters=Counters(), complete=True, updates=1, elapsed_s=1.0, angles_rad=(0.0, 3.0))
-        self._writer.final(self._image, state)
+    def collective(self) -> None:
+        """The product's writer through parallel HDF5."""
+        self._collective.final(self._image, self._state)
+
+    def begin_snapshot(self) -> None:
+        """What a rank waits for before it computes on."""
+        self._direct.snapshot(1, self._image, self._state)
+
+    def finish_snapshot(self) -> None:
+        """What goes on meanwhile."""
+        self._direct.finish()
 
     def _write_hdf5(self, path: Path, **filters: Any) -> int:
         import h5py
