@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ministream.recon import kernels
-from ministream.recon.geometry import aligned_zeros
+from ministream.recon.geometry import Geometry, aligned_zeros
 
 ANGLES_RAD = np.concatenate(
     [np.arange(8) * np.pi / 4, [0.1, 0.9, 1.7, 2.5, 3.3, 4.4, 5.2, 6.1, -1.0, 7.7, np.pi / 4 + 1e-9, 21.0]]
@@ -63,6 +63,25 @@ def test_both_projections_equal_the_twin(n: int, cols: int, axis_col: float, sli
     expected = image + factor[:, :, None] * np.einsum("purc,pus->rcs", A, sinogram.astype(float))
     kernels.back(sinogram, image, beams, factor=factor)
     assert relative(image, expected) < 5e-6
+
+
+@pytest.mark.parametrize(("n", "cols", "axis_col"), [shape[:3] for shape in SHAPES] + [(130, 141, 61.5)])
+@pytest.mark.parametrize("circle", [False, True])
+def test_the_sums_are_those_of_the_twin(n: int, cols: int, axis_col: float, circle: bool) -> None:
+    A = matrix(n, cols, ANGLES_RAD, axis_col)
+    support = Geometry(n=n, cols=cols, axis_col=axis_col).circle() if circle else np.ones((n, n), bool)
+    beams = kernels.Beams.at(ANGLES_RAD, axis_col, np.array([3, 8, 19, 10, 14, 0, 1]))
+    rows = kernels.row_sums(beams, support, cols)
+    np.testing.assert_allclose(rows, (A[beams.slots] * support).sum(axis=(2, 3)), rtol=2e-6, atol=2e-4)
+    columns = kernels.column_sums(beams, n, cols)
+    np.testing.assert_allclose(columns, A[beams.slots].sum(axis=(0, 1)), rtol=2e-5, atol=2e-5)
+
+
+def test_a_support_with_gaps_is_refused() -> None:
+    support = np.ones((4, 4), bool)
+    support[1, 2] = False
+    with pytest.raises(ValueError, match="no gaps"):
+        kernels.row_sums(kernels.Beams.at(np.zeros(1), 1.5), support, 4)
 
 
 @pytest.mark.parametrize("slices", [1, 4, 16, 64])

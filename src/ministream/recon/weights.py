@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ministream.recon import kernels
-from ministream.recon.geometry import Geometry, aligned_zeros
+from ministream.recon.geometry import Geometry
 from ministream.recon.window import Window
 
 _NEGLIGIBLE = 1e-3
@@ -43,28 +43,18 @@ class Weights:
         elif gone.size:
             self._column_sums -= self.seen(self._beams(gone))
         self._angles_rad[: window.held] = window.angles_rad
-        self._column_sums += self.seen(self._beams(changed))
         self._stamps = stamps
-        self._sum_rows(changed)
+        new = self._beams(changed)
+        self._column_sums += self.seen(new)
+        self.rows[new.slots] = inverse(kernels.row_sums(new, self._support, self._geometry.cols))
         self.columns[:] = inverse(self._column_sums) * self._support
 
-    def seen(self, beams: kernels.Beams) -> NDArray[np.float32]:
+    def seen(self, beams: kernels.Beams) -> NDArray[np.float64]:
         """Column sums of the projections of `beams` alone, [n, n]."""
-        ones = np.ones((self._angles_rad.size, self._geometry.cols, 1), np.float32)
-        image = self._geometry.new_image(1)
-        kernels.back(ones, image, beams, factor=np.ones(image.shape[:2], np.float32))
-        sums: NDArray[np.float32] = image[:, :, 0]
-        return sums
+        return kernels.column_sums(beams, self._geometry.n, self._geometry.cols)
 
     def _beams(self, slots: NDArray[np.int64]) -> kernels.Beams:
         return kernels.Beams.at(self._angles_rad, self._geometry.axis_col, slots)
-
-    def _sum_rows(self, slots: NDArray[np.int64]) -> None:
-        image = self._geometry.new_image(1)
-        image[:, :, 0] = self._support
-        sums = aligned_zeros((self._angles_rad.size, self._geometry.cols, 1))
-        kernels.forward(image, sums, self._beams(slots))
-        self.rows[slots] = inverse(sums[slots, :, 0])
 
 
 def inverse(sums: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -19,17 +19,20 @@ from ministream.recon.kernels import arrays
 from ministream.recon.kernels import back as _back
 from ministream.recon.kernels import elementwise as _elementwise
 from ministream.recon.kernels import forward as _forward
+from ministream.recon.kernels import sums as _sums
 from ministream.recon.kernels.threads import Work, get_threads, idle, run, set_threads
 from ministream.recon.kernels.vector import Lanes
 
 __all__ = [
     "Beams",
     "back",
+    "column_sums",
     "divide",
     "forward",
     "get_threads",
     "lane_blocks",
     "padded_slices",
+    "row_sums",
     "set_threads",
     "warm_up",
     "weigh",
@@ -148,6 +151,34 @@ def back(
         run(prepare, plan.tasks, progress)
 
 
+def column_sums(beams: Beams, n: int, cols: int) -> NDArray[np.float64]:
+    """Aᵀ 1 of the projections of `beams`, [n, n]."""
+    sums = np.zeros((n, n))
+    run(lambda: lambda counter, quota: int(_sums.columns(counter, quota, beams, cols, sums)), n)
+    return sums
+
+
+def row_sums(beams: Beams, support: NDArray[np.bool_], cols: int) -> NDArray[np.float64]:
+    """A `support` of the projections of `beams`, in their order, [projections, cols].
+
+    `support` [n, n] must be without gaps in every row and every column (ValueError).
+    """
+    spans = np.array([_spans(support), _spans(support.T)])
+    sums = np.zeros((beams.slots.size, cols))
+    run(lambda: lambda counter, quota: int(_sums.rows(counter, quota, beams, spans, sums)), beams.slots.size)
+    return sums
+
+
+def _spans(support: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Where the support begins in each row, and one beyond where it ends, [2, n]."""
+    length = support.sum(axis=1)
+    begin = support.argmax(axis=1)
+    end = np.where(length, support.shape[1] - support[:, ::-1].argmax(axis=1), begin)
+    if not np.array_equal(end - begin, length):
+        raise ValueError("the support of an image must have no gaps in its rows and columns")
+    return np.array([begin, end])
+
+
 def divide(sinogram: Sinogram, measured: Sinogram, beams: Beams, smallest: NDArray[np.float32]) -> NDArray[np.float64]:
     """Replace A x by max(b, 0) / A x, 0 where A x is not above smallest[slice]; return |b - A x|² per slice."""
     return _over_projections(_elementwise.divide, sinogram, beams, measured, smallest)
@@ -180,6 +211,8 @@ def warm_up(slices: int) -> None:
             image, sinogram = aligned_zeros((2, 2, width)), aligned_zeros((1, 2, width))
             forward(image, sinogram, beams)
             back(sinogram, image, beams, factor=ones)
+        column_sums(beams, 2, 2)
+        row_sums(beams, ones > 0, 2)
         weigh(sinogram, beams, ones)
         divide(sinogram, sinogram, beams, np.ones(width, np.float32))
         arrays.warm_up()
