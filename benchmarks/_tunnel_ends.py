@@ -11,6 +11,8 @@ import time
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 CHUNK = 1 << 20
 PING = bytes(64)
 
@@ -23,27 +25,50 @@ class Producer:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.address = self._process.stdout.readline().strip()
+        self.pid = self._process.pid
         return self
 
     def __exit__(self, *exc: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._process.communicate(timeout=10)
 
 
-def goodput(listeners: list[str], seconds: float) -> float:
-    """Bytes per second that arrive over one connection per listener, together, after a short warm-up."""
+class CpuTime:
+    """CPU seconds, user and system: of the gateways' processes, and of everything together."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer.pid
+
+    def __call__(self) -> tuple[float, float]:
+        me = psutil.Process()
+        found = {process.pid: _cpu_s(process) for process in (me, *me.children(recursive=True))}
+        gateways = sum(used for pid, used in found.items() if pid not in (me.pid, self._producer))
+        return gateways, sum(found.values())
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def goodput(listeners: list[str], seconds: float, cpu: CpuTime) -> tuple[float, float, float]:
+    """What arrives over one connection per listener, together, after a short warm-up.
+
+    Bytes per second, and CPU seconds per GB: the gateways', and everything's.
+    """
     counts = [0] * len(listeners)
     stop = threading.Event()
     readers = [threading.Thread(target=_drain, args=(listeners, k, counts, stop)) for k in range(len(listeners))]
     for reader in readers:
         reader.start()
     time.sleep(0.4)
-    before, started = sum(counts), time.perf_counter()
+    used, before, started = cpu(), sum(counts), time.perf_counter()
     time.sleep(seconds)
-    after, ended = sum(counts), time.perf_counter()
+    moved, ended = sum(counts) - before, time.perf_counter()
+    per_gb = [(after - at_first) / (moved / 1e9) for at_first, after in zip(used, cpu(), strict=True)]
     stop.set()
     for reader in readers:
         reader.join()
-    return (after - before) / (ended - started)
+    return moved / (ended - started), per_gb[0], per_gb[1]
 
 
 def round_trips(listener: str, count: int) -> tuple[float, float]:

@@ -4,8 +4,9 @@
     chain     two gateways, plain bytes between them
     chain+TLS two gateways, TLS 1.3 between them; stunnel can do nothing else
 
-Goodput over `--connections` connections, and the round trip of 64 bytes. All ways are measured in turn, `--rounds`
-times; the medians count.
+Goodput over `--connections` connections with the CPU seconds that a GB takes (`gateway_cpu_s_gb`: each gateway's
+processes; `cpu_s_gb`: all of them and both ends), and the round trip of 64 bytes. All ways are measured in turn,
+`--rounds` times; the medians count.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from benchmarks import machine
-from benchmarks._tunnel_ends import Producer, goodput, round_trips
+from benchmarks._tunnel_ends import CpuTime, Producer, goodput, round_trips
 from ministream.tunnel.client import connect
 from ministream.tunnel.control import ControlServer
 from ministream.tunnel.control_client import Access, ControlClient
@@ -52,13 +53,13 @@ def main(argv: list[str]) -> int:
 
 
 def _measure_all(ways: list[tuple[str, str]], count: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    found: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
+    found: dict[tuple[str, str], list[tuple[float, ...]]] = defaultdict(list)
     with Producer() as producer:
         for _ in range(options.rounds):
             for kind, how in ways:
                 with tunnelled(kind, how, producer.address, count) as listeners:
-                    rate = goodput(listeners, options.seconds)
-                    found[kind, how].append((rate, *round_trips(listeners[0], options.round_trips)))
+                    carried = goodput(listeners, options.seconds, CpuTime(producer))
+                    found[kind, how].append((*carried, *round_trips(listeners[0], options.round_trips)))
     medians = {
         way: [statistics.median(column) for column in zip(*values, strict=True)] for way, values in found.items()
     }
@@ -70,11 +71,13 @@ def _measure_all(ways: list[tuple[str, str]], count: int, options: argparse.Name
             "connections": count,
             "gbit_s": rate * 8 / 1e9,
             "of_direct": rate / direct[0],
+            "gateway_cpu_s_gb": gateways / (1 if how == "single" else 2),
+            "cpu_s_gb": everything,
             "p50_us": p50,
             "p99_us": p99,
-            "p50_of_direct": p50 / direct[1],
+            "p50_of_direct": p50 / direct[3],
         }
-        for (kind, how), (rate, p50, p99) in medians.items()
+        for (kind, how), (rate, gateways, everything, p50, p99) in medians.items()
     ]
 
 
