@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import shlex
 import subprocess
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
+import msgspec
 import numpy as np
 import pytest
 import zmq
@@ -180,7 +180,7 @@ def lock_step(projections: Sequence[Sequence[Projection]], rows: int, cols: int)
 def test_what_one_rank_refuses_none_uses(jobs, strict, code) -> None:
     pixels = np.ones((2, 64), np.float32)
     turn = [[Projection(projection_id=k, theta=k / 4, center=32.0, pixels=pixels) for _ in range(2)] for k in range(12)]
-    turn[5][1] = dataclasses.replace(turn[5][1], theta=math.nan)
+    turn[5][1] = msgspec.structs.replace(turn[5][1], theta=math.nan)
     with lock_step(turn, 4, 64) as workers:
         job = jobs.recon(2, *workers, "--window-length", "6", "--window-step", "6", *strict)
         assert job.wait() == code, job.text

@@ -129,6 +129,12 @@ def test_decoding_does_not_copy_and_encoding_takes_views() -> None:
     np.testing.assert_array_equal(pixels, PIXELS[:, ::2, 1:])
 
 
+@pytest.mark.parametrize("dtype", ["u1", ">u2", ">f4"])
+def test_pixels_of_any_byte_order_are_sent_little_endian(dtype) -> None:
+    image = timage.decode(encoded(PIXELS.astype(dtype)))
+    np.testing.assert_array_equal(image.pixels(np.dtype(dtype).newbyteorder("<")), PIXELS)
+
+
 def test_pixels_at_an_odd_address_come_out_aligned() -> None:
     message = b"x" + bytes(encoded(PIXELS.astype(np.float32)))
     assert timage.decode(memoryview(message)[1:]).pixels("float32").flags.aligned

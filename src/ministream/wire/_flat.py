@@ -7,7 +7,9 @@ https://flatbuffers.dev/internals.
 
 from __future__ import annotations
 
+import functools
 import struct
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ministream.errors import FrameError
@@ -15,64 +17,68 @@ from ministream.errors import FrameError
 _U16 = struct.Struct("<H")
 _U32 = struct.Struct("<I")
 _I32 = struct.Struct("<i")
+_VTABLE = struct.Struct("<HH")
+
+_MOST_VTABLES = 64
+"""The messages of one sender share their vtable, so what it says is checked once."""
+
+LEFT_OUT = (0,)
+"""What stands for a field that the sender left out, since it has its default."""
 
 
-class Table:
-    """The root table of a message; fields are named for the error text and addressed by their slot in the schema.
+class Schema:
+    """A table `name` whose `fields`, in slot order, are scalars and structs, and after them a vector of bytes."""
 
-    Raises FrameError, naming the field, for anything that does not lie inside the message.
-    """
+    def __init__(self, name: str, fields: Sequence[tuple[str, struct.Struct]], vector: str) -> None:
+        self._name, self._vector = name, vector
+        self._fields = (*fields, (vector, _U32))
+        self._places = functools.lru_cache(_MOST_VTABLES)(self._checked)
 
-    def __init__(self, message: memoryview, name: str) -> None:
-        self._message = message
-        self._name = name
-        self._table = table = self._read(_U32, 0, "root offset")
-        vtable = table - self._read(_I32, table, "vtable offset")
-        vtable_bytes = self._read(_U16, vtable, "vtable size")
-        self._table_bytes = self._read(_U16, vtable + 2, "table size")
-        if vtable_bytes < 4 or vtable_bytes % 2 or vtable + vtable_bytes > len(message):
-            raise self._bad("vtable", f"{vtable_bytes} bytes at {vtable}")
-        if self._table_bytes < 4 or table + self._table_bytes > len(message):
-            raise self._bad("table", f"{self._table_bytes} bytes at {table}")
-        self._offsets = message[vtable + 4 : vtable + vtable_bytes]
+    def read(self, message: memoryview) -> tuple[list[tuple[Any, ...]], memoryview]:
+        """The numbers of each field of the message's root table, and the bytes of its vector, which are not copied.
 
-    def values(self, slot: int, layout: struct.Struct, field: str) -> tuple[Any, ...] | None:
-        """The numbers of a struct field; None where the sender left it out."""
-        start = self._start(slot, layout.size, field)
-        return None if start is None else layout.unpack_from(self._message, start)
+        Raises FrameError, naming the field, for anything that does not lie inside the message.
+        """
+        size = len(message)
+        if size < 4:
+            raise self._bad(message, "root offset", "4 bytes at 0")
+        (table,) = _U32.unpack_from(message)
+        if table + 4 > size:
+            raise self._bad(message, "vtable offset", f"4 bytes at {table}")
+        vtable = table - _I32.unpack_from(message, table)[0]
+        if vtable < 0 or vtable + 4 > size:
+            raise self._bad(message, "vtable size", f"4 bytes at {vtable}")
+        vtable_bytes, table_bytes = _VTABLE.unpack_from(message, vtable)
+        if vtable_bytes < 4 or vtable_bytes % 2 or vtable + vtable_bytes > size:
+            raise self._bad(message, "vtable", f"{vtable_bytes} bytes at {vtable}")
+        if table_bytes < 4 or table + table_bytes > size:
+            raise self._bad(message, "table", f"{table_bytes} bytes at {table}")
+        places = self._places(bytes(message[vtable + 4 : vtable + vtable_bytes]), table_bytes)
+        numbers = [unpack(message, table + place) if place else LEFT_OUT for unpack, place in places]
+        (offset,), (_, place) = numbers.pop(), places[-1]
+        return numbers, self._bytes(message, table + place + offset) if place else message[:0]
 
-    def number(self, slot: int, layout: struct.Struct, field: str) -> Any:
-        """The number of a scalar field; 0, its default, where the sender left it out."""
-        start = self._start(slot, layout.size, field)
-        return 0 if start is None else layout.unpack_from(self._message, start)[0]
+    def _checked(self, offsets: bytes, table_bytes: int) -> list[tuple[Callable[..., tuple[Any, ...]], int]]:
+        """How to read each field and where in the table, by the vtable's `offsets`; 0 where it is left out."""
+        given = [offset for (offset,) in _U16.iter_unpack(offsets)]
+        places = []
+        for slot, (field, layout) in enumerate(self._fields):
+            place = given[slot] if slot < len(given) else 0
+            if place and (place < 4 or place + layout.size > table_bytes):
+                raise FrameError(
+                    f"{self._name}: {field} ({layout.size} bytes at {place}) does not fit in a table of {table_bytes}"
+                )
+            places.append((layout.unpack_from, place))
+        return places
 
-    def vector(self, slot: int, field: str) -> memoryview:
-        """The bytes of a [ubyte] field, without copying them; empty where the sender left it out."""
-        start = self._start(slot, 4, field)
-        if start is None:
-            return self._message[:0]
-        vector = start + _U32.unpack_from(self._message, start)[0]
-        length = self._read(_U32, vector, field)
-        first = vector + 4
-        if first + length > len(self._message):
-            raise self._bad(field, f"{length} bytes at {first}")
-        return self._message[first : first + length]
+    def _bytes(self, message: memoryview, start: int) -> memoryview:
+        first = start + 4
+        if first > len(message):
+            raise self._bad(message, self._vector, f"4 bytes at {start}")
+        (length,) = _U32.unpack_from(message, start)
+        if first + length > len(message):
+            raise self._bad(message, self._vector, f"{length} bytes at {first}")
+        return message[first : first + length]
 
-    def _start(self, slot: int, size: int, field: str) -> int | None:
-        if 2 * slot >= len(self._offsets):
-            return None
-        offset: int = _U16.unpack_from(self._offsets, 2 * slot)[0]
-        if offset == 0:
-            return None
-        if offset < 4 or offset + size > self._table_bytes:
-            raise self._bad(field, f"{size} bytes at {self._table} + {offset}")
-        return self._table + offset
-
-    def _read(self, layout: struct.Struct, start: int, field: str) -> int:
-        if start < 0 or start + layout.size > len(self._message):
-            raise self._bad(field, f"{layout.size} bytes at {start}")
-        value: int = layout.unpack_from(self._message, start)[0]
-        return value
-
-    def _bad(self, field: str, what: str) -> FrameError:
-        return FrameError(f"{self._name}: {field} ({what}) does not fit in a message of {len(self._message)} bytes")
+    def _bad(self, message: memoryview, field: str, what: str) -> FrameError:
+        return FrameError(f"{self._name}: {field} ({what}) does not fit in a message of {len(message)} bytes")

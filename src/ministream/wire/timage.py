@@ -9,14 +9,14 @@ from __future__ import annotations
 import enum
 import math
 import struct
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ministream.errors import FrameError, UsageError
-from ministream.wire._flat import Table
+from ministream.wire._flat import Schema
 
 END_OF_DATA = b"end_data"
 """What the data acquisition publishes after its last image; not a TImage."""
@@ -24,15 +24,26 @@ END_OF_DATA = b"end_data"
 PIXEL_DTYPES = ("uint8", "uint16", "float32")
 """What the programs of aps-mini-apps put into `tdata`."""
 
-_ON_THE_WIRE = {np.dtype(name).newbyteorder("<") for name in PIXEL_DTYPES}
+_ON_THE_WIRE = {
+    np.dtype(name).newbyteorder(order): np.dtype(name).newbyteorder("<") for name in PIXEL_DTYPES for order in "<>"
+}
 
 LARGEST_BYTES = 2**31 - 1
 """A FlatBuffers message ends here: its offsets are signed 32-bit numbers."""
 
-_INT32 = struct.Struct("<i")
-_FLOAT32 = struct.Struct("<f")
-_INT8 = struct.Struct("<b")
-_DIM3 = struct.Struct("<iii")
+_INT32, _FLOAT32 = struct.Struct("<i"), struct.Struct("<f")
+_SCHEMA = Schema(
+    "TImage",
+    (
+        ("seq", _INT32),
+        ("dims", struct.Struct("<iii")),
+        ("rotation", _FLOAT32),
+        ("center", _FLOAT32),
+        ("uniqueId", _INT32),
+        ("itype", struct.Struct("<b")),
+    ),
+    "tdata",
+)
 
 # Root offset, padding, vtable (its size, the table's size, the fields' offsets), table, padding, length of tdata.
 _PREFIX = struct.Struct("<I 2x HH 7H iI i iii f f i b 3x I")
@@ -52,8 +63,10 @@ class ImageType(enum.IntEnum):
     DARK_RESET = 5
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Image:
+_TYPES = {int(one): one for one in ImageType}
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
     """One decoded message; `tdata` is a view of it.
 
     `dims` is (slices, rows, columns), slices 1 for a detector image. `rotation` is in the sender's unit.
@@ -95,30 +108,25 @@ def decode(message: bytes | memoryview) -> Image:
 
     Raises FrameError, naming the field, for a message that is not a TImage or whose dims are not positive.
     """
-    table = Table(memoryview(message).cast("B"), "TImage")
-    dims = table.values(1, _DIM3, "dims")
-    if dims is None or min(dims) < 1:
+    numbers, tdata = _SCHEMA.read(memoryview(message).cast("B"))
+    (seq,), dims, (rotation,), (center,), (unique_id,), (itype,) = numbers
+    if len(dims) != 3 or min(dims) < 1:
         raise FrameError(f"TImage: dims {dims} must be three positive numbers (slices, rows, columns)", reason="size")
-    rotation, center = table.number(2, _FLOAT32, "rotation"), table.number(3, _FLOAT32, "center")
     if not (math.isfinite(rotation) and math.isfinite(center)):
         raise FrameError(f"TImage: rotation {rotation} and center {center} must be finite", reason="not-finite")
+    image_type = _TYPES.get(itype)
+    if image_type is None:
+        known = ", ".join(f"{one:d} {one.name}" for one in ImageType)
+        raise FrameError(f"TImage: itype {itype} is none of {known}", reason="kind")
     return Image(
-        seq=table.number(0, _INT32, "seq"),
-        dims=(dims[0], dims[1], dims[2]),
+        seq=seq,
+        dims=dims,
         rotation=rotation,
         center=center,
-        unique_id=table.number(4, _INT32, "uniqueId"),
-        image_type=_image_type(table.number(5, _INT8, "itype")),
-        tdata=table.vector(6, "tdata"),
+        unique_id=unique_id,
+        image_type=image_type,
+        tdata=tdata,
     )
-
-
-def _image_type(value: int) -> ImageType:
-    try:
-        return ImageType(value)
-    except ValueError:
-        known = ", ".join(f"{one:d} {one.name}" for one in ImageType)
-        raise FrameError(f"TImage: itype {value} is none of {known}", reason="kind") from None
 
 
 def encode(
@@ -139,12 +147,13 @@ def encode(
     Raises UsageError for a dtype that the wire does not know or that cannot hold the pixels, and for more pixels
     than one message can hold.
     """
-    wire = np.dtype(dtype or pixels.dtype).newbyteorder("<")
-    if wire not in _ON_THE_WIRE or pixels.ndim not in (2, 3):
+    wanted = pixels.dtype if dtype is None else np.dtype(dtype)
+    wire = _ON_THE_WIRE.get(wanted)
+    if wire is None or pixels.ndim not in (2, 3):
         raise UsageError(
-            f"a TImage carries two or three dimensions of {', '.join(PIXEL_DTYPES)}, not {wire.name} {pixels.shape}"
+            f"a TImage carries two or three dimensions of {', '.join(PIXEL_DTYPES)}, not {wanted.name} {pixels.shape}"
         )
-    if wire != pixels.dtype and wire.kind != "f" and not np.can_cast(pixels.dtype, wire, "safe"):
+    if dtype is not None and wire != pixels.dtype and wire.kind != "f" and not np.can_cast(pixels.dtype, wire, "safe"):
         raise UsageError(f"pixels of {pixels.dtype} cannot be sent as {wire.name}: choose --pixel-dtype float32")
     nbytes = pixels.size * wire.itemsize
     if _PREFIX.size + nbytes > LARGEST_BYTES:

@@ -19,6 +19,7 @@ import math
 import struct
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,6 +37,7 @@ _HEADER = struct.Struct("<QQQ")
 _INFO_REQUEST = struct.Struct("<II")
 _INFO_REPLY = struct.Struct("<IIII")
 _DATA_REPLY = struct.Struct("<iff")
+_PIXELS = np.dtype("<f4")
 
 
 class MessageType(enum.IntEnum):
@@ -46,6 +48,9 @@ class MessageType(enum.IntEnum):
     INFO_REPLY = 0x02
     DATA_REQUEST = 0x10
     DATA_REPLY = 0x20
+
+
+_TYPES = {int(one): one for one in MessageType}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +70,7 @@ class Assigned:
     slab: Slab
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Projection:
+class Projection(msgspec.Struct, frozen=True, kw_only=True):
     """One projection's rows for one worker, float32 [slab rows, cols], a view of the message.
 
     `theta` is in the distributor's unit (radians under `--degree_to_radian`); `center` is the rotation axis in
@@ -110,12 +114,13 @@ class _Party:
     def _message(self, kind: MessageType, body: bytes = b"", pixels: NDArray[np.float32] | None = None) -> memoryview:
         start = _HEADER.size + len(body)
         size = start + (0 if pixels is None else pixels.nbytes)
-        message = np.empty(size, np.uint8).data
-        _HEADER.pack_into(message, 0, self._seq, kind, size)
-        message[_HEADER.size : start] = body
-        if pixels is not None:
-            np.copyto(np.ndarray(pixels.shape, "<f4", message, start), pixels)
+        head = _HEADER.pack(self._seq, kind, size) + body
         self._seq += 1
+        if pixels is None:
+            return memoryview(head)
+        message = np.empty(size, np.uint8).data
+        message[:start] = head
+        np.copyto(np.ndarray(pixels.shape, _PIXELS, message, start), pixels)
         return message
 
     def _open(self, data: bytes | memoryview, expected: tuple[MessageType, ...]) -> tuple[MessageType, memoryview]:
@@ -132,7 +137,7 @@ class _Party:
         if seq != self._seq:
             raise self._bad(f"seq is {seq} where {self._seq} is due")
         self._seq += 1
-        return MessageType(kind), message[_HEADER.size :]
+        return _TYPES[kind], message[_HEADER.size :]
 
     def _sized(self, body: memoryview, nbytes: int, kind: MessageType) -> memoryview:
         if not nbytes <= len(body) <= nbytes + _PADDING:
@@ -200,7 +205,7 @@ class Worker(_Party):
         if not (math.isfinite(theta) and math.isfinite(center)):
             text = f"{self._peer}: theta {theta} and center {center} of projection {projection_id} must be finite"
             raise FrameError(text, reason="not-finite")
-        pixels: NDArray[np.float32] = np.ndarray(shape, "<f4", payload, _DATA_REPLY.size)
+        pixels: NDArray[np.float32] = np.ndarray(shape, _PIXELS, payload, _DATA_REPLY.size)
         pixels = pixels if pixels.flags.aligned else pixels.copy()
         return Projection(projection_id=projection_id, theta=theta, center=center, pixels=pixels)
 

@@ -6,9 +6,10 @@ import contextlib
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Self
 
+import msgspec
 import zmq
 
 from ministream import log, partition
@@ -229,7 +230,8 @@ class TraceMqServer:
         if projection is None:
             worker.send(worker.server.finish())
             return
-        worker.send(worker.server.projection(replace(projection, pixels=projection.pixels[worker.slab.slice])))
+        rows = msgspec.structs.replace(projection, pixels=projection.pixels[worker.slab.slice])
+        worker.send(worker.server.projection(rows))
 
 
 def _request(worker: _Served) -> tuple[bytes, bytes]:
