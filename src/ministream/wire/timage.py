@@ -25,7 +25,9 @@ PIXEL_DTYPES = ("uint8", "uint16", "float32")
 """What the programs of aps-mini-apps put into `tdata`."""
 
 _ON_THE_WIRE = {
-    np.dtype(name).newbyteorder(order): np.dtype(name).newbyteorder("<") for name in PIXEL_DTYPES for order in "<>"
+    np.dtype(order + np.dtype(name).str[1:]): np.dtype(name).newbyteorder("<")
+    for name in PIXEL_DTYPES
+    for order in "<>"
 }
 
 LARGEST_BYTES = 2**31 - 1
