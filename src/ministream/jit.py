@@ -21,14 +21,22 @@ import numba
 from ministream.errors import ConfigError
 
 
+def processor() -> tuple[str, str]:
+    """Name and features ("+avx2,-avx512f,…") of the processor compiled for: this one, or NUMBA_CPU_NAME's."""
+    features = numba.config.CPU_FEATURES
+    return (
+        numba.config.CPU_NAME or llvm.get_host_cpu_name(),
+        llvm.get_host_cpu_features().flatten() if features is None else features,
+    )
+
+
 def cache_directory() -> Path:
     """Where machine code is kept: NUMBA_CACHE_DIR, or a folder per kind of processor in the user's cache directory."""
     given = os.environ.get("NUMBA_CACHE_DIR")
     if given:
         return Path(given)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    cpu = llvm.get_host_cpu_name()
-    features = llvm.get_host_cpu_features().flatten()
+    cpu, features = processor()
     key = hashlib.sha256(f"{features} {numba.__version__}".encode()).hexdigest()[:8]
     return base / "ministream" / f"{cpu}-{key}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,36 @@ def test_the_cache_is_one_per_kind_of_processor(monkeypatch: pytest.MonkeyPatch,
     assert jit.cache_directory() != own
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "chosen"))
     assert jit.cache_directory() == tmp_path / "chosen"
+
+
+PAIR = """
+import numpy as np
+from ministream.recon import kernels
+from ministream.recon.geometry import aligned_zeros
+angles = np.linspace(0, 3, 13)
+beams, rng = kernels.Beams.at(angles, 40.5), np.random.default_rng(0)
+x, y = (rng.random(shape, dtype=np.float32) for shape in ((70, 70, 32), (13, 80, 32)))
+ax, aty = aligned_zeros(y.shape), aligned_zeros(x.shape)
+kernels.forward(x, ax, beams)
+kernels.back(y, aty, beams, factor=np.ones((70, 70), np.float32))
+print(max(lanes for lanes, _, _ in kernels.lane_blocks(64)), float(ax.sum(dtype=float)), float(aty.sum(dtype=float)))
+"""
+
+
+@pytest.mark.parametrize(("name", "features"), [("haswell", "+avx,+avx2,+fma"), ("x86-64", "+sse2")])
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of x86-64")
+def test_processors_without_wide_vectors_get_the_same_numbers(name: str, features: str, tmp_path: Path) -> None:
+    def sums(**environment: str) -> list[float]:
+        run = subprocess.run(
+            [sys.executable, "-c", PAIR],
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / name), **environment},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            timeout=250,
+        )
+        return [float(word) for word in run.stdout.split()]
+
+    lanes, *plain = sums(NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features)
+    assert lanes == 16
+    assert plain == pytest.approx(sums(NUMBA_CACHE_DIR=str(jit.cache_directory()))[1:], rel=1e-6)

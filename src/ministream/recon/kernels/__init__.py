@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
-import llvmlite.binding as llvm
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,7 +41,7 @@ Image = NDArray[np.float32]
 Sinogram = NDArray[np.float32]
 Progress = Callable[[], None]
 
-_WIDEST = 64 if llvm.get_host_cpu_features().get("avx512f") else 16
+_WIDEST = 64 if "+avx512f" in jit.processor()[1] else 16
 """Slices per weight: as many as leave registers for four sums."""
 _GROUP = 32
 """Most projections of one forward task: their sums and a piece of the image fit the second-level cache."""
