@@ -145,7 +145,7 @@ def test_the_fewest_nodes_that_keep_up() -> None:
     found = nodes_for(MACHINE, WORK, 100.0)
     assert found is not None
     assert found.projections_per_s >= 100
-    fewer = predict(MACHINE, WORK, on_nodes(MACHINE, WORK, found.layout.nodes - 1))
+    fewer = on_nodes(MACHINE, WORK, found.layout.nodes - 1)
     assert fewer.projections_per_s < 100
 
 
@@ -157,8 +157,15 @@ def test_no_number_of_nodes_beats_the_ingress() -> None:
 
 
 def test_more_nodes_never_do_less() -> None:
-    rates = [predict(MACHINE, WORK, on_nodes(MACHINE, WORK, nodes)).projections_per_s for nodes in (1, 2, 4, 8, 16)]
+    rates = [on_nodes(MACHINE, WORK, nodes).projections_per_s for nodes in (1, 2, 4, 8, 16)]
     assert rates == sorted(rates)
+
+
+def test_ranks_with_too_few_slices_are_left_out() -> None:
+    """Sixteen nodes of two ranks would have two slices each, which cost hardly less than four."""
+    shared = with_(slices_0=30.0, ranks_per_node=2)
+    assert on_nodes(shared, WORK, 16).layout == Layout(ranks=16, threads=4, nodes=16)
+    assert on_nodes(MACHINE, WORK, 1).layout.ranks in (1, 2)
 
 
 def test_a_machine_file_that_is_wrong_is_named(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from ministream.errors import ConfigError
 from ministream.recon.geometry import Geometry, memory_bytes, padded_slices
 
 GIB = 2**30
+MOST_NODES = 4096
 
 
 class Machine(config.Section):
@@ -38,7 +39,7 @@ class Machine(config.Section):
 
     name: str = "this machine"
     cores_per_node: int = Field(ge=1)
-    ranks_per_node: int = Field(ge=1, description="one per NUMA domain is a good start")
+    ranks_per_node: int = Field(ge=1, description="at most; one per NUMA domain is a good start")
     memory_gib_per_node: float = Field(gt=0)
     updates_per_core: float = Field(gt=0, description="pixel updates (forward and back together) of one core")
     slices_0: float = Field(ge=0, description="slices that the work shared by all slices of a slab amounts to")
@@ -243,17 +244,20 @@ def rank_bytes(work: Workload, slices: int) -> int:
     return memory_bytes(geometry, slices, work.length).total
 
 
-def on_nodes(machine: Machine, work: Workload, nodes: int, ingress: int = 1) -> Layout:
-    """All cores of `nodes` nodes, in no more ranks than there are rows."""
-    ranks = min(work.rows, nodes * machine.ranks_per_node)
-    threads = max(1, nodes * machine.cores_per_node // ranks)
-    return Layout(ranks=ranks, threads=threads, nodes=nodes, ingress=ingress)
+def on_nodes(machine: Machine, work: Workload, nodes: int, ingress: int = 1) -> Prediction:
+    """The best that all cores of `nodes` nodes do, in as many ranks per node or fewer."""
+    found = []
+    for per_node in range(1, machine.ranks_per_node + 1):
+        ranks = min(work.rows, nodes * per_node)
+        threads = max(1, nodes * machine.cores_per_node // ranks)
+        found.append(predict(machine, work, Layout(ranks=ranks, threads=threads, nodes=nodes, ingress=ingress)))
+    return max(found, key=lambda one: (one.memory_share <= 1, one.projections_per_s))
 
 
-def nodes_for(machine: Machine, work: Workload, rate: float, ingress: int = 1, most: int = 4096) -> Prediction | None:
+def nodes_for(machine: Machine, work: Workload, rate: float, ingress: int = 1, most: int = MOST_NODES) -> Prediction | None:
     """The fewest nodes that keep up with `rate` projections/s and hold the slabs; None where no number does."""
     for nodes in _candidates(most):
-        found = predict(machine, work, on_nodes(machine, work, nodes, ingress))
+        found = on_nodes(machine, work, nodes, ingress)
         if found.projections_per_s >= rate and found.memory_share <= 1:
             return found
     return None

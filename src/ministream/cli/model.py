@@ -51,16 +51,17 @@ def model(
         write_freq=write_freq,
     )
     wanted: list[tuple[float | None, Prediction | None]] = [
-        *((None, app.predict(known, work, app.on_nodes(known, work, n, ingress))) for n in nodes or []),
+        *((None, app.on_nodes(known, work, n, ingress)) for n in nodes or []),
         *((r, app.nodes_for(known, work, r, ingress)) for r in rate or []),
     ]
     if not wanted:
         raise ConfigError("give --nodes or --rate")
+    limit = app.on_nodes(known, work, app.MOST_NODES, ingress).bound
     if as_json:
         for asked, found in wanted:
-            typer.echo(json.dumps({"rate": asked} | (_as_dict(found) if found else {"nodes": None})))
+            typer.echo(json.dumps({"rate": asked} | (_as_dict(found) if found else {"nodes": None, "bound": limit})))
         return
-    Console().print(_table(known, work, wanted))
+    Console().print(_table(known, work, wanted, limit))
 
 
 def load_machine(path: Path) -> Machine:
@@ -81,7 +82,8 @@ def _as_dict(found: Prediction) -> dict[str, object]:
     return known | {"projections_per_s": found.projections_per_s, "bound": found.bound}
 
 
-def _table(machine: Machine, work: Workload, wanted: list[tuple[float | None, Prediction | None]]) -> Table:
+def _table(machine: Machine, work: Workload, wanted: list[tuple[float | None, Prediction | None]], limit: str) -> Table:
+    """`limit` bounds any number of nodes."""
     shape = f"{work.rows} × {work.cols}, window {work.length}, step {work.step}, {work.iterations} iterations"
     table = Table(title=f"{shape}, on {machine.name}", title_justify="left")
     for name in ("asked", "nodes", "ranks × threads", "keeps up with", "bound by", "memory per node"):
@@ -89,7 +91,8 @@ def _table(machine: Machine, work: Workload, wanted: list[tuple[float | None, Pr
     for rate, found in wanted:
         asked = f"{rate:g}/s" if rate else ""
         if found is None:
-            table.add_row(asked, "none does", "", "", "ingress or scatter: more --ingress", "")
+            remedy = ": more --ingress" if limit in {"ingress", "scatter"} else ""
+            table.add_row(asked, "none does", "", "", f"{limit}{remedy}", "")
             continue
         layout = found.layout
         memory = f"{found.memory_gib_per_node:.1f} GiB ({100 * found.memory_share:.0f} %)"
