@@ -1,17 +1,20 @@
-"""Coverage-guided fuzzing of the aps-mini-apps parsers; not part of the test run.
+"""Coverage-guided fuzzing of the aps-mini-apps parsers; `tests/unit/test_fuzz.py` runs it for a few seconds.
 
-    pip install atheris
-    python tests/fuzz/aps_wires.py -max_total_time=300 -max_len=4096 [CORPUS]
+    python tests/fuzz/fuzz_wire_aps.py -max_total_time=300 -max_len=4096 [CORPUS]
 
-Any error but the typed ones, a view past the message, or a hang is a finding.
+Good messages are laid into the corpus to begin with. Any error but the typed ones, a view past the message, or a hang
+is a finding.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import atheris
+import numpy as np
 
 with atheris.instrument_imports(include=["ministream.wire"]):
     from ministream.errors import FrameError, ProtocolError
@@ -81,6 +84,32 @@ def one_input(data: bytes) -> None:
         TARGETS[data[0] % len(TARGETS)](data[1:])
 
 
+def seeds() -> Iterator[bytes]:
+    """Good messages, each for its parser."""
+    pixels = np.zeros((2, 8), np.uint8)
+    white, projection = (
+        bytes(timage.encode(pixels, image_type=kind, seq=seq, center=4.0, unique_id=seq))
+        for seq, kind in enumerate((timage.ImageType.WHITE_RESET, timage.ImageType.PROJECTION))
+    )
+    yield b"\0" + projection
+    yield b"\1" + b"".join(len(one).to_bytes(2, "little") + one for one in (white, projection, projection))
+    server, party = tracemq.Server(peer="worker"), tracemq.Worker(rank=0, size=2, peer="peer")
+    hello = party.hello()
+    server.receive(hello)
+    assigned = server.assign(ASSIGNED)
+    party.receive(assigned)
+    server.receive(party.answer())
+    rows = np.zeros((ASSIGNED.slab.rows, ASSIGNED.cols), np.float32)
+    reply = server.projection(tracemq.Projection(projection_id=1, theta=0.5, center=4.0, pixels=rows))
+    yield b"\2" + bytes(assigned)
+    yield b"\2" + bytes(reply)
+    yield b"\3" + bytes(hello)
+
+
 if __name__ == "__main__":
+    for corpus in [Path(word) for word in sys.argv[1:] if not word.startswith("-")][:1]:
+        corpus.mkdir(parents=True, exist_ok=True)
+        for number, seed in enumerate(seeds()):
+            (corpus / f"seed-{number}").write_bytes(seed)
     atheris.Setup(sys.argv, one_input)
     atheris.Fuzz()
