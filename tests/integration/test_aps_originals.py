@@ -6,6 +6,7 @@ They run where MINISTREAM_ORIGINALS names a folder in which, at any depth, lie `
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,7 +17,6 @@ import h5py
 import numpy as np
 import pytest
 
-from ministream import quality
 from tests.integration.jobs import MINISTREAM, Job, Lab, lab
 from tests.ports import free_ports
 
@@ -216,13 +216,14 @@ def test_the_quality_check_prints_our_numbers(shared, tmp_path) -> None:
         assert count == 1
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     printed = dict(line.split(": ", 1) for line in done.stdout.splitlines())
-    ours = quality.compare(a[0], b[0])
-    assert complex(printed["MS-SSIM"].strip("()")).real == pytest.approx(ours.ms_ssim, abs=1e-12)
-    assert float(re.findall(r"[\d.e-]+", printed["SSIM"].replace("np.float64", ""))[0]) == pytest.approx(
-        ours.ssim, abs=1e-12
-    )
-    for name, value in (("UQI", ours.uqi), ("MSE", ours.mse), ("PSNR", ours.psnr)):
-        assert float(printed[name]) == pytest.approx(value, rel=1e-9)
+    command = [*MINISTREAM, "quality", str(tmp_path / "a.h5"), str(tmp_path / "b.h5"), "--json", "-"]
+    report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    found = report["volumes"][0]["slices"][0]
+    assert complex(printed["MS-SSIM"].strip("()")).real == pytest.approx(found["ms_ssim"], rel=1e-9)
+    ssim = re.findall(r"\d\.[\de.-]+", printed["SSIM"])[0]  # of a pair of numbers, the first
+    assert float(ssim) == pytest.approx(found["ssim"], rel=1e-9)
+    for name in ("UQI", "MSE", "PSNR"):
+        assert float(printed[name]) == pytest.approx(found[name.lower()], rel=1e-9)
 
 
 def test_their_serializer_reads_what_we_publish(deployment) -> None:
