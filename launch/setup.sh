@@ -10,7 +10,7 @@ Makes .venv in the project's folder, in the first of these ways that is possible
   environment  mpi4py and a parallel h5py are here already (modules, conda, an active environment):
                .venv is laid over them, they stay untouched
   build        h5py is compiled against the MPI and parallel HDF5 found here; root on Debian installs them
-  pip          neither is possible: pip's MPI and a serial h5py, slower to write
+  pip          neither is possible: pip's MPI and a serial h5py
 
 options:
   --check              only report: what is here, what would be done; exit status 1 when something is to be done
@@ -161,8 +161,8 @@ notes() {
         say "note: not installed, that takes root and apt-get: $missing."
     fi
     [[ $way = pip ]] || return 0
-    say "note: no MPI with a parallel HDF5 to build for was found. Everything works, at a price: rank 0 gathers and"
-    say "      writes the volume alone$([[ $mpi = *' '* ]] || printf ", and pip's MPI knows no scheduler and no fast network")."
+    say "note: no MPI with a parallel HDF5 to build for was found. Everything works, at a price: where HDF5 itself is to"
+    say "      write, rank 0 gathers the volume$([[ $mpi = *' '* ]] || printf ", and pip's MPI knows no scheduler and no fast network")."
     say "      Better: load modules with an MPI and a parallel HDF5 (or mpi4py and h5py built for it), or ask for the"
     say "      packages $(build_packages | paste -sd' '); then: bash launch/setup.sh --fresh"
 }
