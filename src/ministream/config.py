@@ -148,9 +148,9 @@ class OutputSection(Section):
     pictures: bool = True
     reference: Path | None = Field(default=None, strict=False, description="volume that every update is compared with")
     publish: str | None = Field(default=None, description="publish reconstructions as TImage here, tcp://HOST:PORT")
-    writer: Literal["direct", "hdf5"] = Field(
-        default="direct",
-        description="every rank writes its slab while the next window is computed; or HDF5 writes, and all wait",
+    writer: Literal["auto", "direct", "hdf5"] = Field(
+        default="auto",
+        description="snapshots while the ranks compute, the volume by parallel HDF5; or all one way or the other",
     )
 
 

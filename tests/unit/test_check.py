@@ -44,9 +44,10 @@ def writing(**changes: dict[str, object]) -> tuple[int, int]:
 
 
 def test_snapshots_that_are_written_behind_need_a_copy() -> None:
-    plain, no_mpi_io = writing()
+    plain, mpi_io = writing()
     behind, _ = writing(window={"write_freq": 1})
-    waited, mpi_io = writing(window={"write_freq": 1}, output={"writer": "hdf5"})
+    waited, _ = writing(window={"write_freq": 1}, output={"writer": "hdf5"})
+    _, no_mpi_io = writing(output={"writer": "direct"})
     assert behind - plain == 256 * 256 * 8 * 4
     assert waited == plain
     assert no_mpi_io == 0 < mpi_io

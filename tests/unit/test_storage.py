@@ -67,7 +67,7 @@ def state(**changes):
     return storage.VolumeState(**(known | changes))
 
 
-def volume_writer(directory, rows=5, n=33, how="direct", **known):
+def volume_writer(directory, rows=5, n=33, how="auto", **known):
     return storage.VolumeWriter(
         Alone(),
         directory,
@@ -84,7 +84,7 @@ def random_image(rows, n, padded):
     return np.random.default_rng(3).random((n, n, padded), dtype=np.float32)
 
 
-@pytest.mark.parametrize("how", ["direct", "hdf5"])
+@pytest.mark.parametrize("how", ["auto", "direct", "hdf5"])
 def test_a_snapshot_holds_the_image_slice_first(tmp_path, how):
     image = random_image(5, 33, 16)
     writer = volume_writer(tmp_path / "new" / "folder", how=how)
@@ -141,7 +141,7 @@ def test_blocks_cover_the_image_once_in_bounded_scratch(slices, n):
     assert math.prod(layout.chunk_shape(n)) * 4 <= layout.CHUNK_BYTES + 4 * n
 
 
-@pytest.mark.parametrize("how", ["direct", "hdf5"])
+@pytest.mark.parametrize("how", ["auto", "direct", "hdf5"])
 def test_several_blocks_and_banded_chunks(tmp_path, monkeypatch, how):
     monkeypatch.setattr(layout, "SCRATCH_BYTES", 5 * 33 * 4 * 10)  # ten rows a block
     monkeypatch.setattr(layout, "CHUNK_BYTES", 33 * 4 * 12)
@@ -216,7 +216,7 @@ class Failing(Alone):
             self.limit(1 << 16)
 
 
-@pytest.mark.parametrize("how", ["direct", "hdf5"])
+@pytest.mark.parametrize("how", ["auto", "direct", "hdf5"])
 def test_a_failure_in_the_middle_is_reported(tmp_path, how):
     with file_size_limit() as limit:
         writer = storage.VolumeWriter(

@@ -195,13 +195,13 @@ def _memory(my: Assignment) -> dict[str, int]:
         "staging": Distributor.memory_bytes(scan, my.slab, my.batch, rank=1),
         "credit": min(int(my.config.stream.credit_mib * 2**20), frames * band_bytes),
         "writing": scratch_bytes(slices, scan.cols) + copy,
-        "MPI-IO": _MPI_IO_BYTES if len(my.slabs) > 1 and my.config.output.writer == "hdf5" else 0,
+        "MPI-IO": _MPI_IO_BYTES if len(my.slabs) > 1 and my.config.output.writer != "direct" else 0,
     }
 
 
 def _writes_behind(my: Assignment) -> bool:
     """Whether a rank keeps a copy of its image, to write it while the image goes on."""
-    return my.config.output.writer == "direct" and my.config.window.write_freq > 0
+    return my.config.output.writer != "hdf5" and my.config.window.write_freq > 0
 
 
 def _volumes(my: Assignment) -> int:

@@ -44,7 +44,8 @@ class VolumeWriter:
 
     `how` is "direct": every rank writes its slab by itself, snapshots while the caller goes on; or "hdf5": HDF5
     writes, all ranks together with an MPI build of h5py, else through rank 0. The last is also the way where the
-    ranks do not see one directory.
+    ranks do not see one directory. "auto" takes the first for snapshots, and for the final volume, which nothing can
+    hide, parallel HDF5 where there is one.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class VolumeWriter:
         slab: Slab,
         axis_col: float,
         config: Mapping[str, Any],
-        how: Literal["direct", "hdf5"] = "direct",
+        how: Literal["auto", "direct", "hdf5"] = "auto",
     ) -> None:
         self._comm, self._directory, self._slab = comm, directory, slab
         self._slabs = comm.allgather(slab)
@@ -67,17 +68,19 @@ class VolumeWriter:
         self._places: Places | None = None
         together(comm, directory, partial(directory.mkdir, parents=True, exist_ok=True), root_only=True)
         shared = self._all_see_the_directory()
-        self._direct = Direct(comm, slab, self._largest, n) if how == "direct" and shared else None
+        self._direct = Direct(comm, slab, self._largest, n) if how != "hdf5" and shared else None
         self._collective = shared and comm.raw is not None and comm.size > 1 and h5py.get_config().mpi
+        self._final_direct = self._direct is not None and (how == "direct" or not self._collective)
         if comm.rank == 0:
             _LOG.info("volumes go to %s: %s, %d ranks", directory, self.way, comm.size)
 
     @property
     def way(self) -> str:
         """How volumes are written, for the log and the summary."""
-        if self._direct is not None:
-            return self._direct.name
-        return Collective.name if self._collective else ThroughRoot.name
+        hdf5 = Collective.name if self._collective else ThroughRoot.name
+        if self._direct is None:
+            return hdf5
+        return self._direct.name if self._final_direct else f"{hdf5}; snapshots: {self._direct.name}"
 
     @property
     def hidden_s(self) -> float:
@@ -136,7 +139,7 @@ class VolumeWriter:
         self.finish()
         try:
             together(self._comm, path, self._lay_out, part, state, root_only=True)
-            if self._direct is not None:
+            if self._direct is not None and (behind or self._final_direct):
                 places = self._comm.allgather(self._places)[0]
                 self._direct.begin(part, path, places, image, copied=behind)
                 if not behind:
