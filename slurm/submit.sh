@@ -79,6 +79,10 @@ done
 command -v ministream >/dev/null || export PATH="$here/../.venv/bin:$PATH"
 command -v ministream >/dev/null || fail "no ministream on the PATH: activate its environment, or run launch/setup.sh"
 
+if [[ " ${launch_options[*]} " = *" --scratch"* ]] && { [ "$nodes" != 1 ] || [ "$het" = 1 ]; }; then
+    fail "--scratch is a disk of one node: leave it out with --recon-nodes $nodes or --het, whose ranks write one file together"
+fi
+
 run=$(realpath "$run")
 out=$(realpath -m "${out:-runs/$(date +%Y%m%dT%H%M%S)}")
 rendezvous=$out/rendezvous

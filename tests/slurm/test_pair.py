@@ -253,6 +253,8 @@ def test_a_dry_run_shows_both_submissions_and_makes_nothing(runs: Runs) -> None:
         (["{run}", "--time"], "needs a value"),
         (["{run}", "{run}"], "one run file"),
         (["{run}", "--producer", "gateway:5000"], "--credentials"),
+        (["{run}", "--recon-nodes", "2", "--", "--scratch", "/local"], "--scratch is a disk of one node"),
+        (["{run}", "--het", "--", "--scratch=/local"], "--scratch is a disk of one node"),
     ],
 )
 def test_a_wrong_command_line_is_refused(runs: Runs, words: list[str], problem: str) -> None:

@@ -14,6 +14,7 @@ from ministream.app.placement import (
     describe,
     granted,
     mpirun,
+    nodes_of_job,
     parse_list,
     parse_quota,
     physical,
@@ -104,3 +105,13 @@ def test_more_threads_than_cores_are_told() -> None:
     line = describe([place("n1", {0, 1}, 2), place("n1", {0, 1}, 2), place("n2", {0, 1}, 2)])
     assert line.endswith("; oversubscribed: n1 runs 4 threads on 2 cores")
     assert "(1 to 2 each)" in line
+
+
+def test_nodes_of_a_batch_job(tmp_path):
+    hosts = tmp_path / "nodes"
+    hosts.write_text("n1\nn1\nn2\n")
+    assert nodes_of_job({}) == 1
+    assert nodes_of_job({"SLURM_JOB_NUM_NODES": "4"}) == 4
+    assert nodes_of_job({"PBS_NODEFILE": str(hosts)}) == 2
+    parts = {"SLURM_JOB_NUM_NODES_HET_GROUP_0": "1", "SLURM_JOB_NUM_NODES_HET_GROUP_1": "2"}
+    assert nodes_of_job({"SLURM_JOB_NUM_NODES": "1"} | parts) == 3

@@ -48,3 +48,17 @@ def test_results_that_were_not_copied_stay_on_the_scratch_disk(tmp_path: Path) -
     with CopyOut(scratch, target) as copy, pytest.raises(StorageError, match=r"recon\.h5"):
         copy.finish()
     assert (scratch / "recon.h5").read_bytes() == b"volume"
+
+
+def test_a_scratch_disk_on_which_nobody_wrote_is_an_error(tmp_path: Path) -> None:
+    with (
+        CopyOut(tmp_path / "scratch", tmp_path / "results") as copy,
+        pytest.raises(StorageError, match=r"no results in .*scratch on"),
+    ):
+        copy.finish()
+
+
+def test_a_job_that_ended_before_it_wrote_leaves_nothing_to_clean_up(tmp_path: Path) -> None:
+    with CopyOut(tmp_path / "scratch", tmp_path / "results"):
+        pass
+    assert not (tmp_path / "results").exists()

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,16 @@ def parse_quota(text: str) -> float | None:
     """Cores from the text of cgroup v2's `cpu.max`; None for `max`."""
     quota, period = text.split()
     return None if quota == "max" else int(quota) / int(period)
+
+
+def nodes_of_job(environment: Mapping[str, str]) -> int:
+    """Nodes of the batch job that has this environment, as Slurm or PBS tells them; 1 where neither does."""
+    parts = [text for name, text in environment.items() if name.startswith("SLURM_JOB_NUM_NODES_HET_GROUP_")]
+    if parts:
+        return sum(map(int, parts))
+    if "PBS_NODEFILE" in environment:
+        return len(set(_read(environment["PBS_NODEFILE"]).split())) or 1
+    return int(environment.get("SLURM_JOB_NUM_NODES", "1"))
 
 
 def mpirun(ranks: int, threads: int, grant: Grant) -> tuple[list[str], dict[str, str]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from pathlib import Path
 from typing import Self
 
 from ministream import atomic, log
-from ministream.errors import MinistreamError
+from ministream.errors import MinistreamError, StorageError
 
 _LOG = log.get(__name__)
 
@@ -19,7 +20,8 @@ class CopyOut:
     """Copies every finished file from `scratch` to `target`, whole or not at all, in a thread of its own.
 
     What is being written has a name that starts with a dot, and is finished once it is renamed. A file that is
-    replaced is copied again. `finish` copies the rest, and raises the StorageError of a copy that failed.
+    replaced is copied again. `finish` copies the rest, and raises the StorageError of a copy that failed, or where
+    there was nothing to copy: the ranks have then written on another machine.
     """
 
     def __init__(self, scratch: Path, target: Path) -> None:
@@ -37,7 +39,8 @@ class CopyOut:
         self._finish.set()
         self._thread.join()
         if self._error is None:
-            shutil.rmtree(self._scratch)
+            if self._scratch.exists():
+                shutil.rmtree(self._scratch)
         else:
             _LOG.error("%s; the results that were not copied are in %s", self._error, self._scratch)
 
@@ -47,6 +50,9 @@ class CopyOut:
         self._thread.join()
         if self._error is not None:
             raise self._error
+        if not self._copied:
+            where = f"{self._scratch} on {os.uname().nodename}"
+            raise StorageError(f"there are no results in {where}: let the ranks run there, or leave out --scratch")
 
     def _run(self) -> None:
         try:

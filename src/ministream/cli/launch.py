@@ -70,11 +70,15 @@ def launch(
     """
     from ministream.app.keeper import Limits
     from ministream.app.launch import launch as app
+    from ministream.app.placement import nodes_of_job
     from ministream.app.plan import Plan
 
     log.setup("launch" if side is None else f"launch {side}", log_level)
-    if scratch is not None and int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) > 1:
-        raise ConfigError("--scratch is a disk of one node: leave it out for a job of several")
+    if scratch is not None and (nodes := nodes_of_job(os.environ)) > 1:
+        raise ConfigError(
+            f"--scratch is a disk of one node, and this job has {nodes}, whose ranks write one file together: "
+            "leave it out, or name a disk that all of them see as --out"
+        )
     outcome = app(
         Plan(
             run=run,
