@@ -1,0 +1,105 @@
+"""Snapshots written while a job computes, from the outside: a full disk, a slow disk, an early end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.integration.jobs import lab
+
+SCAN = ["source.rows=6", "source.cols=64", "source.projections=60"]
+WINDOW = ["--window-length", "20", "--window-step", "5", "--write-freq", "1"]
+VOLUME = 6 * 64 * 64 * 4
+
+# A disk on which a rank's part of a volume takes a second: `os.fsync` of a file in a process that imports this.
+SLOW = """
+import os, time
+_sync = os.fsync
+def slowly(descriptor):
+    if ".part" in os.readlink(f"/proc/self/fd/{descriptor}"):
+        time.sleep(1)
+    _sync(descriptor)
+os.fsync = slowly
+"""
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    with lab(tmp_path) as both:
+        yield both
+
+
+@pytest.fixture
+def small_disk(jobs):
+    """Where results go: room for two volumes and a half, and for what else a job leaves."""
+    jobs.out.mkdir()
+    size = 2 * (VOLUME + 200_000) + VOLUME // 2
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "ministream-test", str(jobs.out)]
+    if subprocess.run(command, check=False).returncode:
+        pytest.skip("cannot mount a tmpfs here")
+    yield jobs.out
+    subprocess.run(["umount", str(jobs.out)], check=True)
+
+
+@pytest.fixture
+def slow_disk(tmp_path, monkeypatch):
+    """Ranks whose disk is slow."""
+    folder = tmp_path / "slow"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SLOW)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+
+
+def started(jobs, *recon: str, rate: float = 0.0):
+    words = [word for setting in SCAN for word in ("--set", setting)]
+    producer = jobs.produce(*words, *(("--rate", str(rate)) if rate else ()))
+    address = jobs.announced("producer", producer)["data"]
+    options = ["--set", "output.pictures=false", *recon]
+    return producer, jobs.recon(2, "--connect", address, *WINDOW, *options)
+
+
+@pytest.mark.parametrize("writer", ["direct", "hdf5"])
+def test_a_full_disk_ends_the_job_and_names_the_file(jobs, small_disk, writer):
+    _, reconstruction = started(jobs, "--set", f"output.writer={writer}")
+    assert reconstruction.wait() == 5, reconstruction.text
+    assert re.search(r"00000\d-recon\.h5: cannot be written: No space left on device", reconstruction.text)
+    whole = sorted(small_disk.glob("0*-recon.h5"))
+    assert whole
+    assert not list(small_disk.glob(".*.part"))
+    for path in whole:
+        with h5py.File(path) as file:
+            assert np.isfinite(file["data"][:]).all()
+
+
+def test_a_slow_disk_holds_nobody_up(jobs, slow_disk):
+    """Twelve updates in five seconds of beam; every third is written, which takes a second."""
+    producer, reconstruction = started(jobs, "--write-freq", "3", rate=12.0)
+    assert (producer.wait(), reconstruction.wait()) == (0, 0), reconstruction.text
+    summary = jobs.summary()
+    assert len(summary["files"]) == 5
+    assert summary["write_hidden_s"] > 2
+    # the last snapshot and the volume itself are waited for
+    assert summary["stages"]["write"] < 3
+    assert "s hidden" in reconstruction.text
+
+
+def test_an_early_end_waits_for_what_is_being_written(jobs, slow_disk):
+    _, reconstruction = started(jobs, rate=5.0)
+    deadline = time.monotonic() + 60
+    while not (parts := list(jobs.out.glob(".0*.part"))):
+        assert time.monotonic() < deadline, reconstruction.text
+        time.sleep(0.01)
+    reconstruction.signal(signal.SIGUSR1)
+    assert reconstruction.wait() == 3, reconstruction.text
+    written = Path(parts[0].name.removeprefix(".").removesuffix(".part"))
+    assert str(jobs.out / written) in jobs.summary()["files"]
+    assert all(Path(file).exists() for file in jobs.summary()["files"])
+    assert not list(jobs.out.glob(".*.part"))
