@@ -112,8 +112,8 @@ def test_release_gives_ports_back_and_leaves_no_process(
     assert len(set(opened.cons_listeners)) == len(set(opened.prod_listeners)) == 3
     assert len(children()) > before
     sock = dial(opened.cons_listeners[0])
-    client.release(opened.uid, (prod.address, cons.address), client.Access.of(secrets))
-    client.release(opened.uid, (prod.address, cons.address), client.Access.of(secrets))
+    client.release(opened.uid, (prod.address, cons.address), Access.of(secrets))
+    client.release(opened.uid, (prod.address, cons.address), Access.of(secrets))
     assert len(children()) == before
     assert prod.sessions() == cons.sessions() == []
     with sock:
@@ -240,10 +240,10 @@ def test_a_consumer_may_come_before_everything_is_joined(plain: ControlServer) -
     (listener,) = open_side(plain, Access(), "s", "PROD", [f"127.0.0.1:{port}"])
     with dial(listener) as sock:
         sock.sendall(b"early")
-        time.sleep(1)
+        time.sleep(2.5)
         with ControlClient(plain.address, Access()) as control:
             control.update("s", "PROD", [], None)
-        time.sleep(1)
+        time.sleep(2.5)
         with echoing(port):
             assert sock.recv(5) == b"early"
 

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ministream.errors import TunnelError
 from ministream.tunnel import client, messages
 from ministream.tunnel.control import ControlServer
 from ministream.tunnel.control_client import Access, ControlClient
@@ -159,7 +160,7 @@ def test_any_bytes_as_a_message(target: ControlServer, body: bytes, name: str) -
 def test_any_bytes_as_an_offer(target: ControlServer, offer: bytes) -> None:
     with ControlClient(target.address, Access()) as control:
         control.open("s", "PROD", num_conn=1, rate=0, targets=["127.0.0.1:1"], timeout_s=10)
-        with pytest.raises(client.TunnelError, match="no certificate"):
+        with pytest.raises(TunnelError, match="no certificate"):
             control.update("s", "PROD", [], offer)
         control.release("s")
     assert children() == []

@@ -19,12 +19,13 @@ from typing import Any
 import grpc
 import pytest
 
-from ministream.errors import PeerLostError
+from ministream.errors import AccessError, PeerLostError, TunnelError
 from ministream.tunnel import client, credentials, messages
 from ministream.tunnel.control import ControlServer
 from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.policy import Policy, PolicySection
+from tests.integration.stock_server import StockServer
 from tests.integration.tunnel_ends import Echo, echoing, eventually, free_port, make_credentials, ping
 
 UID = "4f8583bc-a4d3-11ee-9fd6-034d1fcbd7c3"
@@ -150,9 +151,80 @@ def test_a_tokens_session_is_not_a_certificates_session(
     stock.request(UID, "PROD", 1, [producer.address])
     with ControlClient(gateways[0].address, Access.of(secrets)) as control:
         assert control.sessions() == []
-        with pytest.raises(client.AccessError):
+        with pytest.raises(AccessError):
             control.release(UID)
     stock.close()
+
+
+# Bytes on the wire as stock s2uc 1.2 sends them: field by field, whatever our own library makes of its messages.
+STOCK_MESSAGES = {
+    "req": "0a24" + UID.encode().hex() + "1204" + b"PROD".hex() + "1801" + "20904e",
+    "hello": "0a24" + UID.encode().hex() + "12{length}{target}" + "1a04" + b"PROD".hex(),
+    "update": "0a24" + UID.encode().hex() + "12{length}{target}" + "1a04" + b"PROD".hex(),
+    "release": "0a24" + UID.encode().hex(),
+}
+
+
+def test_the_bytes_that_stock_s2uc_sends(
+    gateways: tuple[ControlServer, ControlServer], secrets: Credentials, token: str, producer: Echo
+) -> None:
+    target = producer.address.encode()
+    words = {
+        name: bytes.fromhex(text.format(length=f"{len(target):02x}", target=target.hex()))
+        for name, text in STOCK_MESSAGES.items()
+    }
+    metadata = (("authorization", token),)
+    with grpc.secure_channel(gateways[0].address, grpc.ssl_channel_credentials(secrets.ca)) as channel:
+        call = {name: channel.unary_unary(f"/scistream.Control/{name}", bytes, bytes) for name in words}
+        waiting = call["req"].future(words["req"], metadata=metadata, timeout=20)
+        time.sleep(0.5)
+        # AppResponse: field 1 is the message, field 2 would be listeners.
+        assert call["hello"](words["hello"], metadata=metadata, timeout=5) == b"\x0a\x19Sending Prod listeners..."
+        answer = waiting.result()
+        # Response: field 1 are the listeners, field 2 the producer's.
+        length = answer[1]
+        assert answer[0] == 0x0A
+        listener = answer[2 : 2 + length].decode()
+        assert answer[2 + length :] == b"\x12" + bytes([len(target)]) + target
+        assert call["update"](words["update"], metadata=metadata, timeout=5) == answer
+        assert ping(listener) == b"ping"
+        assert call["release"](words["release"], metadata=metadata, timeout=5) == b""
+    assert gateways[0].sessions() == []
+
+
+@pytest.fixture
+def stock_pair(secrets: Credentials) -> Iterator[tuple[StockServer, StockServer]]:
+    pair = secrets.server
+    with StockServer(pair.certificate, pair.key) as prod, StockServer(pair.certificate, pair.key) as cons:
+        yield prod, cons
+
+
+def test_our_client_on_the_wire_of_stock_servers(
+    stock_pair: tuple[StockServer, StockServer], secrets: Credentials, token: str, producer: Echo
+) -> None:
+    prod, cons = stock_pair
+    login = Access(ca=secrets.ca, token=token)
+    opened = client.connect(prod.address, cons.address, None, 2, targets=[producer.address], access=login, probe=True)
+    assert not opened.secure
+    assert [ping(listener) for listener in opened.cons_listeners] == [b"ping"] * 2
+    client.release(opened.uid, (prod.address, cons.address), login)
+    for server in stock_pair:
+        # A hello that came too early was refused, and is said again.
+        assert [name for name, _, _ in server.heard if name != "hello"] == ["req", "update", "release"]
+        assert {request.uid for _, request, _ in server.heard} == {opened.uid}
+        assert all(metadata["authorization"] == token for _, _, metadata in server.heard)
+    with pytest.raises(TunnelError, match="release"):
+        client.release(opened.uid, [prod.address], login)
+
+
+def test_stock_servers_are_let_go_of_when_a_connection_fails(
+    stock_pair: tuple[StockServer, StockServer], secrets: Credentials, producer: Echo
+) -> None:
+    prod, login = stock_pair[0], Access(ca=secrets.ca)
+    nowhere = f"127.0.0.1:{free_port()}"
+    with pytest.raises(PeerLostError):
+        client.connect(prod.address, nowhere, None, targets=[producer.address], access=login, timeout_s=10)
+    assert [name for name, _, _ in prod.heard if name != "hello"] == ["req", "release"]
 
 
 # The programs themselves.
@@ -251,7 +323,7 @@ def stock_s2cs(secrets: Credentials, tmp_path: Path) -> Iterator[Any]:
                     control.release("nobody")
                 except PeerLostError:
                     return False
-                except client.TunnelError:
+                except TunnelError:
                     return True
             return True
 
