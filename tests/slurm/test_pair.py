@@ -150,6 +150,18 @@ def test_the_submitted_pair_makes_the_volume(runs: Runs) -> None:
     assert runs.outcome("producer")["code"] == runs.outcome("recon")["code"] == 0
 
 
+def test_each_node_may_receive_a_band(runs: Runs) -> None:
+    run = runs.file(**QUICK)
+    run.write_text(run.read_text() + "[stream]\ningress = 2\n")
+    ran = runs.submit(run, "--recon-nodes", "2", "--ranks-per-node", "2", "--wait")
+    assert ran.returncode == 0, ran.stdout + ran.stderr + runs.log("recon")
+    summary = runs.summary()
+    assert summary["complete"]
+    assert summary["ranks"] == 4
+    assert summary["projections"]["used"] == QUICK["projections"]
+    assert "2 connections" in runs.log("recon")
+
+
 def test_the_receiver_may_come_first_and_one_rank_gives_the_same_volume(runs: Runs) -> None:
     runs.file(**QUICK)
     recon = runs.start("recon")

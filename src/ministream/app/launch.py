@@ -60,14 +60,14 @@ def launch(plan: Plan) -> Outcome:
 def _check_ranks(plan: Plan) -> None:
     """Find out before anything starts what the ranks would find out once they have met the producer.
 
-    Raises ConfigError for more ranks than the scan has rows, or more that receive than there are. A scan that is
-    not this side's, or that options of the producer's change, is not known here.
+    Raises ConfigError for more ranks than the scan has rows, or more that receive than there are. One side alone is
+    left to its job, which tells the partner too; a scan that options of the producer's change is not known here.
     """
     ranks = plan.ranks or (granted().ranks if not plan.launcher else 0)
-    if not ranks:
+    if plan.side is not None or not ranks:
         return
     partition.groups(ranks, plan.ingress)
-    if plan.side is None and not plan.producer_options:
+    if not plan.producer_options:
         settings = config.load(plan.run)
         passes = source_passes(settings)
         with open_source(settings.source, order=settings.producer.order, repeat=passes) as source:

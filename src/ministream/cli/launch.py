@@ -93,7 +93,7 @@ def launch(
             port=port,
             ranks=ranks,
             threads=threads,
-            ingress=ingress or config.load(run).stream.ingress,
+            ingress=ingress or _ingress(run),
             launcher=tuple(shlex.split(launcher)),
             producer_launcher=tuple(shlex.split(producer_launcher)),
             scratch=scratch,
@@ -105,6 +105,14 @@ def launch(
     if outcome.failed:
         ERRORS.print(f"ministream: {outcome.reason}", markup=False)
         raise typer.Exit(outcome.code)
+
+
+def _ingress(run: Path | None) -> int:
+    """The ranks that receive, as the run file says it. What is wrong with the file, the job tells both sides."""
+    try:
+        return config.load(run).stream.ingress
+    except ConfigError:
+        return 1
 
 
 def _fresh(folder: Path) -> Path:
