@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -33,9 +33,15 @@ class _Entry:
 
 
 class StockServer:
-    """`with StockServer(certificate, key) as server`: listens on `address`; `heard` are all messages in order."""
+    """`with StockServer(certificate, key) as server`: listens on `address`; `heard` are all messages in order.
 
-    def __init__(self, certificate: bytes, key: bytes) -> None:
+    `claim` makes of its listeners' addresses what it says they are: the truth, if nothing else is given.
+    """
+
+    def __init__(
+        self, certificate: bytes, key: bytes, claim: Callable[[list[str]], list[str]] = lambda truth: truth
+    ) -> None:
+        self._claim = claim
         self.heard: list[tuple[str, Any, dict[str, Any]]] = []
         self._entries: dict[str, _Entry] = {}
         self._answer: Any = None
@@ -81,7 +87,7 @@ class StockServer:
         entry = self._entries[request.uid]
         if request.role == "PROD":
             entry.targets = list(request.prod_listeners)
-            self._answer = messages.Response(listeners=entry.addresses, prod_listeners=entry.targets)
+            self._answer = messages.Response(listeners=self._claim(entry.addresses), prod_listeners=entry.targets)
             told = messages.AppResponse(message="Sending Prod listeners...")
         else:
             self._answer = messages.Response(listeners=entry.addresses)

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -225,6 +225,24 @@ def test_stock_servers_are_let_go_of_when_a_connection_fails(
     with pytest.raises(PeerLostError):
         client.connect(prod.address, nowhere, None, targets=[producer.address], access=login, timeout_s=10)
     assert [name for name, _, _ in prod.heard if name != "hello"] == ["req", "release"]
+
+
+@pytest.mark.parametrize(
+    ("claim", "problem"),
+    [
+        (lambda truth: truth[:1], "gave 1 listeners instead of 2"),
+        (lambda truth: [*truth, *truth], "gave 4 listeners instead of 2"),
+        (lambda truth: [truth[0], f"127.0.0.1:{free_port()}"], "does not accept connections"),
+    ],
+)
+def test_a_server_that_says_ok_is_not_believed(
+    secrets: Credentials, producer: Echo, claim: Callable[[list[str]], list[str]], problem: str
+) -> None:
+    pair, login = secrets.server, Access(ca=secrets.ca)
+    with StockServer(pair.certificate, pair.key, claim) as prod, StockServer(pair.certificate, pair.key) as cons:
+        with pytest.raises(TunnelError, match=problem):
+            client.connect(prod.address, cons.address, None, 2, targets=[producer.address], access=login, probe=True)
+        assert prod.heard[-1][0] == "release"
 
 
 # The programs themselves.
