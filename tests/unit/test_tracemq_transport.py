@@ -332,6 +332,49 @@ def test_a_worker_that_asks_for_nothing_is_named() -> None:
                 distributor.push(projection)
 
 
+def test_a_worker_that_leaves_is_named_at_once() -> None:
+    with server(window=2, stall_timeout_s=60) as distributor:
+        with bare(zmq.REQ, distributor.address) as socket:
+            socket.send(struct.pack("<QQQ2I", 0, 1, 32, 0, 1))
+            distributor.join(rows=ROWS, cols=COLS, timeout_s=5)
+        with pytest.raises(PeerLostError, match=r"worker 0 at .* left before the end"):
+            for projection in projections(10):
+                distributor.push(projection)
+
+
+def test_a_worker_that_leaves_after_the_end_is_not_waited_for() -> None:
+    """The original may crash while it cleans up, before its last message has left."""
+    with server(stall_timeout_s=60) as distributor:
+        with bare(zmq.REQ, distributor.address) as socket:
+            socket.send(struct.pack("<QQQ2I", 0, 1, 32, 0, 1))
+            distributor.join(rows=ROWS, cols=COLS, timeout_s=5)
+            socket.recv()
+            socket.send(struct.pack("<QQQ", 2, 0x10, 24))
+            ending = threading.Thread(target=distributor.finish)
+            ending.start()
+            assert socket.recv()[8] == 0
+        ending.join(10)
+        assert not ending.is_alive()
+
+
+def test_a_stranger_that_leaves_disturbs_nobody() -> None:
+    with server() as distributor:
+        with bare(zmq.REQ, distributor.address) as stranger:
+            stranger.send(b"hello")
+            time.sleep(0.1)
+        reader = WorkerThread(distributor.address, 0, 1)
+        distributor.join(rows=ROWS, cols=COLS, timeout_s=5)
+        with bare(zmq.REQ, distributor.address) as stranger:
+            stranger.send(b"hello")
+            time.sleep(0.1)
+        sent = list(projections(5))
+        for projection in sent:
+            distributor.push(projection)
+        distributor.finish()
+        reader.join()
+    assert len(reader.pixels) == 5
+
+
 def test_a_worker_that_does_not_come_is_named_by_its_port() -> None:
     with server() as distributor, bare(zmq.REQ, distributor.address) as socket:
         socket.send(struct.pack("<QQQ2I", 0, 1, 32, 0, 2))

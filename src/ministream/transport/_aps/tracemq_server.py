@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import deque
-from dataclasses import dataclass, field
 from typing import Self
 
 import msgspec
@@ -14,34 +12,11 @@ import zmq
 
 from ministream import log, partition
 from ministream.errors import ConfigError, MinistreamError, PeerLostError, ProtocolError
-from ministream.model import Slab
-from ministream.transport._aps.sockets import bind, milliseconds
-from ministream.wire.tracemq import Assigned, Finished, Joined, Projection, Requested, Server, split_address
+from ministream.transport._aps.served import Served
+from ministream.transport._aps.sockets import milliseconds
+from ministream.wire.tracemq import Assigned, Finished, Joined, Projection, Requested, split_address
 
 _log = log.get(__name__)
-
-_LARGEST_REQUEST = 1024
-"""Bound in bytes on what a worker may send; the original sends 40."""
-
-
-@dataclass(kw_only=True, eq=False)
-class _Served:
-    """One worker's place: its socket, and the projections that it has not asked for yet."""
-
-    socket: zmq.Socket[bytes]
-    name: str
-    server: Server
-    identity: bytes | None = None
-    rank: int = 0
-    slab: Slab = field(default_factory=lambda: Slab(0, 0))
-    queue: deque[Projection] = field(default_factory=deque)
-    waiting: bool = False
-    done: bool = False
-    heard_s: float = 0.0
-
-    def send(self, message: memoryview) -> None:
-        assert self.identity is not None
-        self.socket.send_multipart([self.identity, b"", message], copy=False)
 
 
 class TraceMqServer:
@@ -55,7 +30,7 @@ class TraceMqServer:
         self._window = window
         self._stall_timeout_s = stall_timeout_s
         self._context = zmq.Context()
-        self._workers: list[_Served] = []
+        self._workers: list[Served] = []
         self._changed = threading.Condition()
         self._ending = False
         self._closing = False
@@ -84,7 +59,9 @@ class TraceMqServer:
             self._wake()
             self._thread.join()
             self._thread = None
-        for socket in (self._wake_in, self._wake_out, *(worker.socket for worker in self._workers)):
+        for worker in self._workers:
+            worker.close()
+        for socket in (self._wake_in, self._wake_out):
             socket.close(linger=1000)
         self._context.term()
 
@@ -142,28 +119,21 @@ class TraceMqServer:
             self._raise_failure()
 
     def _listen(self, address: str) -> str:
-        socket = self._context.socket(zmq.ROUTER)
-        socket.set(zmq.MAXMSGSIZE, _LARGEST_REQUEST)
-        socket.set(zmq.LINGER, 1000)
-        try:
-            endpoint = bind(socket, address)
-        except ConfigError:
-            socket.close()
-            raise
-        self._workers.append(_Served(socket=socket, name=endpoint, server=Server(peer=f"the worker at {endpoint}")))
-        return endpoint
+        worker = Served.listening(self._context, address)
+        self._workers.append(worker)
+        return worker.name
 
-    def _introduced(self, worker: _Served, deadline: float) -> Joined:
+    def _introduced(self, worker: Served, deadline: float) -> Joined:
         """Wait for a worker's first message; anything else that comes to its port is refused and forgotten."""
         while worker.socket.poll(milliseconds(deadline - time.monotonic())):
-            identity, message = _request(worker)
+            identity, message, connection = worker.request()
             try:
                 event = worker.server.receive(message)
             except ProtocolError as error:
                 _log.warning("refused: %s", error)
                 continue
             assert isinstance(event, Joined)
-            worker.identity, worker.rank = identity, event.rank
+            worker.introduced(identity, connection, event.rank)
             _log.info("worker %d of %d came to %s", event.rank, event.size, worker.name)
             return event
         raise PeerLostError(f"{worker.name}: no worker came in time")
@@ -191,15 +161,18 @@ class TraceMqServer:
         """The serving thread: answer every request as soon as there is something to answer it with."""
         poller = zmq.Poller()
         sockets = {worker.socket: worker for worker in self._workers}
-        for socket in (self._wake_in, *sockets):
+        closed = {worker.closed: worker for worker in self._workers}
+        for socket in (self._wake_in, *sockets, *closed):
             poller.register(socket, zmq.POLLIN)
         try:
             while not (self._closing or all(worker.done for worker in self._workers)):
                 for socket, _ in poller.poll():
                     if socket is self._wake_in:
                         self._wake_in.recv()
-                    else:
+                    elif socket in sockets:
                         self._hear(sockets[socket])
+                    else:
+                        self._part_from(closed[socket])
                 for worker in self._workers:
                     self._answer(worker)
         except MinistreamError as error:
@@ -207,8 +180,10 @@ class TraceMqServer:
                 self._failure = error
                 self._changed.notify_all()
 
-    def _hear(self, worker: _Served) -> None:
-        identity, message = _request(worker)
+    def _hear(self, worker: Served) -> None:
+        if not worker.socket.poll(0):
+            return  # read already, when its connection was closed
+        identity, message, _ = worker.request()
         if identity != worker.identity:
             _log.warning("refused: a stranger's message at %s, where worker %d is served", worker.name, worker.rank)
             return
@@ -219,12 +194,26 @@ class TraceMqServer:
             worker.done = isinstance(event, Finished)
             self._changed.notify_all()
 
-    def _answer(self, worker: _Served) -> None:
+    def _part_from(self, worker: Served) -> None:
+        """A connection was closed: if it was the worker's, what it wrote before still counts."""
+        if not worker.left():
+            return
+        while worker.socket.poll(0):
+            self._hear(worker)
+        with self._changed:
+            if not (worker.done or worker.finishing):
+                raise PeerLostError(f"worker {worker.rank} at {worker.name} left before the end of the scan")
+            if not worker.done:
+                _log.warning("worker %d at %s had everything and left without confirming it", worker.rank, worker.name)
+            worker.done = True
+            self._changed.notify_all()
+
+    def _answer(self, worker: Served) -> None:
         with self._changed:
             if not worker.waiting or not (worker.queue or self._ending):
                 return
             projection = worker.queue.popleft() if worker.queue else None
-            worker.waiting = False
+            worker.waiting, worker.finishing = False, projection is None
             worker.heard_s = time.monotonic()
             self._changed.notify_all()
         if projection is None:
@@ -232,9 +221,3 @@ class TraceMqServer:
             return
         rows = msgspec.structs.replace(projection, pixels=projection.pixels[worker.slab.slice])
         worker.send(worker.server.projection(rows))
-
-
-def _request(worker: _Served) -> tuple[bytes, bytes]:
-    """A worker's identity and message; the message is empty where the framing of a REQ socket is not kept."""
-    identity, *parts = worker.socket.recv_multipart()
-    return identity, parts[1] if len(parts) == 2 and not parts[0] else b""
