@@ -115,6 +115,36 @@ def test_sums_and_gathers(comm):
     assert comm.allgather(comm.rank) == list(range(comm.size))
 
 
+def test_gathering_waits_for_nobody(comm):
+    """Rank 0 has nothing before the last rank has given, then everything in rank order; and again."""
+    for turn in range(2):
+        gathering = comm.gathering()
+        comm.barrier()
+        if comm.rank != comm.size - 1:
+            gathering.give((turn, comm.rank))
+        if comm.rank == 0:
+            assert gathering.take() is None
+        comm.barrier()
+        if comm.rank == comm.size - 1:
+            gathering.give((turn, comm.rank))
+        if comm.rank == 0:
+            mpi.wait_until(lambda: gathering.take() is not None)  # noqa: B023 - called at once
+            assert gathering.take() == [(turn, rank) for rank in range(comm.size)]
+        comm.barrier()
+
+
+def test_only_what_leaves_rank_0_counts_as_scattered(comm):
+    sent = list(frames())
+    batches = iter([sent[:2], None])
+    shares = slabs(ROWS, comm.size)
+    distributor = Distributor(comm, scan(), shares, 2, (lambda: next(batches)) if comm.rank == 0 else None)
+    while distributor.take() is not None:
+        pass
+    others = (ROWS - shares[0].rows) * COLS * 2 * 2
+    assert distributor.bytes_scattered == (others if comm.rank == 0 else 0)
+    distributor.close()
+
+
 def test_threads_fill_the_node_once(comm):
     import os
 
