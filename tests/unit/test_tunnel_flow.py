@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -228,3 +229,24 @@ def test_what_came_before_a_cut_is_delivered_first(tls: tuple[TlsEnd, TlsEnd]) -
     assert bytes(buffer[:count]) == b"the last word"
     with pytest.raises(TruncatedError):
         far.read_into(buffer)
+
+
+def test_what_tls_holds_already_is_not_waited_for(tls: tuple[TlsEnd, TlsEnd]) -> None:
+    """A rate limit takes a little at a time out of records that have left the socket long ago."""
+    near, far = tls
+    message = bytes(range(256)) * 40
+    near.write(memoryview(message))
+    exit_, sink = pair()
+    flow = CopyFlow(far, PlainEnd(exit_), Bucket(40_000))
+    received = bytearray()
+    deadline = time.monotonic() + 20
+    while len(received) < len(message):
+        flow.step()
+        with contextlib.suppress(BlockingIOError):
+            received += sink.recv(1 << 16)
+        if flow.wait is Wait.READ and len(received) < len(message):
+            assert select.select([far.sock], [], [], 1)[0], "waits for a socket that has nothing"
+        assert time.monotonic() < deadline
+    assert received == message
+    for sock in (exit_, sink):
+        sock.close()

@@ -16,7 +16,7 @@ from ministream.tunnel.proxy._ends import CHUNK, End, Wait
 _PIPE_BYTES = 1024 * 1024
 # A flow gives way to the others of its process after this many chunks.
 _BURST = 8
-# After so little there is hardly more at once: waiting costs less than looking.
+# After so little, where more could have been taken, there is hardly more at once: waiting costs less than looking.
 _SMALL = 16 * 1024
 
 # Buffers of flows that hold no bytes. The one used last is the next: it is still in the core's cache, and a thousand
@@ -102,7 +102,7 @@ class SpliceFlow:
                     self.sink.finish()
                     return Wait.DONE
                 self._bucket.spend(self._held)
-                small = self._held < _SMALL
+                small = self._held < min(allowed, _SMALL)
             try:
                 while self._held:
                     sent = os.splice(self._out, sink, self._held, flags=flags)
@@ -146,7 +146,7 @@ class CopyFlow:
             count = self._fetch(allowed)
             if count is None:
                 return Wait.READ
-            small = count < _SMALL
+            small = count < min(allowed, _SMALL)
             if count:
                 self._bucket.spend(count)
             else:
