@@ -254,7 +254,9 @@ def on_nodes(machine: Machine, work: Workload, nodes: int, ingress: int = 1) -> 
     return max(found, key=lambda one: (one.memory_share <= 1, one.projections_per_s))
 
 
-def nodes_for(machine: Machine, work: Workload, rate: float, ingress: int = 1, most: int = MOST_NODES) -> Prediction | None:
+def nodes_for(
+    machine: Machine, work: Workload, rate: float, ingress: int = 1, most: int = MOST_NODES
+) -> Prediction | None:
     """The fewest nodes that keep up with `rate` projections/s and hold the slabs; None where no number does."""
     for nodes in _candidates(most):
         found = on_nodes(machine, work, nodes, ingress)
