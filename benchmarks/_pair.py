@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,15 +68,17 @@ def make_scan(path: Path, case: Case) -> Path:
     return path
 
 
-def run(case: Case, launch_options: list[str], timeout_s: float) -> dict[str, Any]:
-    """The summary of one pair, launched as a user does it, through the tunnel.
+def run(
+    case: Case, launch_options: list[str], timeout_s: float, more: Mapping[str, object] | None = None
+) -> dict[str, Any]:
+    """The summary of one pair, launched as a user does it, through the tunnel; `more` are keys of its configuration.
 
     Raises CalledProcessError when the pair fails, TimeoutExpired when it hangs.
     """
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         folder = Path(name)
         scan = make_scan(folder / "scan.h5", case)
-        settings = " ".join(f"--set {key}={value}" for key, value in case.settings().items())
+        settings = " ".join(f"--set {key}={value}" for key, value in (case.settings() | dict(more or {})).items())
         command = [sys.executable, "-m", "ministream", "launch", "--out", str(folder / "out")]
         command += ["--ranks", str(case.ranks), "--threads", str(case.threads)]
         command += ["--producer-options", f"--file {scan}", "--recon-options", settings, *launch_options]

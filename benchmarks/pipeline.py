@@ -29,12 +29,20 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--length", type=int, default=90)
     parser.add_argument("--step", type=int, default=45)
     parser.add_argument("--iterations", type=int, default=1)
+    parser.add_argument("--write-freq", type=int, default=0, help="updates per snapshot; 0: none")
+    parser.add_argument("--writers", nargs="+", default=["direct"], help="of [output] writer")
     parser.add_argument("--repetitions", type=int, default=3, help="the median by projections/s counts")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one pair")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
     options = parser.parse_args(argv)
     busy = machine.warn_unless_quiet()
-    rows = [_measure(case, k, options) for case in _cases(options) for k in options.ingress if k <= case.ranks]
+    rows = [
+        _measure(case, k, writer, options)
+        for case in _cases(options)
+        for k in options.ingress
+        if k <= case.ranks
+        for writer in options.writers
+    ]
     machine.show([{key: value for key, value in row.items() if key != "stages"} for row in rows])
     for row in rows:
         print(f"\nstages of rank 0, {row['rows']} × {row['n']}, {row['ranks']} ranks, {row['ingress']} receive")
@@ -62,10 +70,11 @@ def _cases(options: argparse.Namespace) -> list[Case]:
     ]
 
 
-def _measure(case: Case, ingress: int, options: argparse.Namespace) -> dict[str, Any]:
-    runs = [_pair.run(case, ["--ingress", str(ingress)], options.timeout) for _ in range(options.repetitions)]
+def _measure(case: Case, ingress: int, writer: str, options: argparse.Namespace) -> dict[str, Any]:
+    more = {"window.write_freq": options.write_freq, "output.writer": writer}
+    runs = [_pair.run(case, ["--ingress", str(ingress)], options.timeout, more) for _ in range(options.repetitions)]
     summary = sorted(runs, key=lambda run: run["projections_per_s"])[len(runs) // 2]
-    predicted = _predicted_mib(case, ingress)
+    predicted = _predicted_mib(case, more | {"stream.ingress": ingress})
     peaks = summary["peak_memory_mib"]
     others = max(peaks[1:], default=0.0)
     others_predicted = predicted["ranks that receive" if ingress > 1 else "other ranks"]
@@ -79,6 +88,9 @@ def _measure(case: Case, ingress: int, options: argparse.Namespace) -> dict[str,
         "mib_per_s": summary["bytes"] / summary["seconds"] / 2**20,
         "gups": case.pixel_updates / summary["seconds"] / 1e9,
         "latency_p50_s": summary["latency_s"]["p50"],
+        "writer": writer,
+        "write_waited_s": summary["stages"]["write"],
+        "write_hidden_s": summary["write_hidden_s"],
         "rank_0_mib": peaks[0],
         "of_predicted": peaks[0] / predicted["rank 0"],
         "other_mib": others,
@@ -87,12 +99,17 @@ def _measure(case: Case, ingress: int, options: argparse.Namespace) -> dict[str,
     }
 
 
-def _predicted_mib(case: Case, ingress: int) -> dict[str, float]:
+def _predicted_mib(case: Case, more: dict[str, object]) -> dict[str, float]:
     """Peak memory by rank that `ministream check` predicts."""
     with tempfile.TemporaryDirectory() as folder:
         scan = _pair.make_scan(Path(folder) / "scan.h5", case)
-        settings = {**case.settings(), "source.kind": "dxchange", "source.file": scan, "recon.threads": case.threads}
-        settings["stream.ingress"] = ingress
+        settings = {
+            **case.settings(),
+            **more,
+            "source.kind": "dxchange",
+            "source.file": scan,
+            "recon.threads": case.threads,
+        }
         words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         command = [sys.executable, "-m", "ministream", "check", "--json", "--ranks", str(case.ranks), *words]
         told = subprocess.run(command, check=True, capture_output=True, text=True)
