@@ -87,7 +87,7 @@ def calibrate(points: Sequence[Point], name: str, timeout_s: float) -> Machine:
 
 
 def fit(points: Sequence[Point]) -> dict[str, float]:
-    """What an update and the corrections cost, from the stages of a study; relative errors count."""
+    """What an update and the corrections cost, from the stages of a study; absolute relative errors count."""
     if len({padded_slices(_largest(point)) for point in points}) < 2:
         raise SystemExit("the study does not tell what a slice costs: measure several numbers of --slices")
     fits = [(crowding, *_solve(points, crowding)) for crowding in np.linspace(0, 1, 51)]
@@ -95,7 +95,7 @@ def fit(points: Sequence[Point]) -> dict[str, float]:
     slower = [_slower(point, crowding) for point in points]
     seconds = [_seconds(point, "update", "max") + _seconds(point, "idle", "min") for point in points]
     features = [_weight_features(point, slow) for point, slow in zip(points, slower, strict=True)]
-    (per_changed, per_pixel, per_update), _ = _least_squares(features, seconds)
+    (per_changed, per_pixel, per_update), _ = _fit(features, seconds)
     return {
         "updates_per_core": 1 / per_visit,
         "slices_0": shared / per_visit,
@@ -113,7 +113,7 @@ def _solve(points: Sequence[Point], crowding: float) -> tuple[NDArray[np.float64
     for point in points:
         visits = _case(point).pixel_updates / point["rows"] / point["threads"] * _slower(point, crowding)
         features.append((visits * padded_slices(_largest(point)), visits))
-    return _least_squares(features, [_seconds(p, "forward", "max") + _seconds(p, "back", "max") for p in points])
+    return _fit(features, [_seconds(p, "forward", "max") + _seconds(p, "back", "max") for p in points])
 
 
 def _weight_features(point: Point, slower: float) -> tuple[float, float, float]:
@@ -124,12 +124,20 @@ def _weight_features(point: Point, slower: float) -> tuple[float, float, float]:
     return pixels * changed * slower / point["threads"], pixels * len(updates), len(updates)
 
 
-def _least_squares(features: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[NDArray[np.float64], float]:
-    """Non-negative costs that give the seconds with the least relative error, and that error."""
+def _fit(features: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[NDArray[np.float64], float]:
+    """Non-negative costs with the least absolute relative errors, and their sum: a disturbed run has little say.
+
+    Iteratively reweighted least squares.
+    """
     scaled = np.array(features) / np.array(seconds)[:, None]
     size = scaled.max(axis=0)
-    found, error = nnls(scaled / size, np.ones(len(seconds)))
-    return found / size, float(error)
+    scaled /= size
+    weights = np.ones(len(seconds))
+    for _ in range(20):
+        found, _ = nnls(scaled * weights[:, None], weights)
+        errors = np.abs(scaled @ found - 1)
+        weights = 1 / np.sqrt(np.maximum(errors, 1e-3))
+    return found / size, float(errors.sum())
 
 
 def _slower(point: Point, crowding: float) -> float:
@@ -150,7 +158,7 @@ def _ingress() -> dict[str, float]:
     """What receiving costs: per byte, per frame, and in cores (producer and both ends of the tunnel are here too)."""
     rows = [ingress.measure(size, 512, 256, 3) for size in (1 / 16, 1, 8)]
     per_frame = [row["seconds"] / row["frames"] for row in rows]
-    (fixed, per_byte), _ = _least_squares([(1.0, row["frame_bytes"]) for row in rows], per_frame)
+    (fixed, per_byte), _ = _fit([(1.0, row["frame_bytes"]) for row in rows], per_frame)
     cores = float(np.median([row["cores"] for row in rows]))
     return {"ingress_bytes": 1 / per_byte, "seconds_per_frame": fixed, "ingress_cores": cores}
 
