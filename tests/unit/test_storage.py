@@ -33,6 +33,9 @@ class Own:
     def take(self):
         return self.given
 
+    def drop(self):
+        self.given = None
+
 
 class Alone:
     """A run without MPI."""

@@ -151,6 +151,13 @@ class Gathering:
         missing = not self._own or any(request != MPI.REQUEST_NULL for request in self._expected)
         return None if missing else [*self._own, *self._here]
 
+    def drop(self) -> None:
+        """Expect nothing more: a receive left behind could take what comes over a communicator made later."""
+        for request in self._expected:
+            if request != MPI.REQUEST_NULL:
+                request.Cancel()
+                request.Wait()
+
 
 def world(ranks_wanted: int | None = None) -> Comm:
     """The communicator of all ranks.

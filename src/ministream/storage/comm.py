@@ -21,6 +21,9 @@ class Gathering(Protocol):
     def take(self) -> list[Any] | None:
         """On rank 0 the objects in rank order, None as long as one is missing."""
 
+    def drop(self) -> None:
+        """Expect nothing more."""
+
 
 class Communicator(Protocol):
     """The ranks that share a volume; a communicator of storage's own, so that no other message mixes in.

@@ -148,8 +148,10 @@ class Direct:
         """Give up what is on its way, and leave no temporary file."""
         self._abandoned.set()
         self._pool.shutdown(wait=True)
-        if self._pending is not None and self._comm.rank == 0:
-            self._pending.part.unlink(missing_ok=True)
+        if self._pending is not None:
+            self._pending.gathering.drop()
+            if self._comm.rank == 0:
+                self._pending.part.unlink(missing_ok=True)
         self._pending = None
 
     def _finish(self, *, waited_s: float) -> None:
