@@ -16,7 +16,7 @@ ROWS = 70  # slabs of 1 to 9 rows, and never all alike
 SCAN = [f"source.rows={ROWS}", "source.cols=24", "source.projections=24", "source.seed=5"]
 WINDOW = ["--window-length", "12", "--window-step", "8", "--window-iter", "2", "--write-freq", "2", "--threads", "1"]
 MANY = "MINISTREAM_MANY_RANKS"
-by_hand = pytest.mark.skipif(MANY not in os.environ, reason=f"takes minutes and 20 GiB: set {MANY}=1")
+by_hand = pytest.mark.skipif(MANY not in os.environ, reason=f"takes minutes: set {MANY}=1")
 
 
 def volume(jobs: Lab, ranks: int, ingress: int) -> np.ndarray:

@@ -176,7 +176,8 @@ def world(ranks_wanted: int | None = None) -> Comm:
 
 def library() -> str:
     """Name and version of the MPI library, one line."""
-    return MPI.Get_library_version().splitlines()[0].split(",")[0].strip("\0 ")
+    first = MPI.Get_library_version().splitlines()[0].split(",")[0].strip("\0 ")
+    return " ".join(first.split())
 
 
 def launcher_ranks() -> int | None:
