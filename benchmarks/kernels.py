@@ -33,7 +33,7 @@ from ministream.recon.geometry import Geometry, aligned_zeros, padded_slices
 SGEMM_N = 2048
 DEFAULT_SHAPES = [
     *itertools.product((512, 1024), (8, 16, 64), (64,)),
-    (2048, 16, 64),
+    *itertools.product((2048,), (8, 16), (64,)),
     (512, 16, 128),
     *itertools.product((512, 1024), (16, 64), (16, 32)),
     *itertools.product((512,), (64,), (1, 2, 4, 8)),
