@@ -38,15 +38,22 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def _scaling(rows: Sequence[Row], mode: str) -> Figure:
-    lines = _lines(rows, mode)
-    figure = Figure(figsize=(INCHES[0], INCHES[1] + 0.07 * len(lines)), layout="constrained")
+    volumes = _volumes(rows, mode)
+    threads = sorted({row["threads"] for row in rows})
+    figure = Figure(figsize=(INCHES[0], INCHES[1] + 0.07 * len(volumes) * len(threads)), layout="constrained")
     axes = figure.subplots()
     cores = sorted({_cores(row) for row in rows})
     axes.plot(cores, [core / cores[0] for core in cores], color="black", linewidth=0.8, linestyle="--", label="ideal")
-    for marker, (label, line) in zip(MARKERS * 4, sorted(lines.items()), strict=False):
-        first = min(line, key=_cores)
-        points = sorted((_cores(row), row["gups"] / first["gups"] * _cores(first) / cores[0]) for row in line)
-        axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, linewidth=1, label=label)
+    for number, (volume, members) in enumerate(sorted(volumes.items())):
+        first = min(members, key=_cores)
+        for count, marker in zip(threads, MARKERS * 4, strict=False):
+            # every line begins where the volume has the fewest cores
+            line = {_cores(row): row["gups"] for row in (first, *members) if row is first or row["threads"] == count}
+            if len(line) > 1 or first["threads"] == count:
+                points = sorted((n, gups / first["gups"] * _cores(first) / cores[0]) for n, gups in line.items())
+                label = f"{volume}, {count} thread{'s' * (count > 1)} per rank"
+                style = {"color": f"C{number}", "marker": marker, "markersize": 4, "linewidth": 1}
+                axes.plot(*zip(*points, strict=True), label=label, **style)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xticks(cores, [str(core) for core in cores])
@@ -79,14 +86,13 @@ def _stages(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _lines(rows: Sequence[Row], mode: str) -> dict[str, list[Row]]:
-    """The rows by what their line in a figure is called: all that is not on an axis."""
-    lines = defaultdict(list)
+def _volumes(rows: Sequence[Row], mode: str) -> dict[str, list[Row]]:
+    """The rows by what they reconstruct: the volume, or in a weak study what of it each rank has."""
+    volumes = defaultdict(list)
     for row in rows:
         slices = row["rows"] if mode == "strong" else row["rows"] // row["ranks"]
-        each = " per rank" if mode == "weak" else ""
-        lines[f"{row['n']}² × {slices}{each}, {row['threads']} threads"].append(row)
-    return lines
+        volumes[f"{row['n']}² × {slices}{' per rank' if mode == 'weak' else ''}"].append(row)
+    return volumes
 
 
 def _cores(row: Row) -> int:
