@@ -31,8 +31,6 @@ from ministream.recon.kernels.vector import (
 )
 
 SIDE = 32
-STRIP = 16
-"""Columns of a tile that are worked through together: what their rows see of a projection stays in the cache."""
 GROUP = 16
 SPAN = math.ceil(SIDE * math.sqrt(2)) + 3
 CACHE_LINE = 16
@@ -79,7 +77,7 @@ class Scratch(NamedTuple):
 
     @classmethod
     def of(cls, lanes: int) -> Self:
-        weights, beams = aligned_zeros((3, GROUP * STRIP)), aligned_zeros((4, GROUP))
+        weights, beams = aligned_zeros((3, GROUP * SIDE)), aligned_zeros((4, GROUP))
         return cls(
             aligned_zeros((GROUP * SPAN * lanes,)),
             aligned_zeros((SIDE * SIDE * lanes,)),
@@ -91,20 +89,26 @@ class Scratch(NamedTuple):
 
 
 @inline
-def _weigh(count, row, first, width, scratch):
+def _strip(lanes):
+    """Columns of a tile that are worked through together: what wide vectors see of a projection fits the cache."""
+    return SIDE // 2 if width_of(lanes) > CACHE_LINE else SIDE
+
+
+@inline
+def _weigh(lanes, count, row, first, scratch):
     """Both weights and the place in scratch where `count` projections meet the pixels of a row from column `first`."""
     one, zero = np.float32(1), np.float32(0)
     for p in range(count):
         length, cos = scratch.length[p], scratch.cos[p]
         start = scratch.corner[p] - np.float32(row) * scratch.sin[p] + np.float32(first) * cos
-        for column in range(STRIP):
-            k = p * STRIP + column
+        for column in range(_strip(lanes)):
+            k = p * _strip(lanes) + column
             u = start + np.float32(column) * cos
             whole = np.int32(u)
             offset = (u - np.float32(whole)) * length
             scratch.near[k] = max(zero, one - offset) * length
             scratch.far[k] = max(zero, one + offset - length) * length
-            scratch.place[k] = (np.int32(p * SPAN) + whole) * np.int32(width)
+            scratch.place[k] = (np.int32(p * SPAN) + whole) * np.int32(width_of(lanes))
 
 
 @inline
@@ -140,7 +144,7 @@ def _gather(lanes, piece, near, far, place, column, count, total):
     """total + what `count` projections give to a pixel."""
     other = zeros(lanes)
     for p in range(count):
-        k = p * STRIP + column
+        k = p * _strip(lanes) + column
         here = np.int64(item(place, k))
         total = fma(item(near, k), load(lanes, piece, here), total)
         other = fma(item(far, k), load(lanes, piece, here + width_of(lanes)), other)
@@ -163,11 +167,11 @@ def _add_group(lanes, image, slices, at, r0, c0, update, count, first, last, scr
     piece, near, far, place = scratch.piece, scratch.near, scratch.far, scratch.place
     multiply, lower, upper = update.multiply, update.lower, update.upper
     rows, columns = min(SIDE, image.n - r0), min(SIDE, image.n - c0)
-    for begin in range(0, columns, STRIP):
+    for begin in range(0, columns, _strip(lanes)):
         for row in range(rows):
-            _weigh(count, row, begin, width_of(lanes), scratch)
+            _weigh(lanes, count, row, begin, scratch)
             pixel = (r0 + row) * image.pitch + (c0 + begin) * slices + at
-            for column in range(min(STRIP, columns - begin)):
+            for column in range(min(_strip(lanes), columns - begin)):
                 here = (row * SIDE + begin + column) * width_of(lanes)
                 total = zeros(lanes) if first else load(lanes, sums, here)
                 total = _gather(lanes, piece, near, far, place, column, count, total)

@@ -186,7 +186,8 @@ def _gather(lanes, image, corner, far_step, near, far, place, ray, total):
 def _project(lanes, image, pitch, corner, far_step, scratch, rays, sinogram, out, slices):
     """Add the strip's samples to the sums of neighbouring rays."""
     near, far, place = scratch.near, scratch.far, scratch.place
-    asked, square, count = scratch.ahead
+    # one by one: numba would unpack an array as an object
+    asked, square, count = scratch.ahead[0], scratch.ahead[1], scratch.ahead[2]
     for ray in range(rays):
         here = out + ray * slices
         for k in range(0, width_of(lanes), CACHE_LINE):
