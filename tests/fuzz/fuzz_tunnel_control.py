@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from pathlib import Path
 from typing import Any
 
 import atheris
 from google.protobuf.message import DecodeError
+from harness import fuzz
 
 with atheris.instrument_imports(include=["ministream.tunnel"]):
     from ministream.tunnel import gateway, messages
@@ -113,7 +113,4 @@ def open_files() -> int:
 
 
 if __name__ == "__main__":
-    for corpus in [Path(word) for word in sys.argv[1:] if not word.startswith("-")][:1]:
-        corpus.mkdir(parents=True, exist_ok=True)
-    atheris.Setup(sys.argv, one)
-    atheris.Fuzz()
+    fuzz(one)

@@ -9,12 +9,11 @@ is a finding.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import atheris
 import numpy as np
+from harness import fuzz
 
 with atheris.instrument_imports(include=["ministream.wire"]):
     from ministream.errors import FrameError, ProtocolError
@@ -107,9 +106,4 @@ def seeds() -> Iterator[bytes]:
 
 
 if __name__ == "__main__":
-    for corpus in [Path(word) for word in sys.argv[1:] if not word.startswith("-")][:1]:
-        corpus.mkdir(parents=True, exist_ok=True)
-        for number, seed in enumerate(seeds()):
-            (corpus / f"seed-{number}").write_bytes(seed)
-    atheris.Setup(sys.argv, one_input)
-    atheris.Fuzz()
+    fuzz(one_input, seeds())

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,11 +25,11 @@ MPI_ENVIRONMENT = {
 class Job:
     """One process tree, started in a session of its own; its output goes to a file."""
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(self, command: list[str], log: Path, temporary: Path) -> None:
         self.log = log
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_COMM", "PMIX", "PMI_"))}
-        # killed ranks leave their shared memory behind: let it be in the test's own folder
-        shared_memory = {"OMPI_MCA_btl_vader_backing_directory": str(log.parent)}
+        # what is killed leaves files and shared memory behind: let them be in the test's own folder
+        left_behind = {"TMPDIR": str(temporary), "OMPI_MCA_btl_vader_backing_directory": str(temporary)}
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
@@ -36,7 +37,7 @@ class Job:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=environment | MPI_ENVIRONMENT | shared_memory,
+                env=environment | MPI_ENVIRONMENT | left_behind,
             )
 
     @property
@@ -83,16 +84,16 @@ def alive(session: int) -> list[int]:
 
 
 class Lab:
-    """Starts jobs in a folder and ends all of them when the test is over."""
+    """Starts jobs in a folder and ends all of them when the test is over; their temporary files go to `temporary`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, temporary: Path) -> None:
+        self.folder, self.temporary = folder, temporary
         self.out = folder / "out"
         self.jobs: list[Job] = []
 
     def start(self, name: str, command: list[str]) -> Job:
         """Start a command; its output is kept in `name`.log."""
-        job = Job(command, self.folder / f"{name}.log")
+        job = Job(command, self.folder / f"{name}.log", self.temporary)
         self.jobs.append(job)
         return job
 
@@ -125,16 +126,18 @@ class Lab:
 @contextmanager
 def lab(folder: Path):
     """A Lab whose process trees are gone afterwards; a stray process is an error."""
-    lab = Lab(folder)
-    try:
-        yield lab
-        for job in lab.jobs:
-            job.wait(20)
-        strays = {job.log.stem: pids for job in lab.jobs if (pids := _lingering(job))}
-        assert not strays, f"processes outlived their jobs: {strays}"
-    finally:
-        for job in lab.jobs:
-            job.stop()
+    # a short name: sockets lie there
+    with tempfile.TemporaryDirectory(prefix="lab-") as temporary:
+        lab = Lab(folder, Path(temporary))
+        try:
+            yield lab
+            for job in lab.jobs:
+                job.wait(20)
+            strays = {job.log.stem: pids for job in lab.jobs if (pids := _lingering(job))}
+            assert not strays, f"processes outlived their jobs: {strays}"
+        finally:
+            for job in lab.jobs:
+                job.stop()
 
 
 def _lingering(job: Job) -> list[int]:

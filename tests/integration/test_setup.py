@@ -210,9 +210,11 @@ def outsider() -> Iterator[Outsider]:
         folder = Path(name)
         folder.chmod(0o755)
         (folder / "home").mkdir()
+        (folder / "tmp").mkdir()
         env = plain_environment(
             PATH=str(commands_but_mpi(folder / "commands")),
             HOME=f"{name}/home",
+            TMPDIR=f"{name}/tmp",
             XDG_CACHE_HOME=f"{name}/home/cache",
             PYTHON=python,
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 
 from ministream.errors import PeerError
 
 
-class Driver:
+class Driver(ABC):
     """Runs `_run` in a thread of its own; an error there comes out in the caller's thread.
 
     Subclasses hold `_changed` while they touch what both threads use.
@@ -21,16 +22,16 @@ class Driver:
         self._stopping = False
         self._thread = threading.Thread(target=self._guarded, name=name, daemon=True)
 
+    @abstractmethod
     def _run(self) -> None:
         """Drive the socket until `_stopping`, or to the end."""
-        raise NotImplementedError
 
-    def _release(self) -> None:
-        """Close the socket; nobody wakes it any more."""
+    def _release(self) -> None:  # noqa: B027
+        """Close the socket, where `_run` has not; nobody wakes it any more."""
 
+    @abstractmethod
     def _wake(self) -> None:
         """Make the thread look again; called with `_changed` held."""
-        raise NotImplementedError
 
     def _guarded(self) -> None:
         failure: Exception | None = None

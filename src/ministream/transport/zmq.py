@@ -11,6 +11,7 @@ import errno
 import math
 import os
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -66,7 +67,7 @@ _MISMATCHES: dict[int, str] = {
 }
 
 
-class _Endpoint:
+class _Endpoint(ABC):
     """A socket with a monitor that tells of its connections, and a file descriptor to wake it with.
 
     `doorkeeper` decides who is let in, where the socket admits only whom it knows.
@@ -128,9 +129,9 @@ class _Endpoint:
         except zmq.Again:
             return None
 
+    @abstractmethod
     def _ended(self, how: str) -> None:
         """A connection has ended."""
-        raise NotImplementedError
 
 
 class ZmqChannel(_Endpoint):

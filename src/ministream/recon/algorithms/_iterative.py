@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -73,7 +74,7 @@ def always(norm2: float) -> bool:
 O = TypeVar("O", bound=Masked)  # noqa: E741
 
 
-class Iterative(Generic[O]):
+class Iterative(ABC, Generic[O]):
     """The loop of an update; a subclass says what an iteration is.
 
     `residual` is one array as large as the window's data.
@@ -123,9 +124,9 @@ class Iterative(Generic[O]):
     def begin(self, image: Image, window: Window, clock: Clock, progress: Progress) -> None:
         """What an update does before its first iteration."""
 
+    @abstractmethod
     def iterate(self, image: Image, window: Window, clock: Clock, progress: Progress) -> float:
         """One iteration; returns |b - A x|² from before it."""
-        raise NotImplementedError
 
     def move_axis(self, axis_col: float) -> None:
         """From the next update on the rotation axis is at this detector column, for all the window holds."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from ministream.tunnel.proxy import SESSION_DAYS, Addresses, Setup, Traffic, _so
 from ministream.tunnel.proxy._program import Program
 
 
-class ConfiguredProxy:
+class ConfiguredProxy(ABC):
     """One program per session, started anew with a new file when the targets change; subclasses write the file.
 
     `ready` in its output means that it serves; `ended` matches what it says when a connection ends, with groups
@@ -33,13 +34,13 @@ class ConfiguredProxy:
     def secures_itself(self) -> bool:
         return False
 
+    @abstractmethod
     def arguments(self) -> Sequence[str]:
         """The program's command line after its name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def files(self, targets: Sequence[Addresses], peer: bytes | None) -> Sequence[bytes]:
         """The files of `_program.path`, the configuration first; built from validated values only."""
-        raise NotImplementedError
 
     async def forward(self, targets: Sequence[Addresses], peer: bytes | None) -> None:
         files = self.files(targets, peer)
@@ -54,7 +55,7 @@ class ConfiguredProxy:
     async def traffic(self) -> Traffic:
         """Ended connections as the program told them; open ones as TCP counts on the accepted side, TLS included."""
         now = _sockdiag.Counted()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # where the kernel does not tell, connections count when they end
             now = _sockdiag.count(self.setup.listeners)
         return Traffic(
             inward=self._carried["inward"] + now.received,
@@ -95,9 +96,9 @@ class CertifiedProxy(ConfiguredProxy):
             return [configuration]
         return [configuration, self._pair.certificate + self._pair.key, check_peer(peer).encode()]
 
+    @abstractmethod
     def configuration(self, targets: Sequence[Addresses], *, secure: bool) -> str:
         """The configuration's text."""
-        raise NotImplementedError
 
 
 def address_text(family_and_address: tuple[int, tuple[Any, ...]]) -> str:
