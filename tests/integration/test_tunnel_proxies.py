@@ -104,18 +104,18 @@ def test_bytes_are_counted_while_a_connection_is_open_and_when_it_has_ended(
         with dial(opened.cons_listeners[0]) as sock:
             assert echoed(sock, bytes(size)) == bytes(size)
             for server in (prod, cons):
-                # Where TCP does the counting, TLS counts too.
-                (found,) = server.sessions()
-                assert found.traffic.connections == 1
-                for carried in (found.traffic.inward, found.traffic.outward):
-                    assert size <= (carried or 0) < 1.05 * size
+                # Where TCP does the counting, a byte counts once it is acknowledged, and TLS's own count too.
+                eventually(lambda server=server: size <= min(_carried(server)[1:]))
+                assert max(_carried(server)[1:]) < 1.05 * size
+                assert _carried(server)[0] == 1
         for server in (prod, cons):
             eventually(lambda server=server: _carried(server) == (0, size, size))
 
 
-def _carried(server: ControlServer) -> tuple[int | None, ...]:
+def _carried(server: ControlServer) -> tuple[int, ...]:
+    """Connections open, bytes inward, bytes outward."""
     (found,) = server.sessions()
-    return found.traffic.connections, found.traffic.inward, found.traffic.outward
+    return found.traffic.connections, found.traffic.inward or 0, found.traffic.outward or 0
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ _RELEASE_S = 5.0
 _HELLO_TRIES = 10
 _HELLO_AGAIN_S = 0.2
 _PROBE_S = 5.0
+# A server that is waited for is tried every second, not after up to two minutes.
+_CHANNEL_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 250), ("grpc.max_reconnect_backoff_ms", 1000))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,11 +70,11 @@ class ControlClient:
         if access.ca is None:
             if not self.endpoint.is_loopback:
                 raise ConfigError(f"{self.endpoint} is not loopback: give --credentials DIR")
-            self._channel = grpc.insecure_channel(str(self.endpoint))
+            self._channel = grpc.insecure_channel(str(self.endpoint), options=_CHANNEL_OPTIONS)
         else:
             key, certificate = (access.pair.key, access.pair.certificate) if access.pair else (None, None)
             secure = grpc.ssl_channel_credentials(access.ca, key, certificate)
-            self._channel = grpc.secure_channel(str(self.endpoint), secure)
+            self._channel = grpc.secure_channel(str(self.endpoint), secure, options=_CHANNEL_OPTIONS)
         self._metadata = (("authorization", access.token),) if access.token else ()
 
     def __enter__(self) -> Self:
@@ -83,8 +85,11 @@ class ControlClient:
 
     def wait_for(self, seconds: float) -> None:
         """Wait until the server answers, `seconds` at most; what is wrong then, the next call tells."""
-        with suppress(grpc.FutureTimeoutError):
-            grpc.channel_ready_future(self._channel).result(timeout=max(0.0, seconds))
+        if seconds > 0:
+            # Any answer will do, also that there is no such service, as stock servers say.
+            check = self._channel.unary_unary("/grpc.health.v1.Health/Check", bytes, bytes)
+            with suppress(grpc.RpcError):
+                check(b"", timeout=seconds, wait_for_ready=True)
 
     def open(
         self, uid: str, role: str, *, num_conn: int, rate: int, targets: Sequence[str], timeout_s: float
