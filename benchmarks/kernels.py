@@ -1,11 +1,14 @@
-"""`python -m benchmarks kernels`: forward and back projection against the processor's limit and against ASTRA.
+"""`python -m benchmarks kernels`: forward and back projection against the limits of the machine and against ASTRA.
 
 Work is counted in GUPS: N² × projections × slices per second, forward and back projection together counted once. One
-update costs 8 FLOP, so sgemm's FLOP/s ÷ 8, measured in the same run on as many threads, is the limit.
+update costs 8 FLOP, so sgemm's FLOP/s ÷ 8, measured in the same run on as many threads, is the limit. An iteration also
+reads the image twice and writes it once, 12 bytes per pixel, as NumPy's y += x does: `projections` times the elements
+per second of that is the memory's limit.
 
     gups_forward, gups_back   each direction alone
     gups                      both, one after the other, as in an iteration
     fraction_of_limit         gups ÷ limit
+    fraction_of_roofline      gups ÷ the lower of both limits
     astra_ratio               gups ÷ (threads × ASTRA's CPU SIRT on one slice); ASTRA uses one thread
     scaling                   gups ÷ gups of the same shape on one thread of one rank
 
@@ -21,20 +24,25 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks import _ranks, machine
 from ministream.recon import kernels
 from ministream.recon.geometry import Geometry, aligned_zeros, padded_slices
 
 SGEMM_N = 2048
+SUM_ELEMENTS = 1 << 25
+"""128 MiB, more than caches hold."""
 DEFAULT_SHAPES = [
     *itertools.product((512, 1024), (8, 16, 64), (64,)),
     *itertools.product((2048,), (8, 16), (64,)),
-    (512, 16, 128),
+    *itertools.product((512,), (8, 16, 64), (128,)),
+    (512, 16, 256),
     *itertools.product((512, 1024), (16, 64), (16, 32)),
     *itertools.product((512,), (64,), (1, 2, 4, 8)),
 ]
@@ -134,21 +142,28 @@ class Case:
 
 
 def _measure(shape: Shape, case: Case, threads: int, repetitions: int) -> dict[str, Any]:
-    forward, back, limit = [], [], []
-    sgemm = _Sgemm(threads)
+    forward, back, limits = [], [], []
+    roofs = _Limits(threads)
     for _ in range(repetitions):
-        limit.append(sgemm.gflops())
-        case.back()  # not timed: sgemm has emptied the caches and put the threads to sleep
+        limits.append(roofs.measure())
+        case.back()  # not timed: the limits have emptied the caches and put the threads to sleep
         forward.append(_seconds(case.forward))
         back.append(_seconds(case.back))
-    return _row(shape, 1, threads, forward, back, statistics.median(limit) / 8)
+    return _row(shape, 1, threads, forward, back, limits)
 
 
 def _row(
-    shape: Shape, ranks: int, threads: int, forward: list[float], back: list[float], limit: float
+    shape: Shape,
+    ranks: int,
+    threads: int,
+    forward: list[float],
+    back: list[float],
+    limits: list[NDArray[np.float64]],
 ) -> dict[str, Any]:
     both = statistics.median(f + b for f, b in zip(forward, back, strict=True))
     gups = shape.updates / both
+    flops, elements = np.median(limits, axis=0)
+    limit, memory_limit = flops / 8, shape.projections * elements
     return {
         "n": shape.n,
         "projections": shape.projections,
@@ -160,6 +175,8 @@ def _row(
         "gups": gups,
         "limit": limit,
         "fraction_of_limit": gups / limit,
+        "memory_limit": memory_limit,
+        "fraction_of_roofline": gups / min(limit, memory_limit),
     }
 
 
@@ -172,17 +189,18 @@ def _as_rank(options: argparse.Namespace) -> None:
     shape = _shapes(options)[0]
     kernels.set_threads(1)
     case = Case(shape.n, shape.projections, slabs(shape.slices, comm.size)[comm.rank].rows)
-    forward, back, limit = [], [], []
-    sgemm = _Sgemm(1)
+    forward, back, limits = [], [], []
+    roofs = _Limits(1)
     for _ in range(options.repetitions):
-        limit.append(comm.sum(np.array([sgemm.gflops()]))[0])
+        comm.barrier()
+        limits.append(comm.sum(roofs.measure()))
         case.back()
         comm.barrier()
         forward.append(_slowest(comm, _seconds(case.forward)))
         comm.barrier()
         back.append(_slowest(comm, _seconds(case.back)))
     if comm.rank == 0:
-        _ranks.hand_back([_row(shape, comm.size, 1, forward, back, statistics.median(limit) / 8)])
+        _ranks.hand_back([_row(shape, comm.size, 1, forward, back, limits)])
 
 
 def _slowest(comm: Any, seconds: float) -> float:
@@ -195,21 +213,30 @@ def _slowest(comm: Any, seconds: float) -> float:
 _BLAS_SPINS_S = 0.1
 
 
-class _Sgemm:
-    """NumPy's matrix product, on as many threads as the kernels."""
+class _Limits:
+    """What the machine can do on as many threads as the kernels: NumPy's matrix product, and a sum of large arrays."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._a = np.ones((SGEMM_N, SGEMM_N), np.float32)
         self._out = np.empty_like(self._a)
+        self._x, self._y = (np.array_split(np.ones(SUM_ELEMENTS, np.float32), threads) for _ in range(2))
+        self._pool = ThreadPoolExecutor(threads)
 
-    def gflops(self) -> float:
+    def measure(self) -> NDArray[np.float64]:
+        """GFLOP/s of the product, 10⁹ elements/s of the sum."""
         from threadpoolctl import threadpool_limits
 
         with threadpool_limits(self._threads):
-            seconds = _seconds(lambda: np.dot(self._a, self._a, out=self._out))
+            product_s = _seconds(lambda: np.dot(self._a, self._a, out=self._out))
         time.sleep(_BLAS_SPINS_S)
-        return 2 * SGEMM_N**3 / seconds / 1e9
+        sum_s = _seconds(self._sum)
+        return np.array([2 * SGEMM_N**3 / product_s, SUM_ELEMENTS / sum_s]) / 1e9
+
+    def _sum(self) -> None:
+        # waits for every part
+        for _ in self._pool.map(lambda y, x: np.add(y, x, out=y), self._y, self._x):
+            pass
 
 
 def _astra_gups(shape: Shape, repetitions: int) -> float:

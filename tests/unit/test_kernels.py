@@ -48,6 +48,7 @@ SHAPES = [  # n, cols, axis, slices
     (35, 61, 55.5, 48),
     (31, 31, -3.0, 64),
     (17, 20, 9.5, 112),
+    (43, 55, 21.5, 240),
 ]
 
 
@@ -84,7 +85,7 @@ def test_a_support_with_gaps_is_refused() -> None:
         kernels.row_sums(kernels.Beams.at(np.zeros(1), 1.5), support, 4)
 
 
-@pytest.mark.parametrize("slices", [1, 4, 16, 64])
+@pytest.mark.parametrize("slices", [1, 4, 16, 64, 128])
 def test_the_pair_is_matched(slices: int) -> None:
     n, cols, axis_col = 97, 111, 50.2
     beams = kernels.Beams.at(np.random.default_rng(3).uniform(-7, 7, 33), axis_col)
@@ -122,7 +123,7 @@ def test_limits_and_multiplication() -> None:
     assert relative(factored, image * update) < 5e-6
 
 
-@pytest.mark.parametrize("slices", [1, 16, 64])
+@pytest.mark.parametrize("slices", [1, 16, 64, 192])
 def test_threads_do_not_change_the_result(slices: int) -> None:
     n, beams = 70, kernels.Beams.at(np.linspace(0, np.pi, 40), 33.0)
     x, y = random((n, n, slices)), random((40, n, slices), 1)

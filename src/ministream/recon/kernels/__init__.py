@@ -20,7 +20,7 @@ from ministream.recon.kernels import elementwise as _elementwise
 from ministream.recon.kernels import forward as _forward
 from ministream.recon.kernels import sums as _sums
 from ministream.recon.kernels.threads import Work, get_threads, idle, run, set_threads
-from ministream.recon.kernels.vector import Lanes
+from ministream.recon.kernels.vector import WIDE, Lanes
 
 __all__ = [
     "Beams",
@@ -41,10 +41,10 @@ Image = NDArray[np.float32]
 Sinogram = NDArray[np.float32]
 Progress = Callable[[], None]
 
-_WIDEST = 64 if "+avx512f" in jit.processor()[1] else 16
-"""Slices per weight: as many as leave registers for four sums."""
-_GROUP = 32
-"""Most projections of one forward task: their sums and a piece of the image fit the second-level cache."""
+_WIDEST = WIDE if "+avx512f" in jit.processor()[1] else 16
+"""Slices per weight: as many as leave registers for two sums."""
+_SUMS = 32 * 64
+"""Most projections times slices of one forward task: their sums and a piece of the image fit the second-level cache."""
 _FEWEST = 4
 """Projections for which passing the image once is worth while."""
 
@@ -105,7 +105,7 @@ def forward(image: Image, sinogram: Sinogram, beams: Beams, *, gain: float = 1.0
     for lanes, first, blocks in lane_blocks(image.shape[2]):
         # tasks for all threads: fewer projections each, and only then parts of the detector
         shares = -(-get_threads() // blocks)
-        group = min(_GROUP, max(_FEWEST, -(-projections // shares)))
+        group = min(_SUMS // max(lanes, 64), max(_FEWEST, -(-projections // shares)))
         groups = -(-projections // group)
         strips = -(-get_threads() // (groups * blocks))
         plan = _forward.Plan(groups * blocks * strips, first, blocks, group, strips)
@@ -116,7 +116,7 @@ def forward(image: Image, sinogram: Sinogram, beams: Beams, *, gain: float = 1.0
                 _forward.forward(kind, counter, quota, plan, pixels, sinogram, beams, float(gain), scratch)
             )
 
-        run(prepare, plan.tasks, progress, units=_forward.squares(pixels.n))
+        run(prepare, plan.tasks, progress, units=_forward.squares(Lanes(lanes), pixels.n))
 
 
 def back(

@@ -16,6 +16,8 @@ from ministream.recon.kernels.threads import run
 Array = NDArray[np.float32]
 PerSlice = NDArray[np.float64]
 
+_LOOP = 64
+
 
 class Rows(NamedTuple):
     """An array's memory in one piece, and the distance of its rows in it."""
@@ -36,7 +38,8 @@ class Rows(NamedTuple):
 def combine(y: Array, x: Array, *, alpha: PerSlice | float = 1.0, beta: PerSlice | float = 1.0) -> None:
     """y = alpha x + beta y, with a factor each or one per slice."""
     slices = y.shape[2]
-    factors = (np.broadcast_to(factor, slices).astype(np.float32) for factor in (alpha, beta))
+    # a few slices are repeated, so that the inner loop is a long one
+    factors = (np.tile(np.broadcast_to(f, slices).astype(np.float32), -(-_LOOP // slices)) for f in (alpha, beta))
     _run(elementwise.combine, y.shape[0], *Rows.of(y), *Rows.of(x), y.shape[1] * slices, *factors)
 
 

@@ -3,7 +3,7 @@
 Pixel (row, column) meets projection p at u = x cos + y sin + axis. Seen from the pixel, Joseph's weights are a triangle
 over the detector: ray k has  d max(0, 1 - d |k - u|),  d = 1 / max(|cos|, |sin|), which is not zero for floor(u) and
 floor(u) + 1 only. For a tile of pixels the needed piece of each projection is copied to scratch (zero outside the
-detector), and a pixel's sum stays in registers over up to `GROUP` projections.
+detector), and a pixel's sum stays in registers over up to `_group` projections.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ministream.jit import inline, jit
 from ministream.recon.geometry import aligned_zeros
 from ministream.recon.kernels.vector import (
+    WIDE,
     add,
     clip,
     fetch_add,
@@ -32,6 +33,7 @@ from ministream.recon.kernels.vector import (
 
 SIDE = 32
 GROUP = 16
+"""Most projections of a group, for any number of lanes."""
 SPAN = math.ceil(SIDE * math.sqrt(2)) + 3
 CACHE_LINE = 16
 """Floats in a cache line."""
@@ -86,6 +88,12 @@ class Scratch(NamedTuple):
             weights[2].view(np.int32),
             *beams,
         )
+
+
+@inline
+def _group(lanes):
+    """Most projections at once: their pieces and the tile's sums fit the second-level cache."""
+    return GROUP // 2 if width_of(lanes) == WIDE else GROUP
 
 
 @inline
@@ -199,8 +207,8 @@ def back(lanes, counter, quota, plan, image, sinogram, beams, update, scratch):
         at = plan.first + (task % plan.blocks) * width_of(lanes)
         tile = task // plan.blocks
         r0, c0 = (tile // tiles) * SIDE, (tile % tiles) * SIDE
-        for begin in range(0, projections, GROUP):
-            count = min(GROUP, projections - begin)
+        for begin in range(0, projections, _group(lanes)):
+            count = min(_group(lanes), projections - begin)
             _fetch(lanes, sinogram, beams, update.interpolate, begin, count, at, image.n, r0, c0, scratch)
             last = begin + count == projections
             _add_group(lanes, image, sinogram.shape[2], at, r0, c0, update, count, begin == 0, last, scratch)

@@ -58,18 +58,18 @@ def divide(counter, quota, tasks, sinogram, slots, measured, smallest, norms):
 
 @jit
 def combine(counter, quota, tasks, y, y_pitch, x, x_pitch, width, alpha, beta):
-    """y = alpha[slice] x + beta[slice] y."""
-    slices = alpha.size
+    """y = alpha x + beta y, where factor k belongs to floats k, k + alpha.size… of a row."""
     done = 0
     while done < quota:
         row = fetch_add(counter, 1)
         if row >= tasks:
             break
         done += 1
-        for start in range(0, width, slices):
-            for k in range(slices):
-                here = row * y_pitch + start + k
-                y[here] = alpha[k] * x[row * x_pitch + start + k] + beta[k] * y[here]
+        to, of = _row(y, y_pitch, row, width), _row(x, x_pitch, row, width)
+        for start in range(0, width, alpha.size):
+            here, there = to[start : start + alpha.size], of[start : start + alpha.size]
+            for k in range(here.size):
+                here[k] = alpha[k] * there[k] + beta[k] * here[k]
     return done
 
 
@@ -83,59 +83,72 @@ def dot(counter, quota, tasks, y, y_pitch, x, x_pitch, width, sums):
         if row >= tasks:
             break
         done += 1
-        for start in range(0, width, slices):
+        left = _row(y, y_pitch, row, width).reshape((width // slices, slices))
+        right = _row(x, x_pitch, row, width).reshape((width // slices, slices))
+        total = sums[row]
+        for column in range(left.shape[0]):
             for k in range(slices):
-                sums[row, k] += np.float64(x[row * x_pitch + start + k]) * np.float64(y[row * y_pitch + start + k])
+                total[k] += np.float64(left[column, k]) * np.float64(right[column, k])
     return done
-
-
-@inline
-def _divergence(dual, row, column, k):
-    """div p at one pixel: backward differences, p being zero outside; p = dual[0] down the rows, dual[1] along them."""
-    value = dual[0, row, column, k] + dual[1, row, column, k]
-    if row > 0:
-        value -= dual[0, row - 1, column, k]
-    if column > 0:
-        value -= dual[1, row, column - 1, k]
-    return value
 
 
 @jit
 def tv_primal(counter, quota, tasks, noisy, noisy_pitch, image, image_pitch, dual, threshold):
-    """image = noisy + threshold · div(dual)."""
-    n, slices = dual.shape[1], dual.shape[3]
+    """image = noisy + threshold · div(dual); dual[0] goes down the rows, dual[1] along them, both are 0 outside.
+
+    The divergence is made of backward differences.
+    """
+    slices = dual.shape[3]
+    width = dual.shape[2] * slices
     done = 0
     while done < quota:
         row = fetch_add(counter, 1)
         if row >= tasks:
             break
         done += 1
-        for column in range(n):
-            for k in range(slices):
-                at = column * slices + k
-                total = noisy[row * noisy_pitch + at] + threshold * _divergence(dual, row, column, k)
-                image[row * image_pitch + at] = total
+        of, to = _row(noisy, noisy_pitch, row, width), _row(image, image_pitch, row, width)
+        down, along = dual[0, row].reshape(width), dual[1, row].reshape(width)
+        above, inside = dual[0, max(row - 1, 0)].reshape(width), np.float32(row > 0)
+        for k in range(slices):
+            to[k] = of[k] + threshold * (down[k] + along[k] - inside * above[k])
+        of, to, down, above, here = of[slices:], to[slices:], down[slices:], above[slices:], along[slices:]
+        for k in range(width - slices):
+            to[k] = of[k] + threshold * (down[k] + here[k] - inside * above[k] - along[k])
     return done
 
 
 @jit
 def tv_dual(counter, quota, tasks, image, pitch, dual, step):
     """dual = the projection of dual + step · grad(image) on |dual| <= 1, pixel by pixel; forward differences."""
-    n, slices = dual.shape[1], dual.shape[3]
+    slices = dual.shape[3]
+    width = dual.shape[2] * slices
     done = 0
     while done < quota:
         row = fetch_add(counter, 1)
         if row >= tasks:
             break
         done += 1
-        for column in range(n):
-            for k in range(slices):
-                here = row * pitch + column * slices + k
-                down, right = dual[0, row, column, k], dual[1, row, column, k]
-                if row + 1 < n:
-                    down += step * (image[here + pitch] - image[here])
-                if column + 1 < n:
-                    right += step * (image[here + slices] - image[here])
-                scale = 1 / math.sqrt(max(np.float32(1), down * down + right * right))
-                dual[0, row, column, k], dual[1, row, column, k] = down * scale, right * scale
+        here, below = _row(image, pitch, row, width), _row(image, pitch, min(row + 1, tasks - 1), width)
+        down, along = dual[0, row].reshape(width), dual[1, row].reshape(width)
+        right = here[slices:]
+        for k in range(width - slices):
+            d, a = down[k] + step * (below[k] - here[k]), along[k] + step * (right[k] - here[k])
+            down[k], along[k] = _shortened(d, a)
+        # beyond the last pixel there is no difference
+        here, below, down, along = here[-slices:], below[-slices:], down[-slices:], along[-slices:]
+        for k in range(slices):
+            down[k], along[k] = _shortened(down[k] + step * (below[k] - here[k]), along[k])
     return done
+
+
+@inline
+def _row(data, pitch, row, width):
+    """A row's floats. Loops over a view of their own are what LLVM can vectorise."""
+    return data[row * pitch : row * pitch + width]
+
+
+@inline
+def _shortened(down, along):
+    """The vector, made no longer than 1."""
+    scale = 1 / math.sqrt(max(np.float32(1), down * down + along * along))
+    return down * scale, along * scale

@@ -8,7 +8,7 @@ that run down and (column, row) for rays that run across:
     down, |cos| >= |sin|:  a =  1 / cos,  b = sin / cos
     across:                a = -1 / sin,  b = cos / sin
 
-The image is worked through in strips of `LINES` lines and blocks of at most `BLOCK` positions. A ray belongs to the
+The image is worked through in strips of `LINES` lines and blocks of at most `_block` positions. A ray belongs to the
 block in which it crosses the middle of the strip and runs through all of the strip's lines, so every ray has the same
 number of samples: no clipping, no branches. Where a block with the margin that rays may drift into reaches beyond
 the image, the pair of pixels is moved inside and the weights follow it.
@@ -24,14 +24,13 @@ from numpy.typing import NDArray
 
 from ministream.jit import inline, jit
 from ministream.recon.geometry import aligned_zeros
-from ministream.recon.kernels.vector import add, fetch_add, fma, item, load, prefetch, store, width_of, zeros
+from ministream.recon.kernels.vector import WIDE, add, fetch_add, fma, item, load, prefetch, store, width_of, zeros
 
 LINES = 16
-BLOCK = 32
 MARGIN = LINES // 2 + 1
+BLOCK = 32
+"""Most positions of a block, for any number of lanes."""
 RAYS = BLOCK + 2
-AREA = BLOCK * BLOCK
-"""Pixels of a square."""
 AHEAD = 8
 """Rays between the prefetch of a sum and its use."""
 CACHE_LINE = 16
@@ -78,16 +77,22 @@ class Scratch(NamedTuple):
 
 
 @inline
-def _blocks(n):
+def _block(lanes):
+    """Most positions of a block: its square of the image and the sums of its rays fit the second-level cache."""
+    return BLOCK // 2 if width_of(lanes) == WIDE else BLOCK
+
+
+@inline
+def _blocks(lanes, n):
     """How many blocks, margins included, lie side by side, and how long each is."""
-    blocks = (n + 2 * MARGIN + BLOCK - 1) // BLOCK
+    blocks = (n + 2 * MARGIN + _block(lanes) - 1) // _block(lanes)
     return blocks, (n + 2 * MARGIN + blocks - 1) // blocks
 
 
 @jit
-def squares(n):
+def squares(lanes, n):
     """How many squares a task consists of."""
-    return _blocks(n)[0] ** 2
+    return _blocks(lanes, n)[0] ** 2
 
 
 @inline
@@ -149,27 +154,36 @@ def _weigh_edge(rays, base, a, b, gain, line_step, position_step, lines, low, hi
 
 
 @inline
-def _look_ahead(part, image, slices, square, scratch):
+def _look_ahead(lanes, part, image, slices, square, scratch):
     """Make ready to ask for the pixels of `square` little by little, while the one before it is projected."""
-    blocks = _blocks(image.n)[0]
+    blocks, block = _blocks(lanes, image.n)[0], _block(lanes)
     scratch.ahead[0] = 0
-    scratch.ahead[1] = square // blocks * BLOCK * image.pitch + square % blocks * BLOCK * slices + part.at
-    # a projection's rays pass a square in two strips
-    scratch.ahead[2] = 1 + AREA // (2 * BLOCK * (part.end - part.begin))
+    scratch.ahead[1] = square // blocks * block * image.pitch + square % blocks * block * slices + part.at
+    # a projection's rays pass a square in one strip or two
+    scratch.ahead[2] = 1 + block // (block // LINES * (part.end - part.begin))
 
 
 @inline
 def _ask(lanes, image, pitch, slices, number, corner, count):
     """Prefetch pixels [number, number + count) of a square."""
+    block = _block(lanes)
     for pixel in range(number, number + count):
-        here = corner + pixel // BLOCK * pitch + pixel % BLOCK * slices
+        here = corner + pixel // block * pitch + pixel % block * slices
         for k in range(0, width_of(lanes), CACHE_LINE):
             prefetch(image, here + k)
 
 
 @inline
 def _gather(lanes, image, corner, far_step, near, far, place, ray, total):
-    """total + the ray's samples in the strip; four sums hide the latency of the multiply-adds."""
+    """total + the ray's samples in the strip; several sums hide the latency of the multiply-adds."""
+    if width_of(lanes) == WIDE:
+        other = zeros(lanes)
+        for line in range(LINES):
+            k = ray * LINES + line
+            here = corner + np.int64(item(place, k))
+            total = fma(item(near, k), load(lanes, image, here), total)
+            other = fma(item(far, k), load(lanes, image, here + far_step), other)
+        return add(total, other)
     second, third, fourth = zeros(lanes), zeros(lanes), zeros(lanes)
     for line in range(0, LINES, 2):
         k = ray * LINES + line
@@ -192,7 +206,7 @@ def _project(lanes, image, pitch, corner, far_step, scratch, rays, sinogram, out
         here = out + ray * slices
         for k in range(0, width_of(lanes), CACHE_LINE):
             prefetch(sinogram, here + AHEAD * slices + k)
-        if width_of(lanes) >= CACHE_LINE and asked < AREA:
+        if width_of(lanes) >= CACHE_LINE and asked < _block(lanes) ** 2:
             _ask(lanes, image, pitch, slices, asked, square, count)
             asked += count
         total = _gather(lanes, image, corner, far_step, near, far, place, ray, load(lanes, sinogram, here))
@@ -245,20 +259,20 @@ def _part(lanes, plan, task, projections, cols):
 @inline
 def _square(lanes, part, image, sinogram, beams, gain, scratch, square):
     """Project one square of the image, along rays both down and across, so that it is in cache for both."""
-    blocks, block = _blocks(image.n)
+    blocks, block = _blocks(lanes, image.n)
     y, x = square // blocks, square % blocks
-    _look_ahead(part, image, sinogram.shape[2], square + 1, scratch)
+    _look_ahead(lanes, part, image, sinogram.shape[2], square + 1, scratch)
     for across in (False, True):
         line, position = (x, y) if across else (y, x)
         j0 = position * block - MARGIN
-        for i0 in range(line * BLOCK, min((line + 1) * BLOCK, image.n), LINES):
+        for i0 in range(line * _block(lanes), min((line + 1) * _block(lanes), image.n), LINES):
             _strip(lanes, part, image, sinogram, beams, gain, scratch, across, i0, j0, j0 + block)
 
 
 @jit
 def forward(lanes, counter, quota, plan, image, sinogram, beams, gain, scratch):
     """Do up to `quota` squares of the tasks of `plan` on the counter; returns how many were done."""
-    last = _blocks(image.n)[0] ** 2
+    last = _blocks(lanes, image.n)[0] ** 2
     state = scratch.state
     done = 0
     while done < quota:

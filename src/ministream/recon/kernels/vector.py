@@ -14,6 +14,9 @@ from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.extending import NativeValue, intrinsic, register_model, typeof_impl, unbox
 
+WIDE = 128
+"""Lanes of the widest vectors: they take twice the registers and the cache of others, so their blocks are smaller."""
+
 _FLOAT = ir.FloatType()
 _FAST = ("nsz", "nnan", "contract")
 
