@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib
+import importlib.util
 import math
 import warnings
 from collections.abc import Iterable, Sequence
@@ -222,6 +222,13 @@ def _plain(image: Image, reference: Image) -> dict[str, float]:
     }
 
 
+def check_possible(shape: Sequence[int]) -> None:
+    """Raises InputError or ConfigError where slices of this shape cannot be compared, before there are any."""
+    _check_size(shape)
+    if importlib.util.find_spec("skimage") is None:
+        raise _missing("skimage")
+
+
 def _check_size(shape: Sequence[int]) -> None:
     if min(shape) < SMALLEST:
         raise InputError(
@@ -233,7 +240,9 @@ def _extra(name: str) -> Any:
     try:
         module: ModuleType = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"quality needs the Python package {error.name!r}: pip install 'ministream[quality]'"
-        ) from error
+        raise _missing(error.name) from error
     return module
+
+
+def _missing(package: str | None) -> ConfigError:
+    return ConfigError(f"quality needs the Python package {package!r}: pip install 'ministream[quality]'")

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import math
+import sys
 
 import h5py
 import numpy as np
@@ -220,3 +221,12 @@ def test_volumes_of_another_shape_are_named(volumes):
     result = ministream_quality(volumes / "big.h5", volumes / "recon.h5")
     assert isinstance(result.exception, InputError)
     assert "big.h5 is [2, 41, 41]" in str(result.exception)
+
+
+def test_what_cannot_be_compared_is_known_before_there_is_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    quality.check_possible((11, 11))
+    with pytest.raises(InputError, match="10 × 10"):
+        quality.check_possible((10, 10))
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(ConfigError, match=r"ministream\[quality\]"):
+        quality.check_possible((11, 11))

@@ -8,13 +8,16 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from ministream import log
 from ministream.app.settle import Assignment
-from ministream.errors import InputError
+from ministream.errors import InputError, MinistreamError
 from ministream.model import Slab
 from ministream.parallel.mpi import Comm
-from ministream.quality import QualitySums, slab_quality, value_range
+from ministream.quality import QualitySums, check_possible, slab_quality, value_range
 from ministream.source import truth
 from ministream.storage import Volume
+
+_LOG = log.get(__name__)
 
 Slice = NDArray[np.float32]
 
@@ -23,7 +26,8 @@ class Judge:
     """Compares slice by slice, so that no second volume is held; every method is collective.
 
     `known` says whether there is anything to compare with, `live` whether the user named a reference volume, against
-    which every update is measured. Raises InputError for a reference that is not of the scan's shape.
+    which every update is measured. Raises InputError for a reference that is not of the scan's shape, ConfigError where
+    a package is missing; a ground truth that nobody asked to compare with is left alone then, with a warning.
     """
 
     def __init__(self, comm: Comm, my: Assignment) -> None:
@@ -32,9 +36,17 @@ class Judge:
         self.live = my.config.output.reference is not None
         if self.live:
             with comm.together():
+                check_possible(_shape(my))
                 self._ideal = _reference(my)
         elif my.scan.truth is not None:
-            self._ideal = functools.partial(_truth, my)
+            try:
+                with comm.together():
+                    check_possible(_shape(my))
+            except MinistreamError as error:
+                if comm.rank == 0:
+                    _LOG.warning("quality is not measured: %s", error)
+            else:
+                self._ideal = functools.partial(_truth, my)
 
     @property
     def known(self) -> bool:
@@ -61,6 +73,10 @@ class Judge:
         return float(max(highs) - min(lows))
 
 
+def _shape(my: Assignment) -> tuple[int, int]:
+    return my.scan.cols, my.scan.cols
+
+
 def _truth(my: Assignment, k: int) -> Slice:
     known = truth(my.scan, Slab(k, 1))
     assert known is not None
@@ -71,7 +87,7 @@ def _reference(my: Assignment) -> Callable[[int], Slice]:
     path = my.config.output.reference
     assert path is not None
     with Volume(path) as volume:
-        shape = (my.scan.rows, my.scan.cols, my.scan.cols)
+        shape = (my.scan.rows, *_shape(my))
         if volume.shape != shape:
             raise InputError(f"{path}: the reference is {list(volume.shape)}, this scan's volume will be {list(shape)}")
 
