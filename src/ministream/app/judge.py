@@ -43,8 +43,7 @@ class Judge:
                 with comm.together():
                     check_possible(_shape(my))
             except MinistreamError as error:
-                if comm.rank == 0:
-                    _LOG.warning("quality is not measured: %s", error)
+                self._give_up(error)
             else:
                 self._ideal = functools.partial(_truth, my)
 
@@ -53,8 +52,23 @@ class Judge:
         """There is something to compare with."""
         return self._ideal is not None
 
-    def sums(self, image: NDArray[np.float32]) -> QualitySums:
-        """Compare the image [n, n, slices] of every rank with what it should be. Raises ProtocolError, ConfigError."""
+    def sums(self, image: NDArray[np.float32]) -> QualitySums | None:
+        """Compare the image [n, n, slices] of every rank with what it should be.
+
+        None if that fails, for instance because the reference has gone: told once, never a reason to lose a volume.
+        """
+        try:
+            return self._compared(image)
+        except MinistreamError as error:
+            self._give_up(error)
+            return None
+
+    def _give_up(self, error: MinistreamError) -> None:
+        self._ideal, self.live = None, False
+        if self._comm.rank == 0:
+            _LOG.warning("quality is not measured: %s", error)
+
+    def _compared(self, image: NDArray[np.float32]) -> QualitySums:
         ideal, first = self._ideal, self._slab.first
         assert ideal is not None
         data_range = self._data_range

@@ -116,7 +116,8 @@ class Results:
             self._progress.close()
         seconds = time.monotonic() - self._started
         with self._clock.timed("quality"):
-            measured = self._judge.sums(image).mean() if self._judge.known else {}
+            sums = self._judge.sums(image) if self._judge.known else None
+            measured = sums.mean() if sums is not None else {}
         complete = self._ingress.complete if self._ingress is not None else False
         with self._clock.timed("write"):
             self._files.append(self._writer.final(image, self._state(complete=complete, measured=measured)))
@@ -174,7 +175,7 @@ class Results:
     def _follow_quality(self, image: NDArray[np.float32]) -> None:
         with self._clock.timed("quality"):
             sums = self._judge.sums(image)
-            if self._live is not None:
+            if self._live is not None and sums is not None:
                 elapsed_s = time.monotonic() - self._started
                 self._live.add(sums, update=self._updates, projections=self._counters.used, seconds=elapsed_s)
 
@@ -200,7 +201,7 @@ class Results:
                     pictures.against_truth(
                         volume, pictures.Array(path=drawn[-1], values=ideal, attributes=volume.attributes), drawn[-1]
                     )
-            if self._live is not None:
+            if self._live is not None and self._live.rows:
                 drawn.append(directory / "quality.png")
                 curves.quality(self._live.rows, drawn[-1], str(self._my.config.output.reference))
         except ConfigError as error:
