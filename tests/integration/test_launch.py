@@ -98,6 +98,13 @@ def test_a_producer_that_cannot_start_is_the_pairs_outcome(jobs: Lab) -> None:
     assert "Traceback" not in job.text
 
 
+def test_a_reconstruction_that_fails_after_it_was_connected_tells_the_reason(jobs: Lab) -> None:
+    # The producer feels it first, and must not have the last word.
+    job = launch(jobs, QUICK, "--ranks", "2", "--recon-options", "--reference nowhere.h5")
+    assert job.wait(90) == 2, job.text
+    assert "reconstruction job failed with exit code 2: nowhere.h5" in job.text.splitlines()[-1]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_lets_the_reconstruction_write(jobs: Lab, number: signal.Signals) -> None:
     job = launch(jobs, ENDLESS, "--ranks", "2")

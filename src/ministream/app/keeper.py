@@ -23,8 +23,9 @@ JOB: dict[Side, str] = {"producer": "the producer job", "recon": "the reconstruc
 # The folder may be on a file system that many share: a few looks per second do not burden it.
 LOOK_S = 0.2
 
-# A peer's failure is felt through the stream before its own account of it reaches the meeting.
-ACCOUNT_S = 2.0
+# A peer's failure is felt through the stream before its own account of it reaches the meeting; mpirun takes seconds to
+# end the ranks and itself.
+ACCOUNT_S = 10.0
 
 # A job whose partner has finished gets this long to finish too.
 LINGER_S = 20.0
