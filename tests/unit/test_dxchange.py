@@ -429,7 +429,7 @@ def test_wrong_options_are_named(path, options, message):
 
 
 def test_a_file_is_needed():
-    with pytest.raises(ConfigError, match=r"\[source\]: file.*required"):
+    with pytest.raises(ConfigError, match=r"\[source\] dxchange: file.*required"):
         open_source(config.SourceSection(kind="dxchange"), order="sequential", repeat=1)
 
 

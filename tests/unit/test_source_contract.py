@@ -49,7 +49,7 @@ def test_options_are_a_section_that_refuses_unknown_keys(section):
     plugin = registry.load("ministream.source", section.kind)
     assert issubclass(plugin.Options, config.Section)
     unknown = config.SourceSection(kind=section.kind, **section.options, no_such_option=1)
-    with pytest.raises(ConfigError, match=r"\[source\]: unknown key no_such_option"):
+    with pytest.raises(ConfigError, match=rf"\[source\] {section.kind}: unknown key no_such_option"):
         opened(unknown)
 
 

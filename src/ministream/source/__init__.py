@@ -55,7 +55,7 @@ def open_source(section: config.SourceSection, *, order: str, repeat: int) -> So
     Raises ConfigError for a wrong kind or option and InputError for a file that cannot be used.
     """
     plugin = registry.load(__name__, section.kind)
-    options = config.parse(plugin.Options, section.options, where=f'[source] of kind "{section.kind}"')
+    options = config.parse(plugin.Options, section.options, f"[source] {section.kind}")
     source: Source = plugin.Source(options, order=order, repeat=repeat)
     return source
 
