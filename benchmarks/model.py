@@ -25,7 +25,7 @@ from scipy.optimize import nnls
 
 from benchmarks import _ranks, ingress, machine
 from benchmarks._pair import Case
-from ministream.app.model import Layout, Machine, Workload, moments, nodes_for, scan_s
+from ministream.app.model import Layout, Machine, Workload, exchange_s, moments, nodes_for, scan_s
 from ministream.cli.model import load_machine
 from ministream.recon.geometry import padded_slices
 
@@ -71,29 +71,33 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 def calibrate(points: Sequence[Point], name: str, timeout_s: float) -> Machine:
     """The constants of this machine."""
-    scatter = _ranks.start("distribute", ["--sizes-mib", "4", "--batches", "16", "--repetitions", "5"], 2, timeout_s)
+    scattered = _ranks.start("distribute", ["--sizes-mib", "4", "--batches", "16", "--repetitions", "5"], 2, timeout_s)
     written = _ranks.start("storage", ["--n", "512", "--slices", "64", "--directory", "/tmp"], 2, timeout_s)
+    scatter_bytes = scattered[0]["distributor_gb_s"] * 1e9
     return Machine(
         name=name,
         cores_per_node=_cores(),
         ranks_per_node=1,
         memory_gib_per_node=machine.describe()["memory_gib"],
-        **fit(points),
+        **fit(points, scatter_bytes),
         **_ingress(),
-        scatter_bytes=scatter[0]["distributor_gb_s"] * 1e9,
+        scatter_bytes=scatter_bytes,
         write_bytes=written[0]["product_mib_s"] * 2**20,
         copy_bytes=_copy_bytes(),
     )
 
 
-def fit(points: Sequence[Point]) -> dict[str, float]:
+def fit(points: Sequence[Point], scatter_bytes: float) -> dict[str, float]:
     """What an update and the corrections cost, from the stages of a study; absolute relative errors count."""
     if len({padded_slices(_largest(point)) for point in points}) < 2:
         raise SystemExit("the study does not tell what a slice costs: measure several numbers of --slices")
     fits = [(crowding, *_solve(points, crowding)) for crowding in np.linspace(0, 1, 51)]
     crowding, (per_visit, shared), _ = min(fits, key=lambda found: found[2])
     slower = [_slower(point, crowding) for point in points]
-    seconds = [_seconds(point, "update", "max") + _seconds(point, "idle", "min") for point in points]
+    seconds = [
+        _seconds(point, "update", "max") + _seconds(point, "idle", "min") - _exchange_s(point, scatter_bytes)
+        for point in points
+    ]
     features = [_weight_features(point, slow) for point, slow in zip(points, slower, strict=True)]
     (per_changed, per_pixel, per_update), _ = _fit(features, seconds)
     return {
@@ -116,12 +120,18 @@ def _solve(points: Sequence[Point], crowding: float) -> tuple[NDArray[np.float64
     return _fit(features, [_seconds(p, "forward", "max") + _seconds(p, "back", "max") for p in points])
 
 
+def _exchange_s(point: Point, scatter_bytes: float) -> float:
+    """Of all updates."""
+    work = _work(point)
+    return len(moments(work)) * exchange_s(scatter_bytes, work, point["ranks"])
+
+
 def _weight_features(point: Point, slower: float) -> tuple[float, float, float]:
     """Pixels per projection that comes or goes, pixels per update, updates."""
     updates = moments(_work(point))
     pixels = point["n"] ** 2
     changed = sum(update.changed for update in updates)
-    return pixels * changed * slower / point["threads"], pixels * len(updates), len(updates)
+    return pixels * changed * slower / point["threads"] / point["ranks"], pixels * len(updates), len(updates)
 
 
 def _fit(features: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[NDArray[np.float64], float]:
@@ -180,7 +190,8 @@ def _cores() -> int:
 
 def _compare(known: Machine, points: Sequence[Point], point: Point) -> dict[str, Any]:
     layout = Layout(ranks=point["ranks"], threads=point["threads"])
-    others = known.model_copy(update=fit([other for other in points if other is not point]))
+    rest = [other for other in points if other is not point]
+    others = known.model_copy(update=fit(rest, known.scatter_bytes))
     predicted, left_out = (scan_s(one, _work(point), layout) for one in (known, others))
     return {
         "mode": point["mode"],

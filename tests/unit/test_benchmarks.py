@@ -101,7 +101,13 @@ def study(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
         parts = [update_parts_s(exact, work(one), Layout(ranks=ranks, threads=threads), m) for m in moments(work(one))]
         total = {name: sum(part[name] for part in parts) for name in parts[0]}
         half = total["update"] / 2
-        stages = {"forward": half, "back": half, "update": total["weights"], "prep": total["prep"], "idle": 0.0}
+        stages = {
+            "forward": half,
+            "back": half,
+            "update": total["weights"],
+            "prep": total["prep"],
+            "idle": total["exchange"],
+        }
         spread = {name: {"min": seconds, "max": seconds} for name, seconds in stages.items()}
         points.append(one | {"stages": spread, "seconds": sum(stages.values())})
     return points
@@ -114,7 +120,7 @@ def work(one: dict) -> Workload:
 def test_the_constants_of_a_machine_are_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stage times that follow the model exactly give its constants back, and the model then meets the seconds."""
     points = study(monkeypatch)
-    found = model.fit(points)
+    found = model.fit(points, 1e9)
     assert found == pytest.approx(CONSTANTS, rel=1e-3)
     others = {"cores_per_node": 2, "ranks_per_node": 1, "memory_gib_per_node": 8, "write_bytes": 1e9}
     known = Machine.model_validate(
@@ -128,7 +134,7 @@ def test_the_constants_of_a_machine_are_found_again(monkeypatch: pytest.MonkeyPa
 
 def test_a_study_of_one_slab_height_is_refused() -> None:
     with pytest.raises(SystemExit, match="several numbers of --slices"):
-        model.fit([point(case(n=n)) for n in (100, 100)])
+        model.fit([point(case(n=n)) for n in (100, 100)], 1e9)
 
 
 def test_a_scaling_point_says_where_the_time_went() -> None:

@@ -64,10 +64,13 @@ def test_a_crowded_node_is_slower() -> None:
     assert seconds_of("update", ranks=4, threads=2) == pytest.approx(1.6)  # eight threads on four cores
 
 
-def test_ranks_do_not_share_the_work_on_weights() -> None:
+def test_ranks_share_the_work_on_weights_and_exchange_them() -> None:
     # 1000² pixels, 50 projections that come (twice) and 50 that go
     slow = with_(weights_per_core=1e8)
-    assert seconds_of("weights", slow, ranks=1) == seconds_of("weights", slow) == pytest.approx(1000**2 * 150 / 2e8)
+    assert seconds_of("weights", slow, ranks=1) == pytest.approx(1000**2 * 150 / 2e8)
+    assert seconds_of("weights", slow, ranks=2) == pytest.approx(1000**2 * 150 / 4e8)
+    assert seconds_of("exchange", ranks=1) == 0
+    assert seconds_of("exchange", ranks=4, threads=1) == pytest.approx(3e6 / 2e9)
     assert seconds_of("weights", with_(seconds_per_pixel=1e-8, seconds_per_update=0.1)) == pytest.approx(0.11, rel=1e-2)
 
 
@@ -175,3 +178,9 @@ def test_a_machine_file_that_is_wrong_is_named(tmp_path: Path) -> None:
         load_machine(path)
     with pytest.raises(ConfigError, match="cannot be read"):
         load_machine(tmp_path / "none.toml")
+
+
+def test_a_rank_has_no_more_threads_than_a_node_has_cores() -> None:
+    few_rows = replace(WORK, rows=3)
+    layout = on_nodes(MACHINE, few_rows, nodes=8).layout
+    assert (layout.ranks, layout.threads) == (3, 4)

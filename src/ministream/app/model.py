@@ -7,13 +7,14 @@ writes, so a scan runs at the pace of the slowest of them. For one window step o
     scatter   step × frame bytes × (1 - k/R) / scatter bandwidth: what a receiving rank sends to the others
     compute   prep: step × pixels / prep rate
               + update: iterations × n² × length × (padded slices + slices₀) / (update rate × threads)
-              + weights: n² × changed / (weight rate × threads) + n² × time per pixel + time per update
+              + weights: n² × changed / (weight rate × threads × R) + n² × time per pixel + time per update
+              + exchange: 4 bytes × n² × (1 - 1/R) / scatter bandwidth: the other ranks' part of the weights
               + copy: image / copy bandwidth, where a snapshot is due
               + receiving: what the cores that receive take from those that compute, where a node has none to spare
     write     volume / write bandwidth, where a snapshot is due
 
 The update's cost per projection and pixel of one slice has a part that is paid once for all slices of the slab (the
-geometry), written as `slices₀` more slices. Weights are the same on every rank: ranks do not share that work. `changed`
+geometry), written as `slices₀` more slices. Weights are the same on every rank: each computes a part of them. `changed`
 counts a projection that comes twice (row and column sums) and one that leaves once. A core is slower by `crowding`
 when all cores of its node compute.
 """
@@ -196,11 +197,17 @@ def update_parts_s(machine: Machine, work: Workload, layout: Layout, moment: Mom
     return {
         "prep": moment.new * slices * work.cols / machine.prep_pixels_per_rank,
         "update": visits * (padded + machine.slices_0) / (machine.updates_per_core * threads),
-        "weights": pixels * moment.changed / (machine.weights_per_core * threads)
+        "weights": pixels * moment.changed / (machine.weights_per_core * threads * layout.ranks)
         + pixels * machine.seconds_per_pixel
         + machine.seconds_per_update,
+        "exchange": exchange_s(machine.scatter_bytes, work, layout.ranks),
         "copy": copied * pixels * padded * 4 / machine.copy_bytes,
     }
+
+
+def exchange_s(scatter_bytes: float, work: Workload, ranks: int) -> float:
+    """Seconds in which a rank gets the weights (float32) that the others have computed."""
+    return 4 * work.cols**2 * (1 - 1 / ranks) / scatter_bytes
 
 
 def _slower(machine: Machine, layout: Layout) -> float:
@@ -249,7 +256,7 @@ def on_nodes(machine: Machine, work: Workload, nodes: int, ingress: int = 1) -> 
     found = []
     for per_node in range(1, machine.ranks_per_node + 1):
         ranks = min(work.rows, nodes * per_node)
-        threads = max(1, nodes * machine.cores_per_node // ranks)
+        threads = max(1, min(nodes * machine.cores_per_node // ranks, machine.cores_per_node))
         found.append(predict(machine, work, Layout(ranks=ranks, threads=threads, nodes=nodes, ingress=ingress)))
     return max(found, key=lambda one: (one.memory_share <= 1, one.projections_per_s))
 

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from ministream import log
@@ -84,6 +86,18 @@ def recon(
         return job.run()
 
 
+class _Shared:
+    """The work that all ranks share; what one waits for the others there is idle time."""
+
+    def __init__(self, comm: mpi.Comm, clock: StageClock) -> None:
+        self.part = comm.part
+        self._comm, self._clock = comm, clock
+
+    def whole(self, mine: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+        with self._clock.timed("idle"):
+            return self._comm.whole(mine, count)
+
+
 class Job:
     """One rank's part of one scan: its slab, its window, its image."""
 
@@ -94,7 +108,7 @@ class Job:
         geometry = Geometry(n=scan.cols, cols=scan.cols, axis_col=my.axis_col)
         self._window = Window(length=window.length, step=window.step, cols=scan.cols, slices=slices)
         self._corrector = Corrector(rows=slices, cols=scan.cols, options=my.config.prep)
-        self._algorithm = open_algorithm(my.config.recon, geometry, slices)
+        self._algorithm = open_algorithm(my.config.recon, geometry, slices, _Shared(comm, self._clock))
         self._image = geometry.new_image(slices)
         self._cadence = Cadence(comm, my)
         self._idle_s = 0.0

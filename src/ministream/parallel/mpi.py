@@ -5,6 +5,7 @@ Only the main thread may call into this module (some MPI builds have no THREAD_M
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -28,6 +29,7 @@ __all__ = ["MPI", "Comm", "Request"]
 _LOG = log.get(__name__)
 
 T = TypeVar("T")
+N = TypeVar("N", bound=np.generic)
 
 Request = MPI.Request
 
@@ -78,6 +80,22 @@ class Comm:
         total = np.empty_like(values)
         self.raw.Allreduce(values, total, op=MPI.SUM)
         return total
+
+    def part(self, count: int) -> slice:
+        """This rank's of `count` rows that the ranks deal among them; some get none where there are few."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def whole(self, mine: NDArray[N], count: int) -> NDArray[N]:
+        """All `count` rows, on every rank, of which each has its `part`; collective, and polite to who is late."""
+        if self.size == 1:
+            return mine
+        everyone = np.empty((count, *mine.shape[1:]), mine.dtype)
+        firsts = [count * rank // self.size for rank in range(self.size + 1)]
+        counts = [stop - first for first, stop in itertools.pairwise(firsts)]
+        rows = row_type(everyone[:1].nbytes)
+        sent = [np.ascontiguousarray(mine), len(mine), rows]
+        wait_until(self.raw.Iallgatherv(sent, [everyone, (counts, firsts[:-1]), rows]).Test)
+        return everyone
 
     def send_array(self, array: NDArray[Any], destination: int) -> None:
         """Send one C-contiguous array; the receiver knows its shape and dtype."""

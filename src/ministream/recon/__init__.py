@@ -7,16 +7,22 @@ from typing import cast
 from ministream import config, registry
 from ministream.recon.algorithms import Algorithm
 from ministream.recon.geometry import Geometry, Memory, memory_bytes
+from ministream.recon.weights import Sharing
 
 
-def open_algorithm(section: config.ReconSection, geometry: Geometry, slices: int) -> Algorithm:
-    """The algorithm that `[recon]` names, for a slab of `slices` slices.
+def open_algorithm(
+    section: config.ReconSection, geometry: Geometry, slices: int, sharing: Sharing | None = None
+) -> Algorithm:
+    """The algorithm that `[recon]` names, for a slab of `slices` slices, one of those of the ranks in `sharing`.
 
     Raises ConfigError for an unknown algorithm or a key that it does not know.
     """
     module = registry.load("ministream.recon.algorithms", section.kind)
     options = config.parse(module.Options, section.options, f"[recon] {section.kind}")
-    return cast(Algorithm, module.Algorithm(geometry, slices, options))
+    algorithm = cast(Algorithm, module.Algorithm(geometry, slices, options))
+    if sharing is not None:
+        algorithm.sharing = sharing
+    return algorithm
 
 
 def memory(section: config.ReconSection, geometry: Geometry, slices: int, length: int) -> Memory:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,18 +15,43 @@ _NEGLIGIBLE = 1e-3
 """Sums below this (a pixel's width is 1) count as not seen at all."""
 
 
+class Sharing(Protocol):
+    """Ranks that hold the same projections: weights do not depend on the slab, so each computes a part of them."""
+
+    def part(self, count: int) -> slice:
+        """Which of `count` rows are this rank's."""
+
+    def whole(self, mine: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+        """All `count` rows, from what every rank has of them; collective."""
+
+
+class Alone:
+    """One rank, which computes everything."""
+
+    def part(self, count: int) -> slice:
+        return slice(0, count)
+
+    def whole(self, mine: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+        return mine
+
+
 class Weights:
     """SIRT's R and C: the inverse row sums [length, cols] and the inverse column sums [n, n] of the window's A.
 
     `support` [n, n] limits the image: pixels outside take no part in the row sums and have no column weight.
-    A sum that is zero has weight zero.
+    A sum that is zero has weight zero. What changes them is collective over `sharing`; the numbers are the same for
+    any number of ranks, since each comes from one of them.
     """
 
-    def __init__(self, geometry: Geometry, length: int, support: NDArray[np.bool_] | None = None) -> None:
+    def __init__(
+        self, geometry: Geometry, length: int, support: NDArray[np.bool_] | None = None, sharing: Sharing | None = None
+    ) -> None:
         n = geometry.n
         self._geometry = geometry
         self._support = np.ones((n, n), bool) if support is None else support
-        self._column_sums = np.zeros((n, n))
+        self._sharing = sharing or Alone()
+        self._part = self._sharing.part(n)
+        self._column_sums = np.zeros((self._part.stop - self._part.start, n))
         self._stamps = np.zeros(length, dtype=np.int64)
         self._angles_rad = np.zeros(length)
         self.rows = np.zeros((length, geometry.cols), np.float32)
@@ -41,23 +68,35 @@ class Weights:
         if changed.size == window.held:
             self._column_sums[:] = 0  # everything is new: start without the rounding of the past
         elif gone.size:
-            self._column_sums -= self.seen(self._beams(gone))
+            self._column_sums -= self._seen(self._beams(gone))
         self._angles_rad[: window.held] = window.angles_rad
         self._stamps = stamps
         new = self._beams(changed)
-        self._column_sums += self.seen(new)
-        self.rows[new.slots] = inverse(kernels.row_sums(new, self._support, self._geometry.cols))
-        self.columns[:] = inverse(self._column_sums) * self._support
+        self._column_sums += self._seen(new)
+        self.rows[new.slots] = self._row_weights(new)
+        self.columns = self._column_weights(self._column_sums)
 
-    def seen(self, beams: kernels.Beams) -> NDArray[np.float64]:
-        """Column sums of the projections of `beams` alone, [n, n]."""
-        return kernels.column_sums(beams, self._geometry.n, self._geometry.cols)
+    def columns_of(self, beams: kernels.Beams) -> NDArray[np.float32]:
+        """The inverse column sums of the projections of `beams` alone, [n, n]."""
+        return self._column_weights(self._seen(beams))
+
+    def _seen(self, beams: kernels.Beams) -> NDArray[np.float64]:
+        """Column sums of these projections, this rank's rows of them."""
+        return kernels.column_sums(beams, self._geometry.n, self._geometry.cols, self._part)
+
+    def _column_weights(self, mine: NDArray[np.float64]) -> NDArray[np.float32]:
+        return self._sharing.whole(_inverse(mine) * self._support[self._part], self._geometry.n)
+
+    def _row_weights(self, beams: kernels.Beams) -> NDArray[np.float32]:
+        count = beams.slots.size
+        mine = beams._replace(slots=beams.slots[self._sharing.part(count)])
+        return self._sharing.whole(_inverse(kernels.row_sums(mine, self._support, self._geometry.cols)), count)
 
     def _beams(self, slots: NDArray[np.int64]) -> kernels.Beams:
         return kernels.Beams.at(self._angles_rad, self._geometry.axis_col, slots)
 
 
-def inverse(sums: NDArray[np.floating]) -> NDArray[np.float32]:
+def _inverse(sums: NDArray[np.floating]) -> NDArray[np.float32]:
     """1 / sums, and 0 where nothing was seen."""
     seen = sums > _NEGLIGIBLE
     result = np.divide(1.0, sums, out=np.zeros(sums.shape), where=seen)

@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ministream.recon.weights import Sharing
 from ministream.recon.window import Window
 
 Image = NDArray[np.float32]
@@ -38,12 +39,14 @@ class Algorithm(Protocol):
     """What every algorithm offers.
 
     `images` and `residuals` say how many arrays as large as the image and the window's data it needs at its peak,
-    the image included; `per_pixel` how many bytes per pixel of one slice its weights take.
+    the image included; `per_pixel` how many bytes per pixel of one slice its weights take. `sharing` are the ranks that
+    it may share work with: with others than itself, every update is collective.
     """
 
     images: ClassVar[int]
     residuals: ClassVar[int]
     per_pixel: ClassVar[int]
+    sharing: Sharing
 
     def update(
         self, image: Image, window: Window, iterations: int, *, progress: Progress = ..., proceed: Proceed = ...

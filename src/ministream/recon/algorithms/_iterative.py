@@ -18,7 +18,7 @@ from ministream.recon import kernels
 from ministream.recon.algorithms import Image, Proceed, Progress, Report
 from ministream.recon.geometry import Geometry, aligned_zeros
 from ministream.recon.kernels.threads import idle
-from ministream.recon.weights import Weights
+from ministream.recon.weights import Alone, Sharing, Weights
 from ministream.recon.window import Window
 
 
@@ -77,17 +77,19 @@ O = TypeVar("O", bound=Masked)  # noqa: E741
 class Iterative(ABC, Generic[O]):
     """The loop of an update; a subclass says what an iteration is.
 
-    `residual` is one array as large as the window's data.
+    `residual` is one array as large as the window's data; one that is not `weighted` has no weights.
     """
 
     images: ClassVar[int] = 1
     residuals: ClassVar[int] = 1
     per_pixel: ClassVar[int] = 20
+    weighted: ClassVar[bool] = True
 
     def __init__(self, geometry: Geometry, slices: int, options: O) -> None:
         self.geometry = geometry
         self.slices = slices
         self.options = options
+        self.sharing: Sharing = Alone()
         self.support = geometry.circle() if options.circular_mask else None
         self.residual: NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
         self._weights: Weights | None = None
@@ -148,11 +150,12 @@ class Iterative(ABC, Generic[O]):
     def _prepare(self, image: Image, window: Window) -> None:
         if self.residual.shape != window.data.shape:
             self.residual = aligned_zeros(window.data.shape)
-        if self._weights is None:
-            self._weights = Weights(self.geometry, window.length, self.support)
         if self.support is not None:
             image[~self.support] = 0
-        self._weights.update(window)
+        if self.weighted:
+            if self._weights is None:
+                self._weights = Weights(self.geometry, window.length, self.support, self.sharing)
+            self._weights.update(window)
 
 
 def unit(image: Any) -> NDArray[np.float32]:

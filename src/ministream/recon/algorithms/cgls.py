@@ -28,6 +28,8 @@ class Algorithm(Iterative[Options]):
 
     images = 3
     residuals = 2
+    per_pixel = 8
+    weighted = False
 
     def __init__(self, geometry: Geometry, slices: int, options: Options) -> None:
         super().__init__(geometry, slices, options)

@@ -22,6 +22,7 @@ from ministream.recon.algorithms import _filtered as filtered
 from ministream.recon.algorithms._iterative import Masked, always
 from ministream.recon.geometry import Geometry, aligned_zeros
 from ministream.recon.kernels.threads import idle
+from ministream.recon.weights import Alone, Sharing
 from ministream.recon.window import Window
 
 
@@ -39,6 +40,7 @@ class Algorithm:
     per_pixel: ClassVar[int] = 4
 
     def __init__(self, geometry: Geometry, slices: int, options: Options) -> None:
+        self.sharing: Sharing = Alone()
         self._geometry = geometry
         self._options = options
         self._filtered: NDArray[np.float32] = aligned_zeros((0, 0, 0))

@@ -17,7 +17,6 @@ from ministream.recon import kernels
 from ministream.recon.algorithms import Image, Progress
 from ministream.recon.algorithms._iterative import Clock, Iterative, Masked
 from ministream.recon.algorithms.os_sirt import subsets
-from ministream.recon.weights import inverse
 from ministream.recon.window import Window
 
 _LIFT = 1e-3
@@ -52,7 +51,7 @@ class Algorithm(Iterative[Options]):
                 kernels.forward(image, self.residual, beams, progress=progress)
                 norm2 += float(kernels.divide(self.residual, window.data, beams, self._smallest).sum())
             with clock.timed("back"):
-                columns = self.weights.columns if self.options.subsets == 1 else inverse(self.weights.seen(beams))
+                columns = self.weights.columns if self.options.subsets == 1 else self.weights.columns_of(beams)
                 kernels.back(self.residual, image, beams, factor=columns, multiply=True, progress=progress)
         return norm2
 

@@ -16,7 +16,6 @@ from pydantic import Field
 from ministream.recon import kernels
 from ministream.recon.algorithms import Image, Progress
 from ministream.recon.algorithms._iterative import Clock, Iterative, Limits
-from ministream.recon.weights import inverse
 from ministream.recon.window import Window
 
 _GOLDEN = (np.sqrt(5) - 1) / 2
@@ -45,16 +44,12 @@ class Algorithm(Iterative[Options]):
                     self.residual,
                     image,
                     beams,
-                    factor=np.float32(self.options.relaxation) * self._columns(beams),
+                    factor=np.float32(self.options.relaxation) * self.weights.columns_of(beams),
                     lower=self.options.floor,
                     upper=self.options.ceiling,
                     progress=progress,
                 )
         return norm2
-
-    def _columns(self, beams: kernels.Beams) -> NDArray[np.float32]:
-        columns = inverse(self.weights.seen(beams))
-        return columns if self.support is None else columns * self.support
 
 
 def subsets(angles_rad: NDArray[np.float64], count: int) -> list[NDArray[np.int64]]:

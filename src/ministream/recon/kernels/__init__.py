@@ -150,10 +150,11 @@ def back(
         run(prepare, plan.tasks, progress)
 
 
-def column_sums(beams: Beams, n: int, cols: int) -> NDArray[np.float64]:
-    """Aᵀ 1 of the projections of `beams`, [n, n]."""
-    sums = np.zeros((n, n))
-    run(lambda: lambda counter, quota: int(_sums.columns(counter, quota, beams, cols, sums)), n)
+def column_sums(beams: Beams, n: int, cols: int, part: slice = slice(None)) -> NDArray[np.float64]:
+    """Aᵀ 1 of the projections of `beams`, [n, n], or those of its rows that `part` picks."""
+    first, stop, _ = part.indices(n)
+    sums = np.zeros((stop - first, n))
+    run(lambda: lambda counter, quota: int(_sums.columns(counter, quota, beams, cols, first, sums)), stop - first)
     return sums
 
 

@@ -29,17 +29,18 @@ def _add_pixels(start, cos, length, first, last, count, total):
 
 
 @jit
-def columns(counter, quota, beams, cols, sums):
-    """sums[row, column] = Σ over the projections of what a pixel adds to a detector of `cols` columns."""
-    n = sums.shape[0]
+def columns(counter, quota, beams, cols, first_row, sums):
+    """sums[row - first_row, column] = Σ over the projections of what a pixel adds to a detector of `cols` columns."""
+    n = sums.shape[1]
     half = (n - 1) / 2
     total = np.empty(BLOCK, np.float32)
     done = 0
     while done < quota:
-        row = fetch_add(counter, 1)
-        if row >= n:
+        task = fetch_add(counter, 1)
+        if task >= sums.shape[0]:
             break
         done += 1
+        row = first_row + task
         for c0 in range(0, n, BLOCK):
             count = min(BLOCK, n - c0)
             total[:] = 0
@@ -51,7 +52,7 @@ def columns(counter, quota, beams, cols, sums):
                 first, last = np.float32(-corner), np.float32(cols - 1 - corner)
                 _add_pixels(np.float32(u - corner), np.float32(cos), length, first, last, count, total)
             for k in range(count):
-                sums[row, c0 + k] = total[k]
+                sums[task, c0 + k] = total[k]
     return done
 
 
