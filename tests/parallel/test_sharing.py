@@ -22,7 +22,7 @@ GEOMETRY = Geometry(n=21, cols=21, axis_col=9.5)
 @pytest.mark.parametrize("count", [1, 3, 10])
 def test_rows_come_together_in_their_order(comm: Comm, count: int) -> None:
     all_rows = np.arange(count * 6, dtype=np.float32).reshape(count, 3, 2)
-    whole = comm.whole(all_rows[comm.part(count)], count)
+    whole = comm.whole(all_rows[comm.part(count)], count)()
     np.testing.assert_array_equal(whole, all_rows)
     assert sum(len(all_rows[part]) for part in comm.allgather(comm.part(count))) == count
 

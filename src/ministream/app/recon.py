@@ -93,9 +93,14 @@ class _Shared:
         self.part = comm.part
         self._comm, self._clock = comm, clock
 
-    def whole(self, mine: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-        with self._clock.timed("idle"):
-            return self._comm.whole(mine, count)
+    def whole(self, mine: NDArray[np.float32], count: int) -> Callable[[], NDArray[np.float32]]:
+        gathered = self._comm.whole(mine, count)
+
+        def wait() -> NDArray[np.float32]:
+            with self._clock.timed("idle"):
+                return gathered()
+
+        return wait
 
 
 class Job:

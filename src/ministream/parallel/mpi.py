@@ -85,17 +85,25 @@ class Comm:
         """This rank's of `count` rows that the ranks deal among them; some get none where there are few."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
-    def whole(self, mine: NDArray[N], count: int) -> NDArray[N]:
-        """All `count` rows, on every rank, of which each has its `part`; collective, and polite to who is late."""
+    def whole(self, mine: NDArray[N], count: int) -> Callable[[], NDArray[N]]:
+        """Begin to gather `count` rows, of which each rank has its `part`; the result waits for them, politely.
+
+        Collective; the result must be called on every rank before the communicator is freed.
+        """
         if self.size == 1:
-            return mine
+            return lambda: mine
         everyone = np.empty((count, *mine.shape[1:]), mine.dtype)
         firsts = [count * rank // self.size for rank in range(self.size + 1)]
         counts = [stop - first for first, stop in itertools.pairwise(firsts)]
         rows = row_type(everyone[:1].nbytes)
         sent = [np.ascontiguousarray(mine), len(mine), rows]
-        wait_until(self.raw.Iallgatherv(sent, [everyone, (counts, firsts[:-1]), rows]).Test)
-        return everyone
+        request = self.raw.Iallgatherv(sent, [everyone, (counts, firsts[:-1]), rows])
+
+        def wait() -> NDArray[N]:
+            wait_until(request.Test)
+            return everyone
+
+        return wait
 
     def send_array(self, array: NDArray[Any], destination: int) -> None:
         """Send one C-contiguous array; the receiver knows its shape and dtype."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -21,8 +22,8 @@ class Sharing(Protocol):
     def part(self, count: int) -> slice:
         """Which of `count` rows are this rank's."""
 
-    def whole(self, mine: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-        """All `count` rows, from what every rank has of them; collective."""
+    def whole(self, mine: NDArray[np.float32], count: int) -> Callable[[], NDArray[np.float32]]:
+        """Begin to gather all `count` rows from what every rank has of them; the result waits for them; collective."""
 
 
 class Alone:
@@ -31,8 +32,8 @@ class Alone:
     def part(self, count: int) -> slice:
         return slice(0, count)
 
-    def whole(self, mine: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-        return mine
+    def whole(self, mine: NDArray[np.float32], count: int) -> Callable[[], NDArray[np.float32]]:
+        return lambda: mine
 
 
 class Weights:
@@ -40,7 +41,7 @@ class Weights:
 
     `support` [n, n] limits the image: pixels outside take no part in the row sums and have no column weight.
     A sum that is zero has weight zero. What changes them is collective over `sharing`; the numbers are the same for
-    any number of ranks, since each comes from one of them.
+    any number of ranks, since each comes from one of them. They are on their way until somebody asks for them.
     """
 
     def __init__(
@@ -54,11 +55,31 @@ class Weights:
         self._column_sums = np.zeros((self._part.stop - self._part.start, n))
         self._stamps = np.zeros(length, dtype=np.int64)
         self._angles_rad = np.zeros(length)
-        self.rows = np.zeros((length, geometry.cols), np.float32)
-        self.columns = np.zeros((n, n), np.float32)
+        self._rows = np.zeros((length, geometry.cols), np.float32)
+        self._columns = np.zeros((n, n), np.float32)
+        self._settle: Callable[[], None] | None = None
+
+    @property
+    def rows(self) -> NDArray[np.float32]:
+        """R, [length, cols]."""
+        self.settle()
+        return self._rows
+
+    @property
+    def columns(self) -> NDArray[np.float32]:
+        """C, [n, n]."""
+        self.settle()
+        return self._columns
+
+    def settle(self) -> None:
+        """Wait for what is on its way."""
+        if self._settle is not None:
+            self._settle()
+            self._settle = None
 
     def update(self, window: Window) -> None:
         """Take in what is new in the window and take out what has left."""
+        self.settle()
         stamps = np.zeros_like(self._stamps)
         stamps[: window.held] = window.stamps
         changed = np.flatnonzero(stamps != self._stamps)
@@ -73,21 +94,26 @@ class Weights:
         self._stamps = stamps
         new = self._beams(changed)
         self._column_sums += self._seen(new)
-        self.rows[new.slots] = self._row_weights(new)
-        self.columns = self._column_weights(self._column_sums)
+        rows, columns = self._row_weights(new), self._column_weights(self._column_sums)
+
+        def settle() -> None:
+            self._rows[new.slots] = rows()
+            self._columns = columns()
+
+        self._settle = settle
 
     def columns_of(self, beams: kernels.Beams) -> NDArray[np.float32]:
         """The inverse column sums of the projections of `beams` alone, [n, n]."""
-        return self._column_weights(self._seen(beams))
+        return self._column_weights(self._seen(beams))()
 
     def _seen(self, beams: kernels.Beams) -> NDArray[np.float64]:
         """Column sums of these projections, this rank's rows of them."""
         return kernels.column_sums(beams, self._geometry.n, self._geometry.cols, self._part)
 
-    def _column_weights(self, mine: NDArray[np.float64]) -> NDArray[np.float32]:
+    def _column_weights(self, mine: NDArray[np.float64]) -> Callable[[], NDArray[np.float32]]:
         return self._sharing.whole(_inverse(mine) * self._support[self._part], self._geometry.n)
 
-    def _row_weights(self, beams: kernels.Beams) -> NDArray[np.float32]:
+    def _row_weights(self, beams: kernels.Beams) -> Callable[[], NDArray[np.float32]]:
         count = beams.slots.size
         mine = beams._replace(slots=beams.slots[self._sharing.part(count)])
         return self._sharing.whole(_inverse(kernels.row_sums(mine, self._support, self._geometry.cols)), count)

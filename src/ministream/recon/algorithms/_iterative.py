@@ -118,6 +118,8 @@ class Iterative(ABC, Generic[O]):
             norms.append(self.iterate(image, window, clock, progress))
             if not proceed(norms[-1]):
                 break
+        if self._weights is not None:
+            self._weights.settle()  # not every algorithm asks for all of them
         seconds = clock.seconds
         return Report(
             iterations=len(norms), residual_norm2=tuple(norms), forward_s=seconds["forward"], back_s=seconds["back"]
