@@ -34,7 +34,9 @@ class Geometry:
     def new_image(self, slices: int) -> NDArray[np.float32]:
         """A zero image [n, n, padded slices] for the kernels: a view of slightly longer rows, not contiguous."""
         padded = padded_slices(slices)
-        return aligned_zeros((self.n, self.n + _row_padding(self.n, padded), padded))[:, : self.n]
+        pitch = _pitch(self.n, 4 * padded)
+        rows = aligned_zeros((self.n * pitch // 4,))
+        return np.lib.stride_tricks.as_strided(rows, (self.n, self.n, padded), (pitch, 4 * padded, 4))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,20 +76,21 @@ def padded_slices(slices: int) -> int:
 
 
 def rows_collide(row_bytes: int, pixel_bytes: int) -> bool:
-    """Rows so long that the same pixels of neighbouring rows, or of a diagonal, compete for the same cache sets."""
+    """Rows so long that the same pixels of neighbouring rows, or of a diagonal, compete for the same cache sets.
+
+    Of pixels that are larger than the 128 slices that kernels take at once, every other row must lie in the sets that
+    the rows beside it leave free.
+    """
     distance = row_bytes % PAGE
     room = max(3 * min(pixel_bytes, 256), 3 * ALIGNMENT)
-    return not room <= distance <= PAGE - room
+    return not room <= distance <= PAGE - room or (pixel_bytes > 512 and distance % 1024 != 512)
 
 
-def _row_padding(n: int, padded_slices: int) -> int:
-    """Pixels to add to a row so that neighbouring rows do not collide."""
-    pixel = 4 * padded_slices
-    unit = -(-ALIGNMENT // pixel)
-    start = -n % unit
-    return next(
-        (pad for pad in range(start, start + 64 * unit, unit) if not rows_collide((n + pad) * pixel, pixel)), start
-    )
+def _pitch(n: int, pixel_bytes: int) -> int:
+    """Bytes from one row to the next: whole cache lines, and so many that rows do not collide."""
+    shortest = -(-n * pixel_bytes // ALIGNMENT) * ALIGNMENT
+    longer = range(shortest, shortest + PAGE, ALIGNMENT)
+    return next((row for row in longer if not rows_collide(row, pixel_bytes)), shortest)
 
 
 def aligned_zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
