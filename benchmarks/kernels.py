@@ -38,6 +38,7 @@ from ministream.recon.geometry import Geometry, aligned_zeros, padded_slices
 SGEMM_N = 2048
 SUM_ELEMENTS = 1 << 25
 """128 MiB, more than caches hold."""
+WARM_S = 0.05
 DEFAULT_SHAPES = [
     *itertools.product((512, 1024), (8, 16, 64), (64,)),
     *itertools.product((2048,), (8, 16), (64,)),
@@ -140,15 +141,26 @@ class Case:
     def back(self) -> None:
         kernels.back(self.sinogram, self.image, self.beams, factor=self.factor)
 
+    def last_for(self, seconds: float) -> int:
+        """Iterate for so long, once at least; returns how often."""
+        rounds, end = 0, time.perf_counter() + seconds
+        while not rounds or time.perf_counter() < end:
+            self.forward()
+            self.back()
+            rounds += 1
+        return rounds
+
 
 def _measure(shape: Shape, case: Case, threads: int, repetitions: int) -> dict[str, Any]:
     forward, back, limits = [], [], []
     roofs = _Limits(threads)
     for _ in range(repetitions):
         limits.append(roofs.measure())
-        case.back()  # not timed: the limits have emptied the caches and put the threads to sleep
-        forward.append(_seconds(case.forward))
-        back.append(_seconds(case.back))
+        # not timed: the limits have emptied the caches, put the threads to sleep, and moved them to other cores
+        rounds = case.last_for(WARM_S)
+        for _ in range(rounds):
+            forward.append(_seconds(case.forward))
+            back.append(_seconds(case.back))
     return _row(shape, 1, threads, forward, back, limits)
 
 
@@ -194,7 +206,7 @@ def _as_rank(options: argparse.Namespace) -> None:
     for _ in range(options.repetitions):
         comm.barrier()
         limits.append(comm.sum(roofs.measure()))
-        case.back()
+        case.last_for(WARM_S)
         comm.barrier()
         forward.append(_slowest(comm, _seconds(case.forward)))
         comm.barrier()
