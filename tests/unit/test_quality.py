@@ -197,6 +197,7 @@ def test_without_a_second_volume_the_final_one_is_the_reference(volumes):
     assert "no snapshots beside it" in str(ministream_quality(volumes / "recon.h5").exception)
     (volumes / "recon.h5").rename(volumes / "other.h5")
     assert "nothing to compare with" in str(ministream_quality(volumes / "other.h5").exception)
+    assert f"{volumes / 'recon.h5'}: no such file" in str(ministream_quality(volumes / "recon.h5").exception)
 
 
 def test_a_volume_of_sirt_stream_is_turned(volumes):

@@ -73,6 +73,8 @@ def quality(
 def _pairs(image: Path, reference: Path | None) -> tuple[Path, list[Path]]:
     from ministream.storage import FINAL, snapshots
 
+    if not image.exists():
+        raise InputError(f"{image}: no such file")
     if reference is not None:
         return reference, [image]
     final = image.parent / FINAL
