@@ -45,9 +45,9 @@ def launch(
         str | None, typer.Option(help="Name of this machine's interface for the tunnel (Slurm: the node's name).")
     ] = None,
     producer_host: Annotated[str | None, typer.Option(help="The same for the producer, where it is another.")] = None,
-    port: Annotated[int, typer.Option(help="Port of this side's S2CS; 0: any free one.")] = 0,
-    ranks: Annotated[int, typer.Option(help="Ranks; 0: one per NUMA domain.")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads per rank; 0: the granted cores shared out.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of this side's S2CS; 0: any free one.")] = 0,
+    ranks: Annotated[int, typer.Option(min=0, help="Ranks; 0: one per NUMA domain.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads per rank; 0: the granted cores shared out.")] = 0,
     ingress: Annotated[int | None, typer.Option(min=1, help="Ranks that receive, each its band of the rows.")] = None,
     launcher: Annotated[
         str, typer.Option(help='What starts the ranks, such as "srun --mpi=pmix"; none: mpirun on this machine.')
