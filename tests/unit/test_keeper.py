@@ -103,7 +103,10 @@ def test_a_producer_that_fails_before_the_stream_gives_its_code_and_reason(pair:
     assert "scan.h5: no such file" in recon.outcome.reason
 
 
-def test_a_producer_that_fails_midway_lets_the_reconstruction_finish(pair: Pair) -> None:
+def test_a_producer_that_fails_midway_lets_the_reconstruction_finish(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ministream.app.keeper.ACCOUNT_S", 1.0)
     pair.add("producer", "sleep 1.2; exit 4")
     recon = pair.add("recon", FOREVER)
     assert pair.run() == [4, 3]
