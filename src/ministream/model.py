@@ -100,9 +100,9 @@ class CurveKeys:
 class Counters:
     """Every frame ends in exactly one of these; all of them end up in the output.
 
-    `sent` is what the producer says it sent, `received` what arrived whole, `used` what entered the
-    window, `dropped` what the producer left out on purpose, `refused` what arrived but was bad
-    (`reasons` counts why), `repeated` what arrived twice.
+    `sent` is what the producer says at the end that it sent (0 until then), `received` what arrived whole, `used` what
+    entered the window, `dropped` what the producer left out on purpose, `refused` what arrived but was bad (`reasons`
+    counts why), `repeated` what arrived twice.
     """
 
     sent: int = 0

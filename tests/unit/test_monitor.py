@@ -214,6 +214,9 @@ def test_the_table_shows_the_numbers_and_only_what_is_known():
     ):
         assert expected in text
     assert "dropped" not in text
+    cut_off = shown(render(summary(complete=False, counters=Counters(received=56, used=56))))
+    assert "56 received, 56 used" in cut_off
+    assert "sent" not in cut_off
     bare = shown(render(summary(complete=False, quality=None, latency_s={"p50": None, "p99": None}, tunnel=None)))
     assert "incomplete" in bare
     assert "quality" not in bare

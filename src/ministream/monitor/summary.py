@@ -127,15 +127,16 @@ def _tunnel(tunnel: Mapping[str, str | int] | None) -> str:
 
 def _projections(counters: Counters) -> str:
     counts = {
-        "sent": counters.sent,
         "received": counters.received,
         "used": counters.used,
         "dropped": counters.dropped,
         "refused": counters.refused,
         "repeated": counters.repeated,
     }
-    always = ("sent", "received", "used")
-    return ", ".join(f"{count} {name}" for name, count in counts.items() if count or name in always)
+    known = [f"{count} {name}" for name, count in counts.items() if count or name in ("received", "used")]
+    # A producer tells at the end what it has sent, so of a stream that was cut off nobody knows.
+    sent = [f"{counters.sent} sent"] if counters.sent >= counters.received else []
+    return ", ".join(sent + known)
 
 
 def _latency(summary: Summary) -> str:
