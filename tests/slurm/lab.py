@@ -23,6 +23,7 @@ from typing import Self
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun")
 START_LIMIT_S = 40
+CANCEL_LIMIT_S = 5
 END_LIMIT_S = 20
 
 _CONF = """\
@@ -131,6 +132,17 @@ class Lab:
         listed = self.run("squeue", "-h", "-o", "%i %T").stdout.split("\n")
         return dict(line.split() for line in listed if line)
 
+    def steps(self) -> list[int]:
+        """Processes of this cluster's jobs, and the slurmstepd that each step has: orphans, by their environment."""
+        mark = f"SLURM_CONF={self.env['SLURM_CONF']}".encode()
+        daemons = {os.getpid(), *(daemon.pid for daemon in self._daemons)}
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (entry / "environ").read_bytes().split(b"\0") and int(entry.name) not in daemons:
+                    found.append(int(entry.name))
+        return found
+
     def logs(self) -> str:
         """The last lines of every daemon's log."""
         return "\n".join(
@@ -214,8 +226,12 @@ class Lab:
             if len(self._daemons) > 1 and self.jobs():
                 self.run("scancel", "--full", "--signal=KILL", f"--user={getpass.getuser()}")
                 self.run("scancel", f"--user={getpass.getuser()}")
-                with contextlib.suppress(TimeoutError):  # what is left ends with its slurmd
-                    _until(lambda: not self.jobs(), "jobs outlive scancel", str, limit_s=END_LIMIT_S)
+                with contextlib.suppress(TimeoutError):
+                    _until(lambda: not self.jobs(), "jobs outlive scancel", str, limit_s=CANCEL_LIMIT_S)
+            # A step that is cancelled while it starts may wait for ever, and slurmd then waits for it.
+            for pid in self.steps():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             for daemon in reversed(self._daemons):
                 daemon.terminate()
             for daemon in reversed(self._daemons):

@@ -29,6 +29,7 @@ def test_a_lab_leaves_nothing_behind() -> None:
         lab.run("sbatch", "--output=/dev/null", "--wrap=sleep 1000")
     assert not home.exists()
     assert not [pid for pid in Path("/proc").glob("[0-9]*") if str(home) in _command(pid)]
+    assert not lab.steps()
 
 
 def _command(pid: Path) -> str:
