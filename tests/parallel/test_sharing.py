@@ -15,7 +15,7 @@ from ministream.recon.window import Window
 
 pytestmark = pytest.mark.mpi
 
-# the slice is no multiple of the ranks; the last window holds fewer projections than there are ranks
+# 21 pixels are no multiple of 2 or 4 ranks
 GEOMETRY = Geometry(n=21, cols=21, axis_col=9.5)
 
 

@@ -34,18 +34,15 @@ class Judge:
         self._comm, self._slab = comm, my.slab
         self._ideal: Callable[[int], Slice] | None = None
         self.live = my.config.output.reference is not None
-        if self.live:
-            with comm.together():
-                check_possible(_shape(my))
-                self._ideal = _reference(my)
-        elif my.scan.truth is not None:
+        if self.live or my.scan.truth is not None:
             try:
                 with comm.together():
                     check_possible(_shape(my))
+                    self._ideal = _reference(my) if self.live else functools.partial(_truth, my)
             except MinistreamError as error:
+                if self.live:
+                    raise
                 self._give_up(error)
-            else:
-                self._ideal = functools.partial(_truth, my)
 
     @property
     def known(self) -> bool:

@@ -83,7 +83,8 @@ class Comm:
 
     def part(self, count: int) -> slice:
         """This rank's of `count` rows that the ranks deal among them; some get none where there are few."""
-        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+        firsts = self._firsts(count)
+        return slice(firsts[self.rank], firsts[self.rank + 1])
 
     def whole(self, mine: NDArray[N], count: int) -> Callable[[], NDArray[N]]:
         """Begin to gather `count` rows, of which each rank has its `part`; the result waits for them, politely.
@@ -93,7 +94,7 @@ class Comm:
         if self.size == 1:
             return lambda: mine
         everyone = np.empty((count, *mine.shape[1:]), mine.dtype)
-        firsts = [count * rank // self.size for rank in range(self.size + 1)]
+        firsts = self._firsts(count)
         counts = [stop - first for first, stop in itertools.pairwise(firsts)]
         rows = row_type(everyone[:1].nbytes)
         sent = [np.ascontiguousarray(mine), len(mine), rows]
@@ -104,6 +105,10 @@ class Comm:
             return everyone
 
         return wait
+
+    def _firsts(self, count: int) -> list[int]:
+        """Where each rank's part of `count` rows begins, and where the last one's ends."""
+        return [count * rank // self.size for rank in range(self.size + 1)]
 
     def send_array(self, array: NDArray[Any], destination: int) -> None:
         """Send one C-contiguous array; the receiver knows its shape and dtype."""

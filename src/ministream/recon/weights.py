@@ -30,9 +30,11 @@ class Alone:
     """One rank, which computes everything."""
 
     def part(self, count: int) -> slice:
+        """All of them."""
         return slice(0, count)
 
     def whole(self, mine: NDArray[np.float32], count: int) -> Callable[[], NDArray[np.float32]]:
+        """What it has, at once."""
         return lambda: mine
 
 
