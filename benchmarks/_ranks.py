@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ministream.app import placement, plan
+from ministream.app import placement
+from ministream.app.launch import plan
 
 _RESULT = "MINISTREAM_BENCHMARK_ROWS"
 

@@ -144,12 +144,12 @@ class _Deal:
 
         With `computing`, each batch is computed on while the next one travels.
         """
-        from ministream.parallel.distribute import Distributor
+        from ministream.parallel.row_scatter import RowScatter
 
         # The first round touches the staging memory and is not counted.
         self._left = self._frames * (rounds + 1)
         feed = self._feed if self._comm.rank == 0 else None
-        distributor = Distributor(self._comm, self._scan, self._slabs, self._batch, feed)
+        distributor = RowScatter(self._comm, self._scan, self._slabs, self._batch, feed)
         marks, taken = [], 0
         while (batch := distributor.take()) is not None:
             if computing:

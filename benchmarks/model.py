@@ -25,8 +25,8 @@ from scipy.optimize import nnls
 
 from benchmarks import _ranks, ingress, machine
 from benchmarks._pair import Case
-from ministream.app.model import Layout, Machine, Workload, exchange_s, moments, nodes_for, scan_s
-from ministream.cli.model import load_machine
+from ministream.cli.performance import load_machine
+from ministream.performance import Layout, Machine, Workload, exchange_s, moments, nodes_for, scan_s
 from ministream.recon.geometry import padded_slices
 
 Point = dict[str, Any]

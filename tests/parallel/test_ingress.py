@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from ministream import config, partition
-from ministream.app.entrance import Way
-from ministream.app.ingress import Ingress
-from ministream.app.settle import groups_of
+from ministream.app.recon.assignment import groups_of
+from ministream.app.recon.ingress import Ingress
+from ministream.app.recon.producer_link import Route
 from ministream.errors import ConfigError, FrameError, PeerError
 from ministream.model import Frame, FrameKind, Scan
-from ministream.parallel.distribute import Distributor
+from ministream.parallel.row_scatter import RowScatter
 from ministream.transport import FrameSender
 from ministream.wire.native import Share
 from tests.cable import Cable
@@ -51,7 +51,7 @@ class Producer:
     error: Exception | None = None
     report: object = None
 
-    def start(self) -> Way:
+    def start(self) -> Route:
         self.sender = self.stack.enter_context(FrameSender("tcp://127.0.0.1:0", SCAN, stall_timeout_s=5.0))
         urls = [self.sender.address]
         if self.cut_after is not None:
@@ -59,7 +59,7 @@ class Producer:
             urls.append(self.cable.address)
         self.thread = threading.Thread(target=self.run)
         self.thread.start()
-        return Way(urls=tuple(urls), node=os.uname().nodename, keys=None)
+        return Route(urls=tuple(urls), node=os.uname().nodename, keys=None)
 
     def run(self) -> None:
         try:
@@ -125,7 +125,7 @@ def receive(comm, receiving, frames, *, credit_frames=4, strict=False, batch=4, 
             share = Share(first=group.start, last=group.stop, ranks=comm.size)
             assert ingress.wait_for_scan(producer.start() if producer else None, share) == SCAN
             ingress.begin(batch=batch, step=STEP, shape=(band.rows, SCAN.cols))
-        distributor = Distributor(members, SCAN, local, batch, ingress.feed if ingress else None)
+        distributor = RowScatter(members, SCAN, local, batch, ingress.feed if ingress else None)
         outcome = Outcome([], [], ingress, producer)
         while (taken := distributor.take()) is not None:
             outcome.rows += [(rows.kind, rows.index, rows.pixels.copy()) for rows in taken]

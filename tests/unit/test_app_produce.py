@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ministream.app.produce import paced
+from ministream.app.producer.job import paced
 from ministream.model import Frame, FrameKind
 
 

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import __main__ as frame
 from benchmarks import machine, model, scaling
 from benchmarks._pair import Case
-from ministream.app.model import Layout, Machine, Workload, moments, update_parts_s
+from ministream.performance import Layout, Machine, Workload, moments, update_parts_s
 
 PROJECT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,7 @@ import pytest
 
 from ministream import config
 from ministream.app import check
-from ministream.app.settle import assign
+from ministream.app.recon.assignment import assign
 from ministream.errors import MachineError
 from ministream.model import Scan
 

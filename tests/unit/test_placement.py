@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
+from ministream.app.launch.plan import share
 from ministream.app.placement import (
-    Grant,
+    CoreGrant,
     Place,
     describe,
     granted,
@@ -19,7 +20,6 @@ from ministream.app.placement import (
     parse_quota,
     physical,
 )
-from ministream.app.plan import share
 
 
 @pytest.mark.parametrize(
@@ -37,14 +37,14 @@ def test_cgroup_quotas(text: str, cores: float | None) -> None:
 @pytest.mark.parametrize(
     ("grant", "cores", "ranks"),
     [
-        (Grant(domains=(8,)), 8, 1),
-        (Grant(domains=(32, 32)), 64, 2),
-        (Grant(domains=(8, 8), quota=3.7), 3, 2),
-        (Grant(domains=(8, 8), quota=0.5), 1, 1),
-        (Grant(domains=(1, 1, 1, 1)), 4, 4),
+        (CoreGrant(domains=(8,)), 8, 1),
+        (CoreGrant(domains=(32, 32)), 64, 2),
+        (CoreGrant(domains=(8, 8), quota=3.7), 3, 2),
+        (CoreGrant(domains=(8, 8), quota=0.5), 1, 1),
+        (CoreGrant(domains=(1, 1, 1, 1)), 4, 4),
     ],
 )
-def test_cores_and_ranks_of_a_grant(grant: Grant, cores: int, ranks: int) -> None:
+def test_cores_and_ranks_of_a_grant(grant: CoreGrant, cores: int, ranks: int) -> None:
     assert (grant.cores, grant.ranks) == (cores, ranks)
     assert ranks * grant.threads(ranks) <= cores
 
@@ -53,7 +53,7 @@ def test_cores_and_ranks_of_a_grant(grant: Grant, cores: int, ranks: int) -> Non
     ("asked", "shared"), [((0, 0), (2, 8)), ((4, 0), (4, 4)), ((4, 2), (4, 2)), ((32, 0), (32, 1)), ((0, 1), (2, 1))]
 )
 def test_sharing_a_machine_of_two_domains(asked: tuple[int, int], shared: tuple[int, int]) -> None:
-    assert share(Grant(domains=(8, 8)), *asked) == shared
+    assert share(CoreGrant(domains=(8, 8)), *asked) == shared
 
 
 def test_this_machine_grants_its_affinity() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ministream.app.processes import Child, session_members
+from ministream.app.launch.processes import Child, session_members
 from ministream.errors import MachineError
 
 
@@ -89,7 +89,7 @@ def test_a_missing_program_is_named() -> None:
 def test_a_child_ends_when_its_launcher_is_killed(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     script = (
-        "import sys, time\nfrom ministream.app.processes import Child\n"
+        "import sys, time\nfrom ministream.app.launch.processes import Child\n"
         f"child = Child('a job', ['sh', '-c', 'echo $$ > {note}; exec sleep 60'])\ntime.sleep(60)"
     )
     launcher = subprocess.Popen([sys.executable, "-c", script])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ministream.app.rendezvous import Appointment, Outcome, Rendezvous, Side, fingerprint_of
+from ministream.app.launch.rendezvous import Appointment, JobSide, Outcome, Rendezvous, fingerprint_of
 from ministream.errors import AccessError, ConfigError, ProtocolError
 from ministream.tunnel import curve
 from ministream.tunnel.credentials import Credentials
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("first", ["producer", "recon"])
-def test_either_side_may_come_first(folder: Path, first: Side) -> None:
+def test_either_side_may_come_first(folder: Path, first: JobSide) -> None:
     early = Rendezvous(folder, first)
     early.credentials("127.0.0.1")
     early.publish("the early job", "127.0.0.1:4000")

@@ -14,7 +14,7 @@ from ministream.errors import ProtocolError, UsageError
 from ministream.model import Slab
 from ministream.partition import slabs
 from ministream.wire import tracemq
-from ministream.wire.tracemq import Assigned, Finished, Joined, Projection, Requested, Server, Worker
+from ministream.wire.tracemq import Assigned, Finished, Projection, Requested, Server, Worker, WorkerJoined
 from tests.recordings import tracemq_messages
 
 ASSIGNED = Assigned(rows=5, cols=4, slab=Slab(1, 2))
@@ -53,7 +53,7 @@ def test_the_recording_replays_byte_for_byte_as_the_distributor(shared: Path) ->
         event = servers[rank].receive(message)
         events.append(event)
         match event:
-            case Joined(rank=claimed, size=size):
+            case WorkerJoined(rank=claimed, size=size):
                 assert (claimed, size) == (rank, 2)
                 due[rank] = servers[rank].assign(Assigned(rows=5, cols=64, slab=deal[rank]))
             case Requested() if served[rank] < 12:
@@ -228,4 +228,4 @@ def test_almost_right_messages_are_read_within_their_bounds_or_refused(seq, kind
 
 def test_ranks_are_bounded() -> None:
     accepted = struct.pack("<QQQ2I", 0, 1, 32, 5, tracemq.LARGEST_RANKS)
-    assert Server(peer="w").receive(accepted) == Joined(rank=5, size=tracemq.LARGEST_RANKS)
+    assert Server(peer="w").receive(accepted) == WorkerJoined(rank=5, size=tracemq.LARGEST_RANKS)

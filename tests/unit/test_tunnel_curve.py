@@ -46,7 +46,7 @@ def test_secrets_are_private_and_apart(keys: Path) -> None:
 
 
 @pytest.mark.parametrize("side", curve.SIDES)
-def test_a_side_needs_two_files_and_no_more(keys: Path, tmp_path: Path, side: curve.Side) -> None:
+def test_a_side_needs_two_files_and_no_more(keys: Path, tmp_path: Path, side: curve.StreamEnd) -> None:
     other = "receiver" if side == "producer" else "producer"
     own = tmp_path / "own"
     own.mkdir()

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from ministream import registry
 from ministream.app.receivers import receiver_keys
-from ministream.app.settle import Assignment, assign, groups_of
+from ministream.app.recon.assignment import Assignment, assign, groups_of
 from ministream.config import Config
 from ministream.errors import ConfigError, MachineError
 from ministream.model import Scan
 from ministream.monitor import peak_memory_mib
-from ministream.parallel.distribute import Distributor
+from ministream.parallel.row_scatter import RowScatter
 from ministream.recon import memory, open_algorithm
 from ministream.recon.geometry import Geometry, padded_slices
 from ministream.recon.kernels import set_threads, warm_up
@@ -40,7 +40,7 @@ _MPI_IO_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Prediction:
+class JobPrediction:
     """What one job will need on this kind of machine.
 
     Memory is in MiB: `base` is an idle rank (interpreter, MPI, numba), the other parts are of the rank with the
@@ -77,7 +77,7 @@ class Prediction:
         return peaks | {"other ranks": every + parts["staging"]}
 
 
-def check(config: Config, ranks: int) -> Prediction:
+def check(config: Config, ranks: int) -> JobPrediction:
     """Validate everything that can be validated without starting, and predict memory, traffic and speed.
 
     Opens the configured source (reads no pixels), the credentials and the output directory; measures the
@@ -92,15 +92,15 @@ def check(config: Config, ranks: int) -> Prediction:
         scan = source.scan
     cores = len(os.sched_getaffinity(0))
     threads = config.recon.threads or max(1, cores // ranks)
-    my = assign(0, ranks, config, scan, threads)
-    base_mib = _base_mib(my.slab.rows)
-    gups = _measured_gups(my, min(cores, ranks * threads))
-    window = my.config.window
+    assignment = assign(0, ranks, config, scan, threads)
+    base_mib = _base_mib(assignment.slab.rows)
+    gups = _measured_gups(assignment, min(cores, ranks * threads))
+    window = assignment.config.window
     updates_per_update = scan.cols**2 * window.length * scan.rows * window.iterations
     update_s = updates_per_update / (gups * 1e9)
     rate = window.step / update_s
     volume_mib = scan.rows * scan.cols**2 * 4 / 2**20
-    return Prediction(
+    return JobPrediction(
         scan=scan,
         ranks=ranks,
         threads=threads,
@@ -108,14 +108,14 @@ def check(config: Config, ranks: int) -> Prediction:
         window_length=window.length,
         window_step=window.step,
         iterations=window.iterations,
-        memory_mib={"base": base_mib} | {part: size / 2**20 for part, size in _memory(my).items()},
+        memory_mib={"base": base_mib} | {part: size / 2**20 for part, size in _memory(assignment).items()},
         update_s=update_s,
         gups=gups,
         projections_per_s=rate,
         needed_mib_per_s=(config.producer.rate or rate) * scan.frame_bytes / 2**20,
         volume_mib=volume_mib,
         free_mib=free_mib,
-        warnings=tuple(_warnings(my, rate, _volumes(my) * volume_mib, free_mib, cores)),
+        warnings=tuple(_warnings(assignment, rate, _volumes(assignment) * volume_mib, free_mib, cores)),
     )
 
 
@@ -155,22 +155,22 @@ def _base_mib(slices: int) -> float:
 
 def idle_mib(slices: int) -> float:
     """MiB that this process has held at most, once it has loaded what a rank of `slices` slices loads."""
-    importlib.import_module("ministream.app.recon")
+    importlib.import_module("ministream.app.recon.job")
     warm_up(padded_slices(slices))
     return peak_memory_mib()
 
 
-def _measured_gups(my: Assignment, threads: int) -> float:
+def _measured_gups(assignment: Assignment, threads: int) -> float:
     """10⁹ pixel updates per second of the configured algorithm, measured on a part of its own window."""
-    n = my.scan.cols
-    slices = min(my.slab.rows, _SAMPLE_SLICES)
-    projections = max(1, min(my.config.window.length, math.ceil(_SAMPLE_UPDATES / (n * n * slices))))
-    geometry = Geometry(n=n, cols=n, axis_col=my.axis_col)
+    n = assignment.scan.cols
+    slices = min(assignment.slab.rows, _SAMPLE_SLICES)
+    projections = max(1, min(assignment.config.window.length, math.ceil(_SAMPLE_UPDATES / (n * n * slices))))
+    geometry = Geometry(n=n, cols=n, axis_col=assignment.axis_col)
     window = Window(length=projections, step=projections, cols=n, slices=slices)
     for index in range(projections):
         window.slot(index, math.pi * index / projections)
     set_threads(threads)
-    algorithm = open_algorithm(my.config.recon, geometry, slices)
+    algorithm = open_algorithm(assignment.config.recon, geometry, slices)
     image = geometry.new_image(slices)
     algorithm.update(image, window, 1)  # makes the weights
     started = time.perf_counter()
@@ -178,42 +178,42 @@ def _measured_gups(my: Assignment, threads: int) -> float:
     return n * n * projections * slices * report.iterations / (time.perf_counter() - started) / 1e9
 
 
-def _memory(my: Assignment) -> dict[str, int]:
+def _memory(assignment: Assignment) -> dict[str, int]:
     """Bytes by part, of the largest slab, which is rank 0's."""
-    scan, slices, window = my.scan, my.slab.rows, my.config.window
-    geometry = Geometry(n=scan.cols, cols=scan.cols, axis_col=my.axis_col)
-    copy = scan.cols**2 * padded_slices(slices) * 4 if _writes_behind(my) else 0
-    slab = memory(my.config.recon, geometry, slices, window.length)
+    scan, slices, window = assignment.scan, assignment.slab.rows, assignment.config.window
+    geometry = Geometry(n=scan.cols, cols=scan.cols, axis_col=assignment.axis_col)
+    copy = scan.cols**2 * padded_slices(slices) * 4 if _writes_behind(assignment) else 0
+    slab = memory(assignment.config.recon, geometry, slices, window.length)
     frames = scan.projections + scan.flats + scan.darks
-    band_bytes = scan.frame_bytes * my.band[-1].stop // scan.rows
+    band_bytes = scan.frame_bytes * assignment.band[-1].stop // scan.rows
     return {
         "window": slab.window,
         "image": slab.images,
         "residual": slab.residuals,
         "weights": slab.weights,
         "calibration": 6 * slices * scan.cols * 8,
-        "staging": Distributor.memory_bytes(scan, my.slab, my.batch, rank=1),
-        "credit": min(int(my.config.stream.credit_mib * 2**20), frames * band_bytes),
+        "staging": RowScatter.memory_bytes(scan, assignment.slab, assignment.batch, rank=1),
+        "credit": min(int(assignment.config.stream.credit_mib * 2**20), frames * band_bytes),
         "writing": scratch_bytes(slices, scan.cols) + copy,
-        "MPI-IO": _MPI_IO_BYTES if len(my.slabs) > 1 and my.config.output.writer != "direct" else 0,
+        "MPI-IO": _MPI_IO_BYTES if len(assignment.slabs) > 1 and assignment.config.output.writer != "direct" else 0,
     }
 
 
-def _writes_behind(my: Assignment) -> bool:
+def _writes_behind(assignment: Assignment) -> bool:
     """Whether a rank keeps a copy of its image, to write it while the image goes on."""
-    return my.config.output.writer != "hdf5" and my.config.window.write_freq > 0
+    return assignment.config.output.writer != "hdf5" and assignment.config.window.write_freq > 0
 
 
-def _volumes(my: Assignment) -> int:
+def _volumes(assignment: Assignment) -> int:
     """How many volumes the job writes."""
-    window = my.config.window
-    updates = -(-my.scan.projections // window.step)
+    window = assignment.config.window
+    updates = -(-assignment.scan.projections // window.step)
     return 1 + (updates // window.write_freq if window.write_freq else 0)
 
 
-def _warnings(my: Assignment, rate: float, written_mib: float, free_mib: float, cores: int) -> list[str]:
+def _warnings(assignment: Assignment, rate: float, written_mib: float, free_mib: float, cores: int) -> list[str]:
     found = []
-    asked = my.config.producer.rate
+    asked = assignment.config.producer.rate
     if asked and asked > rate:
         found.append(
             f"the producer's {asked:g} projections/s are more than the {rate:.3g} that this machine keeps up with: "
@@ -221,10 +221,9 @@ def _warnings(my: Assignment, rate: float, written_mib: float, free_mib: float, 
         )
     if written_mib > free_mib:
         found.append(f"the volumes need {written_mib:.0f} MiB, the output directory has {free_mib:.0f} MiB free")
-    if len(my.slabs) > cores:
-        found.append(f"{len(my.slabs)} ranks share {cores} cores here: the prediction is for this machine")
-    if padded_slices(my.slab.rows) > 1.5 * my.slab.rows:
-        found.append(
-            f"slabs of {my.slab.rows} rows are padded to {padded_slices(my.slab.rows)}: fewer ranks do less work"
-        )
+    if len(assignment.slabs) > cores:
+        found.append(f"{len(assignment.slabs)} ranks share {cores} cores here: the prediction is for this machine")
+    if padded_slices(assignment.slab.rows) > 1.5 * assignment.slab.rows:
+        rows = assignment.slab.rows
+        found.append(f"slabs of {rows} rows are padded to {padded_slices(rows)}: fewer ranks do less work")
     return found

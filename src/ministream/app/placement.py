@@ -18,7 +18,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grant:
+class CoreGrant:
     """The cores that this process may use: by affinity, and by a cgroup's quota (None: no limit).
 
     `domains` is how many of the granted cores each NUMA domain has; hyper-threads of one core count once.
@@ -51,12 +51,12 @@ class Grant:
         )
 
 
-def granted() -> Grant:
+def granted() -> CoreGrant:
     """Read what the kernel grants to this process."""
     cores = physical(os.sched_getaffinity(0))
     domains = [len(cores & _list(node / "cpulist")) for node in sorted(_NODES.glob("node[0-9]*"))]
     online = physical(_list(_CPUS / "online"))
-    return Grant(
+    return CoreGrant(
         domains=tuple(filter(None, domains)) or (len(cores),),
         quota=_quota(),
         whole=cores >= online,
@@ -93,7 +93,7 @@ def nodes_of_job(environment: Mapping[str, str]) -> int:
     return int(environment.get("SLURM_JOB_NUM_NODES", "1"))
 
 
-def mpirun(ranks: int, threads: int, grant: Grant) -> tuple[list[str], dict[str, str]]:
+def mpirun(ranks: int, threads: int, grant: CoreGrant) -> tuple[list[str], dict[str, str]]:
     """The words before a program that start it as ranks on this machine, and the environment that they need.
 
     A rank is bound to `threads` cores of its own where there are enough; where ranks share cores, or the launcher

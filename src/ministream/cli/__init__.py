@@ -115,11 +115,11 @@ from ministream.cli import (  # noqa: E402 - the commands need the shared option
     check,
     jobs,
     launch,
-    model,
+    performance,
     quality,
     settings,
     tunnel,
 )
 
-for topic in (jobs, launch, check, model, quality, settings, tunnel, aps):
+for topic in (jobs, launch, check, performance, quality, settings, tunnel, aps):
     topic.register(cli)

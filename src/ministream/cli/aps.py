@@ -77,7 +77,7 @@ def distribute(
     settings: SetOption = None,
 ) -> None:
     """Receive a scan, correct it, and deal its detector rows to the workers of aps-mini-apps."""
-    from ministream.app import distribute as app
+    from ministream.app.distribute import distributor as app
     from ministream.prep.images import Steps
 
     if skip_serialize:

@@ -13,7 +13,7 @@ from ministream import config
 from ministream.cli import RunArgument, SetOption, output, overrides
 
 if TYPE_CHECKING:
-    from ministream.app.check import Prediction
+    from ministream.app.check import JobPrediction
 
 
 def register(cli: typer.Typer) -> None:
@@ -37,9 +37,9 @@ def check(
     output().print(_render(prediction))
 
 
-def _render(prediction: Prediction) -> Table:
+def _render(prediction: JobPrediction) -> Table:
     scan = prediction.scan
-    table = Table(title="Prediction", show_header=False, title_justify="left")
+    table = Table(title="JobPrediction", show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("scan", f"{scan.projections} projections of {scan.rows} × {scan.cols} {scan.dtype}")

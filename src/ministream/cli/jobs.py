@@ -59,7 +59,7 @@ def produce(
     settings: SetOption = None,
 ) -> None:
     """Acquire projections and stream them to whoever connects."""
-    from ministream.app import produce as app  # heavy imports only for the command that runs
+    from ministream.app.producer import job as app  # heavy imports only for the command that runs
 
     if file is not None and source is None:
         source = "dxchange"
@@ -128,7 +128,7 @@ def recon(
     settings: SetOption = None,
 ) -> None:
     """Receive a scan and reconstruct it; start it with mpirun or srun."""
-    from ministream.app import recon as app
+    from ministream.app.recon import job as app
 
     tables = overrides(
         settings,

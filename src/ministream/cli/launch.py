@@ -68,10 +68,10 @@ def launch(
     Without --as both run on this machine. The exit code is the pair's: the reconstruction's where it wrote a
     volume, else that of the job that failed first.
     """
-    from ministream.app.keeper import Limits
-    from ministream.app.launch import launch as app
+    from ministream.app.launch.launcher import launch as app
+    from ministream.app.launch.plan import Plan
+    from ministream.app.launch.supervisor import Timeouts
     from ministream.app.placement import nodes_of_job
-    from ministream.app.plan import Plan
 
     log.setup("launch" if side is None else f"launch {side}", log_level)
     if scratch is not None and (nodes := nodes_of_job(os.environ)) > 1:
@@ -97,7 +97,7 @@ def launch(
             launcher=tuple(shlex.split(launcher)),
             producer_launcher=tuple(shlex.split(producer_launcher)),
             scratch=scratch,
-            limits=Limits(partner_s=partner_timeout, finish_s=finish_timeout),
+            timeouts=Timeouts(partner_s=partner_timeout, finish_s=finish_timeout),
             producer_options=tuple(shlex.split(producer_options)),
             recon_options=tuple(shlex.split(recon_options)),
         )

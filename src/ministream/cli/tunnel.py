@@ -61,7 +61,7 @@ def s2cs(
     log_level: LogOption = "INFO",
 ) -> None:
     """Run a SciStream control server (S2CS) until SIGTERM or Ctrl-C."""
-    from ministream.app.gateway import serve
+    from ministream.app.gateway.control_server import serve
     from ministream.tunnel.control import ControlServer
     from ministream.tunnel.credentials import Credentials
 

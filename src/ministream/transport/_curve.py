@@ -20,7 +20,7 @@ _DOMAIN = b"ministream"
 
 
 def be_server(socket: zmq.Socket[Any], keys: CurveKeys) -> None:
-    """Make a socket that is about to be bound take encrypted connections only; a `Doorkeeper` must be there."""
+    """Make a socket that is about to be bound take encrypted connections only; a `CurveAuthenticator` must be there."""
     socket.setsockopt(zmq.CURVE_SERVER, 1)
     socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
     socket.setsockopt(zmq.ZAP_DOMAIN, _DOMAIN)
@@ -34,7 +34,7 @@ def be_client(socket: zmq.Socket[Any], keys: CurveKeys) -> None:
     socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
 
 
-class Doorkeeper:
+class CurveAuthenticator:
     """Tells ZeroMQ which keys are let in; it asks through `socket`, for every connection of one context."""
 
     def __init__(self, context: zmq.Context[Any], admitted: frozenset[bytes]) -> None:

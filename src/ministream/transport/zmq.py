@@ -70,10 +70,10 @@ _MISMATCHES: dict[int, str] = {
 class _Endpoint(ABC):
     """A socket with a monitor that tells of its connections, and a file descriptor to wake it with.
 
-    `doorkeeper` decides who is let in, where the socket admits only whom it knows.
+    `authenticator` decides who is let in, where the socket admits only whom it knows.
     """
 
-    doorkeeper: _curve.Doorkeeper | None = None
+    authenticator: _curve.CurveAuthenticator | None = None
 
     def __init__(self, kind: int, max_message_bytes: int, url: str, *, encrypted: bool, threads: int = 1) -> None:
         self._context = zmq.Context(threads)
@@ -103,8 +103,8 @@ class _Endpoint(ABC):
         self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close(int(linger_s * 1000))
-        if self.doorkeeper is not None:
-            self.doorkeeper.socket.close(0)
+        if self.authenticator is not None:
+            self.authenticator.socket.close(0)
         os.close(self._wakeup)
         self._context.term()
 
@@ -115,8 +115,8 @@ class _Endpoint(ABC):
             ready = dict(self._poller.poll(math.ceil(timeout_s * 1000)))
             if self._wakeup in ready:
                 os.eventfd_read(self._wakeup)
-            if self.doorkeeper is not None and self.doorkeeper.socket in ready:
-                self.doorkeeper.answer()
+            if self.authenticator is not None and self.authenticator.socket in ready:
+                self.authenticator.answer()
             frames = self._try_receive()
             if frames is None and self._monitor in ready:
                 event = recv_monitor_message(self._monitor)
@@ -175,8 +175,8 @@ class ZmqListener(_Endpoint):
         self._told: set[str] = set()
         if keys is not None:
             _curve.be_server(self._socket, keys)
-            self.doorkeeper = _curve.Doorkeeper(self._context, keys.peers)
-            self._poller.register(self.doorkeeper.socket, zmq.POLLIN)
+            self.authenticator = _curve.CurveAuthenticator(self._context, keys.peers)
+            self._poller.register(self.authenticator.socket, zmq.POLLIN)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a peer that is gone is an error, not a silent loss
         try:
             self._socket.bind(url)

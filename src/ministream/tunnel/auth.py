@@ -33,7 +33,7 @@ _ANSWER_BYTES = 64 * 1024
 _CACHE_S = 60.0
 _CACHE_ENTRIES = 256
 
-logger = log.get(__name__)
+_LOG = log.get(__name__)
 
 
 class Verifier(Protocol):
@@ -171,7 +171,7 @@ class Introspection:
             try:
                 answer = await asyncio.to_thread(self._ask, token)
             except (OSError, ValueError) as error:
-                logger.error("introspection at %s failed: %s", self._section.url, error)
+                _LOG.error("introspection at %s failed: %s", self._section.url, error)
                 text = "this server cannot reach the service that checks tokens: try again later"
                 raise RefusedError(Code.UNAVAILABLE, text) from None
             known = self._judge(answer)

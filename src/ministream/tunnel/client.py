@@ -13,7 +13,7 @@ from ministream.errors import PeerError, PeerLostError, TunnelError
 from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
 
-logger = log.get(__name__)
+_LOG = log.get(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,4 +123,4 @@ def _let_go(uid: str, clients: Sequence[ControlClient]) -> None:
         try:
             client.release(uid)
         except (TunnelError, PeerLostError) as error:
-            logger.debug("release: %s", error)
+            _LOG.debug("release: %s", error)

@@ -43,7 +43,7 @@ _OPTIONS = [
 ]
 
 T = TypeVar("T")
-logger = log.get(__name__)
+_LOG = log.get(__name__)
 
 
 class ControlServer:
@@ -154,7 +154,7 @@ class ControlServer:
             self._address = await self._front.start(self._address)
         self._sweeper = asyncio.create_task(self._gateway.sweep())
         security = "insecure" if self._insecure else "mutual TLS 1.3"
-        logger.info("control server on %s (%s, data server %s)", self._address, security, self._gateway.kind)
+        _LOG.info("control server on %s (%s, data server %s)", self._address, security, self._gateway.kind)
 
     def _add_port(self, address: str) -> int:
         try:
@@ -224,13 +224,13 @@ def _answer(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any]
         try:
             return await method(request, context)
         except RefusedError as refusal:
-            logger.warning("%s refused: %s: %s", method.__name__, refusal.code.value, refusal)
+            _LOG.warning("%s refused: %s: %s", method.__name__, refusal.code.value, refusal)
             await context.abort(grpc.StatusCode[refusal.code.value], str(refusal))
         except MinistreamError as error:
-            logger.error("%s failed: %s", method.__name__, error)
+            _LOG.error("%s failed: %s", method.__name__, error)
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        except Exception:
-            logger.exception("%s failed", method.__name__)
+        except Exception:  # noqa: BLE001 - the traceback goes to the log, never to the caller
+            _LOG.exception("%s failed", method.__name__)
             await context.abort(grpc.StatusCode.INTERNAL, "internal error: see the server's log")
 
     return answer

@@ -21,14 +21,14 @@ from ministream.errors import ConfigError
 from ministream.model import CurveKeys
 from ministream.tunnel import files
 
-Side = Literal["producer", "receiver"]
-SIDES: tuple[Side, ...] = ("producer", "receiver")
+StreamEnd = Literal["producer", "receiver"]
+SIDES: tuple[StreamEnd, ...] = ("producer", "receiver")
 
 _KEY = re.compile(r"[0-9a-fA-F]{64}")
 _MAKER = "ministream certs curve"
 
 
-def create(directory: Path, sides: Sequence[Side] = SIDES) -> None:
+def create(directory: Path, sides: Sequence[StreamEnd] = SIDES) -> None:
     """Make the key pairs of these sides. Raises ConfigError where one is there: the other side relies on it."""
     for side in sides:
         for path in (_secret(directory, side), _public(directory, side)):
@@ -41,7 +41,7 @@ def create(directory: Path, sides: Sequence[Side] = SIDES) -> None:
         files.write(_public(directory, side), _line(key.public_key().public_bytes_raw()), 0o644)
 
 
-def load(directory: Path, side: Side) -> CurveKeys:
+def load(directory: Path, side: StreamEnd) -> CurveKeys:
     """What one side needs of a directory.
 
     Raises ConfigError: missing, no keys, a secret that others can read, a list that others can change, more than
@@ -63,11 +63,11 @@ def load(directory: Path, side: Side) -> CurveKeys:
     return CurveKeys(secret=secret[0], peers=frozenset(peers))
 
 
-def _secret(directory: Path, side: Side) -> Path:
+def _secret(directory: Path, side: StreamEnd) -> Path:
     return directory / f"{side}.secret"
 
 
-def _public(directory: Path, side: Side) -> Path:
+def _public(directory: Path, side: StreamEnd) -> Path:
     return directory / f"{side}.public"
 
 

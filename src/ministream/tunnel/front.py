@@ -34,7 +34,7 @@ _MAX_STRANGERS = 64
 _STRANGER_S = 10.0
 _DIRECTORY_CHARS = 80
 
-logger = log.get(__name__)
+_LOG = log.get(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +100,7 @@ class Front:
             caller = _caller_of(writer)
             strangers = sum(known.name is None for known in self._callers.values())
             if len(self._callers) >= _MAX_CONNECTIONS or (caller.name is None and strangers >= _MAX_STRANGERS):
-                logger.warning("connection from %s refused: too many", caller.address)
+                _LOG.warning("connection from %s refused: too many", caller.address)
                 return
             patience = None if caller.name is not None or self._strangers_stay else _STRANGER_S
             with contextlib.suppress(TimeoutError, ConnectionError, ssl.SSLError):

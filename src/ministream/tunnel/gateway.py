@@ -25,7 +25,7 @@ PROXIES = "ministream.tunnel.proxy"
 _HELLO_GRACE_S = 4.0
 _SWEEP_S = 1.0
 
-logger = log.get(__name__)
+_LOG = log.get(__name__)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -89,7 +89,7 @@ class Gateway:
             self._sessions.end(session, State.RELEASED)
             raise
         self._live[uid] = _Live(server=server, said_hello=asyncio.Event(), lock=asyncio.Lock())
-        logger.info("session %s opened by %s: %s, %d connections", uid, caller, role, num_conn)
+        _LOG.info("session %s opened by %s: %s, %d connections", uid, caller, role, num_conn)
         await self._announce()
         return session, server.offer
 
@@ -143,7 +143,7 @@ class Gateway:
                 raise RefusedError(Code.NOT_FOUND, f"session {uid} ended during its update")
             live.secure = peer is not None
             self._sessions.activate(session, targets, time.monotonic())
-        logger.info("session %s forwards to %s", uid, ", ".join(map(str, targets)))
+        _LOG.info("session %s forwards to %s", uid, ", ".join(map(str, targets)))
         await self._announce()
         return session, live.server.offer
 
@@ -198,7 +198,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
 
         def failed(reason: str) -> None:
-            logger.error("session %s: %s", session.uid, reason)
+            _LOG.error("session %s: %s", session.uid, reason)
             ending = loop.create_task(self._end(session, State.RELEASED, reason))
             ending.add_done_callback(lambda task: task.exception())
 
@@ -249,7 +249,7 @@ class Gateway:
         total = (
             "" if carried.inward is None or carried.outward is None else f", {carried.inward + carried.outward} bytes"
         )
-        logger.info("session %s ended (%s%s)", session.uid, why, total)
+        _LOG.info("session %s ended (%s%s)", session.uid, why, total)
 
     async def _announce(self) -> None:
         async with self._changed:

@@ -44,7 +44,7 @@ _PREFIX = struct.Struct(">4sH")
 _MAGIC = b"MnSt"
 
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
-Side = Annotated[int, Meta(ge=1, le=2**20)]
+Extent = Annotated[int, Meta(ge=1, le=2**20)]
 Token = Annotated[str, Meta(pattern=r"\A[\w.+-]{1,32}\Z")]
 Line = Annotated[str, Meta(max_length=1024, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
 Digest = Annotated[bytes, Meta(min_length=8, max_length=8)]
@@ -71,7 +71,7 @@ class Share(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     first: Count = 0
     last: Count = 1
-    ranks: Side = 1
+    ranks: Extent = 1
 
     def band(self, rows: int) -> Slab:
         """The rows meant. Raises ProtocolError where that many rows cannot be shared so."""
@@ -113,8 +113,8 @@ class ScanInfo(_Message, frozen=True, kw_only=True):
     """
 
     scan_id: Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
-    rows: Side
-    cols: Side
+    rows: Extent
+    cols: Extent
     projections: Count
     flats: Count
     darks: Count
@@ -126,7 +126,7 @@ class ScanInfo(_Message, frozen=True, kw_only=True):
     truth: Annotated[str, Meta(max_length=48 * 1024)] | None
     first: Count = 0
     codec: Token = "none"
-    band: tuple[Count, Side]
+    band: tuple[Count, Extent]
 
     @classmethod
     def of(cls, scan: Scan, *, codec: str, band: Slab | None = None) -> Self:

@@ -54,7 +54,7 @@ _TYPES = {int(one): one for one in MessageType}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Joined:
+class WorkerJoined:
     """A worker introduced itself as `rank` of `size`."""
 
     rank: int
@@ -213,7 +213,8 @@ class Worker(_Party):
 class Server(_Party):
     """The distributor's end of the conversation with one worker.
 
-    `receive()` reads the worker's message; `assign()` answers Joined, `projection()` or `finish()` answers Requested.
+    `receive()` reads the worker's message; `assign()` answers WorkerJoined, `projection()` or `finish()`
+    answers Requested.
     """
 
     def __init__(self, *, peer: str) -> None:
@@ -221,7 +222,7 @@ class Server(_Party):
         self._due: tuple[MessageType, ...] = (MessageType.INFO_REQUEST,)
         self._shape: tuple[int, int] | None = None
 
-    def receive(self, data: bytes | memoryview) -> Joined | Requested | Finished:
+    def receive(self, data: bytes | memoryview) -> WorkerJoined | Requested | Finished:
         """Read the worker's next message.
 
         Raises ProtocolError, naming the peer and the field, for anything malformed or out of turn.
@@ -234,12 +235,12 @@ class Server(_Party):
             rank, size = _INFO_REQUEST.unpack(self._sized(body, _INFO_REQUEST.size, kind))
             if not 0 <= rank < size <= LARGEST_RANKS:
                 raise self._bad(f"rank {rank} of {size} workers is not possible")
-            return Joined(rank=rank, size=size)
+            return WorkerJoined(rank=rank, size=size)
         self._sized(body, 0, kind)
         return Finished() if kind is MessageType.FINISH else Requested()
 
     def assign(self, assigned: Assigned) -> memoryview:
-        """The answer to Joined: which rows the worker gets."""
+        """The answer to WorkerJoined: which rows the worker gets."""
         slab = assigned.slab
         self._shape = (slab.rows, assigned.cols)
         return self._reply(

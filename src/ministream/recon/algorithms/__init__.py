@@ -23,7 +23,7 @@ Proceed = Callable[[float], bool]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class UpdateReport:
     """What one update did.
 
     `residual_norm2` is the slab's |b - A x|² before each iteration: ranks may sum it. Seconds are wall clock.
@@ -50,7 +50,7 @@ class Algorithm(Protocol):
 
     def update(
         self, image: Image, window: Window, iterations: int, *, progress: Progress = ..., proceed: Proceed = ...
-    ) -> Report:
+    ) -> UpdateReport:
         """Improve `image` by up to `iterations` iterations; `progress` is called in between, from this thread."""
         ...
 

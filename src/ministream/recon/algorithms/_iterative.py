@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from ministream.config import Section
 from ministream.recon import kernels
-from ministream.recon.algorithms import Image, Proceed, Progress, Report
+from ministream.recon.algorithms import Image, Proceed, Progress, UpdateReport
 from ministream.recon.geometry import Geometry, aligned_zeros
 from ministream.recon.kernels.threads import idle
 from ministream.recon.weights import Alone, Sharing, Weights
@@ -28,7 +28,7 @@ class Masked(Section):
     circular_mask: bool = Field(default=False, description="zero outside the circle that every projection sees")
 
 
-class Limits(Masked):
+class Bounded(Masked):
     """Options of the algorithms that can keep the image within limits."""
 
     non_negative: bool = Field(default=False, description="no attenuation below 0")
@@ -109,7 +109,7 @@ class Iterative(ABC, Generic[O]):
         *,
         progress: Progress = idle,
         proceed: Proceed = always,
-    ) -> Report:
+    ) -> UpdateReport:
         """Up to `iterations` iterations with what the window holds."""
         self._prepare(image, window)
         clock, norms = Clock(), []
@@ -121,7 +121,7 @@ class Iterative(ABC, Generic[O]):
         if self._weights is not None:
             self._weights.settle()  # not every algorithm asks for all of them
         seconds = clock.seconds
-        return Report(
+        return UpdateReport(
             iterations=len(norms), residual_norm2=tuple(norms), forward_s=seconds["forward"], back_s=seconds["back"]
         )
 

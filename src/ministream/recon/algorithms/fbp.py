@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ministream.recon import kernels
-from ministream.recon.algorithms import Image, Proceed, Progress, Report
+from ministream.recon.algorithms import Image, Proceed, Progress, UpdateReport
 from ministream.recon.algorithms import _filtered as filtered
 from ministream.recon.algorithms._iterative import Masked, always
 from ministream.recon.geometry import Geometry, aligned_zeros
@@ -56,7 +56,7 @@ class Algorithm:
         *,
         progress: Progress = idle,
         proceed: Proceed = always,
-    ) -> Report:
+    ) -> UpdateReport:
         """Bring the image up to date with the window."""
         start = time.perf_counter()
         if self._filtered.shape != window.data.shape:
@@ -80,7 +80,7 @@ class Algorithm:
         self._stamps, self._weight_rad = stamps, weight_rad
         if self._options.circular_mask:
             image[~self._geometry.circle()] = 0
-        return Report(iterations=1, residual_norm2=(), forward_s=0.0, back_s=time.perf_counter() - start)
+        return UpdateReport(iterations=1, residual_norm2=(), forward_s=0.0, back_s=time.perf_counter() - start)
 
     def move_axis(self, axis_col: float) -> None:
         """From the next update on the rotation axis is at this detector column, for all the window holds."""

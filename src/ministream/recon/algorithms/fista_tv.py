@@ -17,13 +17,13 @@ from pydantic import Field
 
 from ministream.recon import kernels
 from ministream.recon.algorithms import Image, Progress
-from ministream.recon.algorithms._iterative import Clock, Iterative, Limits
+from ministream.recon.algorithms._iterative import Bounded, Clock, Iterative
 from ministream.recon.geometry import Geometry, aligned_zeros
 from ministream.recon.kernels.arrays import combine, denoise
 from ministream.recon.window import Window
 
 
-class Options(Limits):
+class Options(Bounded):
     """FISTA-TV's own keys of `[recon]`."""
 
     strength: float = Field(default=1e-4, gt=0, description="weight of TV, attenuation per pixel")

@@ -15,13 +15,13 @@ from pydantic import Field
 
 from ministream.recon import kernels
 from ministream.recon.algorithms import Image, Progress
-from ministream.recon.algorithms._iterative import Clock, Iterative, Limits
+from ministream.recon.algorithms._iterative import Bounded, Clock, Iterative
 from ministream.recon.window import Window
 
 _GOLDEN = (np.sqrt(5) - 1) / 2
 
 
-class Options(Limits):
+class Options(Bounded):
     """OS-SIRT's own keys of `[recon]`."""
 
     relaxation: float = Field(default=1.0, gt=0, lt=2, description="λ; noisy data want less than SIRT's")

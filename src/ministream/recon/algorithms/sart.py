@@ -8,11 +8,11 @@ from __future__ import annotations
 from pydantic import Field
 
 from ministream.recon.algorithms import os_sirt
-from ministream.recon.algorithms._iterative import Limits
+from ministream.recon.algorithms._iterative import Bounded
 from ministream.recon.geometry import Geometry
 
 
-class Options(Limits):
+class Options(Bounded):
     """SART's own keys of `[recon]`."""
 
     relaxation: float = Field(default=0.5, gt=0, lt=2, description="λ; 1 fits each projection in full as it comes")

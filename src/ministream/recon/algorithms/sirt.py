@@ -11,12 +11,12 @@ from pydantic import Field
 from ministream.recon import kernels
 from ministream.recon.algorithms import Image, Progress
 from ministream.recon.algorithms import _filtered as filtered
-from ministream.recon.algorithms._iterative import Clock, Iterative, Limits
+from ministream.recon.algorithms._iterative import Bounded, Clock, Iterative
 from ministream.recon.geometry import Geometry
 from ministream.recon.window import Window
 
 
-class Options(Limits):
+class Options(Bounded):
     """SIRT's own keys of `[recon]`."""
 
     relaxation: float = Field(default=1.0, gt=0, lt=2, description="λ; above 1 faster, below 1 smoother")

@@ -108,10 +108,10 @@ def forward(image: Image, sinogram: Sinogram, beams: Beams, *, gain: float = 1.0
         group = min(_SUMS // max(lanes, 64), max(_FEWEST, -(-projections // shares)))
         groups = -(-projections // group)
         strips = -(-get_threads() // (groups * blocks))
-        plan = _forward.Plan(groups * blocks * strips, first, blocks, group, strips)
+        plan = _forward.ForwardPlan(groups * blocks * strips, first, blocks, group, strips)
 
-        def prepare(lanes: int = lanes, plan: _forward.Plan = plan) -> Work:
-            scratch, kind = _forward.Scratch.new(), Lanes(lanes)
+        def prepare(lanes: int = lanes, plan: _forward.ForwardPlan = plan) -> Work:
+            scratch, kind = _forward.ForwardScratch.new(), Lanes(lanes)
             return lambda counter, quota: int(
                 _forward.forward(kind, counter, quota, plan, pixels, sinogram, beams, float(gain), scratch)
             )
@@ -139,10 +139,10 @@ def back(
     pixels = Pixels.of(image)
     update = _back.Update(factor, multiply, interpolate, np.float32(lower), np.float32(upper))
     for lanes, first, blocks in lane_blocks(image.shape[2]):
-        plan = _back.Plan(blocks * (-(-pixels.n // _back.SIDE)) ** 2, first, blocks)
+        plan = _back.BackPlan(blocks * (-(-pixels.n // _back.SIDE)) ** 2, first, blocks)
 
-        def prepare(lanes: int = lanes, plan: _back.Plan = plan) -> Work:
-            scratch, kind = _back.Scratch.of(lanes), Lanes(lanes)
+        def prepare(lanes: int = lanes, plan: _back.BackPlan = plan) -> Work:
+            scratch, kind = _back.BackScratch.of(lanes), Lanes(lanes)
             return lambda counter, quota: int(
                 _back.back(kind, counter, quota, plan, pixels, sinogram, beams, update, scratch)
             )

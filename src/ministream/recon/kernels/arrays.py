@@ -19,7 +19,7 @@ PerSlice = NDArray[np.float64]
 _LOOP = 64
 
 
-class Rows(NamedTuple):
+class ImageRows(NamedTuple):
     """An array's memory in one piece, and the distance of its rows in it."""
 
     data: Array
@@ -40,13 +40,13 @@ def combine(y: Array, x: Array, *, alpha: PerSlice | float = 1.0, beta: PerSlice
     slices = y.shape[2]
     # a few slices are repeated, so that the inner loop is a long one
     factors = (np.tile(np.broadcast_to(f, slices).astype(np.float32), -(-_LOOP // slices)) for f in (alpha, beta))
-    _run(elementwise.combine, y.shape[0], *Rows.of(y), *Rows.of(x), y.shape[1] * slices, *factors)
+    _run(elementwise.combine, y.shape[0], *ImageRows.of(y), *ImageRows.of(x), y.shape[1] * slices, *factors)
 
 
 def dot(y: Array, x: Array) -> PerSlice:
     """Σ x y of each slice, [padded slices]."""
     sums = np.zeros((y.shape[0], y.shape[2]))
-    _run(elementwise.dot, y.shape[0], *Rows.of(y), *Rows.of(x), y.shape[1] * y.shape[2], sums)
+    _run(elementwise.dot, y.shape[0], *ImageRows.of(y), *ImageRows.of(x), y.shape[1] * y.shape[2], sums)
     total: PerSlice = sums.sum(axis=0)
     return total
 
@@ -58,9 +58,9 @@ def denoise(noisy: Array, image: Array, dual: Array, *, threshold: float, passes
     """
     n = image.shape[0]
     for _ in range(passes):
-        _run(elementwise.tv_primal, n, *Rows.of(noisy), *Rows.of(image), dual, np.float32(threshold))
-        _run(elementwise.tv_dual, n, *Rows.of(image), dual, np.float32(1 / (8 * threshold)))
-    _run(elementwise.tv_primal, n, *Rows.of(noisy), *Rows.of(image), dual, np.float32(threshold))
+        _run(elementwise.tv_primal, n, *ImageRows.of(noisy), *ImageRows.of(image), dual, np.float32(threshold))
+        _run(elementwise.tv_dual, n, *ImageRows.of(image), dual, np.float32(1 / (8 * threshold)))
+    _run(elementwise.tv_primal, n, *ImageRows.of(noisy), *ImageRows.of(image), dual, np.float32(threshold))
 
 
 def warm_up() -> None:

@@ -39,7 +39,7 @@ CACHE_LINE = 16
 """Floats in a cache line."""
 
 
-class Plan(NamedTuple):
+class BackPlan(NamedTuple):
     """How the work is cut: a task is one tile of one block of slices."""
 
     tasks: int
@@ -60,7 +60,7 @@ class Update(NamedTuple):
     upper: np.float32
 
 
-class Scratch(NamedTuple):
+class BackScratch(NamedTuple):
     """One thread's memory.
 
     The pieces of `GROUP` projections, the tile's sums, for a strip's row two weights and a place per projection,

@@ -37,7 +37,7 @@ CACHE_LINE = 16
 """Floats in a cache line."""
 
 
-class Plan(NamedTuple):
+class ForwardPlan(NamedTuple):
     """How the work is cut: a task is `group` projections of one block of slices in one of `strips` detector parts."""
 
     tasks: int
@@ -57,7 +57,7 @@ class Part(NamedTuple):
     u1: int
 
 
-class Scratch(NamedTuple):
+class ForwardScratch(NamedTuple):
     """One thread's memory: two weights and a place for every sample of a block's rays.
 
     `state` is the task at hand, -1 for none, and its next square; `ahead` what of the square after that to ask for:

@@ -14,7 +14,7 @@ from ministream import log, partition
 from ministream.errors import ConfigError, MinistreamError, PeerLostError, ProtocolError
 from ministream.transport._aps.served import Served
 from ministream.transport._aps.sockets import milliseconds
-from ministream.wire.tracemq import Assigned, Finished, Joined, Projection, Requested, split_address
+from ministream.wire.tracemq import Assigned, Finished, Projection, Requested, WorkerJoined, split_address
 
 _log = log.get(__name__)
 
@@ -123,7 +123,7 @@ class TraceMqServer:
         self._workers.append(worker)
         return worker.name
 
-    def _introduced(self, worker: Served, deadline: float) -> Joined:
+    def _introduced(self, worker: Served, deadline: float) -> WorkerJoined:
         """Wait for a worker's first message; anything else that comes to its port is refused and forgotten."""
         while worker.socket.poll(milliseconds(deadline - time.monotonic())):
             identity, message, connection = worker.request()
@@ -132,7 +132,7 @@ class TraceMqServer:
             except ProtocolError as error:
                 _log.warning("refused: %s", error)
                 continue
-            assert isinstance(event, Joined)
+            assert isinstance(event, WorkerJoined)
             worker.introduced(identity, connection, event.rank)
             _log.info("worker %d of %d came to %s", event.rank, event.size, worker.name)
             return event

@@ -36,7 +36,7 @@ class Route:
 
 
 @dataclass(kw_only=True, slots=True)
-class Totals:
+class ByteTotals:
     """What one relay process has carried. `inward` is towards the dialled side."""
 
     inward: int = 0
@@ -58,7 +58,7 @@ class Totals:
         }
 
 
-async def carry(accepted: socket.socket, route: Route, bucket: Bucket, totals: Totals) -> None:
+async def carry(accepted: socket.socket, route: Route, bucket: Bucket, totals: ByteTotals) -> None:
     """Serve one accepted connection to its end; closes every socket, with a reset if anything went wrong.
 
     Raises OSError (TlsError included) with the reason.
@@ -87,7 +87,7 @@ async def carry(accepted: socket.socket, route: Route, bucket: Bucket, totals: T
             sock.close()
 
 
-async def _secure(sock: socket.socket, route: Route, totals: Totals) -> TlsEnd:
+async def _secure(sock: socket.socket, route: Route, totals: ByteTotals) -> TlsEnd:
     assert route.tls is not None
     end = TlsEnd(sock, route.tls, accepts=route.accepts_tls)
     try:
@@ -119,7 +119,7 @@ async def _ready(sock: socket.socket, wait: Wait) -> None:
         remove(sock)
 
 
-async def _exchange(near: End, far: End, bucket: Bucket, totals: Totals) -> None:
+async def _exchange(near: End, far: End, bucket: Bucket, totals: ByteTotals) -> None:
     kind = SpliceFlow if isinstance(near, PlainEnd) and isinstance(far, PlainEnd) else CopyFlow
     inward = kind(near, far, bucket)
     try:

@@ -18,7 +18,7 @@ _ANSWER_S = 20.0
 _END_S = 3.0
 _LOG_LINES_PER_PROCESS = 1000
 
-logger = log.get(__name__)
+_LOG = log.get(__name__)
 
 
 class RelayProcess:
@@ -126,4 +126,4 @@ class RelayProcess:
         while line := await self._process.stderr.readline():
             count += 1
             if count <= _LOG_LINES_PER_PROCESS:
-                logger.info("relay %d: %s", self._process.pid, line.decode("utf-8", "replace").rstrip()[:300])
+                _LOG.info("relay %d: %s", self._process.pid, line.decode("utf-8", "replace").rstrip()[:300])

@@ -23,7 +23,7 @@ _START_S = 15.0
 _END_S = 5.0
 _MAX_LOG_LINES = 200
 
-logger = log.get(__name__)
+_LOG = log.get(__name__)
 
 
 class Program:
@@ -137,7 +137,7 @@ class Program:
             self._hear(text)
             if len(self._said) < _MAX_LOG_LINES:
                 self._said.append(text)
-                logger.debug("%s %d: %s", self._name, self._process.pid, text)
+                _LOG.debug("%s %d: %s", self._name, self._process.pid, text)
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):

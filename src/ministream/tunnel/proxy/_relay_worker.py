@@ -16,7 +16,7 @@ import ssl
 import sys
 from typing import Any
 
-from ministream.tunnel.proxy._connection import Route, Totals, carry
+from ministream.tunnel.proxy._connection import ByteTotals, Route, carry
 from ministream.tunnel.proxy._flow import Bucket
 from ministream.tunnel.proxy._tls import make_context
 
@@ -26,14 +26,14 @@ _LINE_BYTES = 1 << 20
 _ACCEPT_AGAIN_S = 0.1
 
 
-class Worker:
+class RelayWorker:
     """Accepts on its listeners and carries what comes; obeys the control server."""
 
     def __init__(self, listeners: list[socket.socket]) -> None:
         self._listeners = listeners
         self._routes: list[Route] = []
         self._bucket = Bucket(0)
-        self._totals = Totals()
+        self._totals = ByteTotals()
         self._places = asyncio.Semaphore(_MAX_CONNECTIONS)
         self._carried: dict[asyncio.Task[None], tuple[int, Route]] = {}
         self._acceptors: list[asyncio.Task[None]] = []
@@ -124,7 +124,7 @@ def main() -> None:
     control.setblocking(False)
 
     async def work() -> None:
-        await Worker(listeners).run(control)
+        await RelayWorker(listeners).run(control)
 
     asyncio.run(work())
 

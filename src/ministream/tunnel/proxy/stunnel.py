@@ -50,7 +50,7 @@ securityLevel = 0
 ciphers = ECDHE-PSK-AES128-GCM-SHA256:PSK-AES128-GCM-SHA256:ECDHE-PSK-NULL-SHA256:PSK-NULL-SHA256:PSK-NULL-SHA:!aNULL
 """
 
-logger = log.get(__name__)
+_LOG = log.get(__name__)
 
 
 class Options(config.Section):
@@ -71,7 +71,7 @@ class Proxy(ConfiguredProxy):
         self.ended = _ENDED[setup.side]
         self._legacy = config.parse(Options, setup.options, "[tunnel]").legacy_psk
         if self._legacy:
-            logger.warning(
+            _LOG.warning(
                 "session %s: legacy pre-shared key: whoever knows the uid can join, and stock peers do not encrypt",
                 setup.uid,
             )

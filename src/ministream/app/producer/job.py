@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ministream import log
 from ministream.app.announce import announce
-from ministream.app.gateway import embedded
+from ministream.app.gateway.control_server import embedded
 from ministream.app.senders import open_sender, played, source_passes
 from ministream.config import Config
 from ministream.model import Frame, FrameKind

@@ -12,8 +12,8 @@ from typing import Self, cast
 import numpy as np
 
 from ministream import log
-from ministream.app.entrance import Entrance, Way
 from ministream.app.receivers import Receiver, open_receiver
+from ministream.app.recon.producer_link import ProducerLink, Route
 from ministream.config import Config
 from ministream.errors import FrameError, MinistreamError, ProtocolError
 from ministream.model import Counters, Frame, FrameKind, Scan
@@ -47,8 +47,8 @@ class Ingress:
     the job, if any.
     """
 
-    def __init__(self, comm: Comm, config: Config, entrance: Entrance | None) -> None:
-        self._comm, self._config, self._entrance = comm, config, entrance
+    def __init__(self, comm: Comm, config: Config, link: ProducerLink | None) -> None:
+        self._comm, self._config, self._link = comm, config, link
         self._stack = ExitStack()
         self._receiver: Receiver | None = None
         self._over = self._ended = self._unread = False
@@ -72,7 +72,7 @@ class Ingress:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def wait_for_scan(self, offered: Way | None, share: Share) -> Scan:
+    def wait_for_scan(self, offered: Route | None, share: Share) -> Scan:
         """Wait for the producer, and what it says of the scan; `offered`, on rank 0, is the way there.
 
         From then on an interrupt ends the stream in order; a second one ends the job at once.
@@ -80,14 +80,14 @@ class Ingress:
         Raises PeerLostError when it stays away longer than the configured time, ProtocolError when it speaks another
         protocol, ConfigError for an address that cannot be dialled from here.
         """
-        way = cast(Way, self._comm.bcast(offered))
+        route = cast(Route, self._comm.bcast(offered))
         self._receiver = self._stack.enter_context(
             open_receiver(
                 self._config,
-                way.urls_for(self._comm.rank),
+                route.urls_for(self._comm.rank),
                 worker=(self._comm.rank, self._comm.size),
                 share=share,
-                keys=way.keys,
+                keys=route.keys,
             )
         )
         scan = self._receiver.scan()
@@ -150,7 +150,7 @@ class Ingress:
 
     def tunnel(self) -> dict[str, str | int] | None:
         """Kind, cipher and bytes of the tunnel in use; None without one, and on other ranks than rank 0."""
-        return self._entrance.tunnel() if self._entrance is not None else None
+        return self._link.tunnel() if self._link is not None else None
 
     def _pull(self) -> None:
         """Take what has come to this rank, as much as one batch holds."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ministream.app.keeper import Keeper, Limits
-from ministream.app.processes import Child
-from ministream.app.rendezvous import Card, Rendezvous, Side
+from ministream.app.launch.processes import Child
+from ministream.app.launch.rendezvous import Card, JobSide, Rendezvous
+from ministream.app.launch.supervisor import Supervisor, Timeouts
 from ministream.errors import StorageError
 
 # A job that announces where it listens, then does the rest; USR1 lets it finish with exit code 3.
@@ -28,18 +28,18 @@ class Pair:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.keepers: list[Keeper] = []
+        self.supervisors: list[Supervisor] = []
 
     def add(
         self,
-        side: Side,
+        side: JobSide,
         rest: str,
         *,
         before: str = "",
         client: str = "exit 0",
         after: Callable[[], None] | None = None,
-        **limits: float,
-    ) -> Keeper:
+        **timeouts: float,
+    ) -> Supervisor:
         meeting = Rendezvous(self.folder, side)
         meeting.credentials("localhost")
         announcement = self.folder / f".{side}"
@@ -49,35 +49,35 @@ class Pair:
             assert (partner.control, control) == ("localhost:1", "localhost:2")
             return Child("client", ["sh", "-c", client])
 
-        keeper = Keeper(
+        supervisor = Supervisor(
             side,
             Child(side, ["sh", "-c", script]),
             meeting,
             job=f"the {side} job",
             announcement=announcement,
-            limits=Limits(**{"partner_s": 5.0, "finish_s": 5.0} | limits),
+            timeouts=Timeouts(**{"partner_s": 5.0, "finish_s": 5.0} | timeouts),
             connect=connect if side == "recon" else None,
             after=after,
         )
-        self.keepers.append(keeper)
-        return keeper
+        self.supervisors.append(supervisor)
+        return supervisor
 
     def run(self, seconds: float = 20) -> list[int]:
         """Step until every side has an outcome; their codes."""
         end = time.monotonic() + seconds
-        while any(keeper.outcome is None for keeper in self.keepers) and time.monotonic() < end:
-            for keeper in self.keepers:
-                keeper.step()
+        while any(supervisor.outcome is None for supervisor in self.supervisors) and time.monotonic() < end:
+            for supervisor in self.supervisors:
+                supervisor.step()
             time.sleep(0.02)
-        return [keeper.outcome.code if keeper.outcome else -1 for keeper in self.keepers]
+        return [supervisor.outcome.code if supervisor.outcome else -1 for supervisor in self.supervisors]
 
 
 @pytest.fixture
 def pair(tmp_path: Path):
     pair = Pair(tmp_path / "pair")
     yield pair
-    for keeper in pair.keepers:
-        keeper.__exit__()
+    for supervisor in pair.supervisors:
+        supervisor.__exit__()
 
 
 def test_both_finish(pair: Pair) -> None:
@@ -106,7 +106,7 @@ def test_a_producer_that_fails_before_the_stream_gives_its_code_and_reason(pair:
 def test_a_producer_that_fails_midway_lets_the_reconstruction_finish(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ministream.app.keeper.ACCOUNT_S", 1.0)
+    monkeypatch.setattr("ministream.app.launch.supervisor.ACCOUNT_S", 1.0)
     pair.add("producer", "sleep 1.2; exit 4")
     recon = pair.add("recon", FOREVER)
     assert pair.run() == [4, 3]
@@ -131,7 +131,7 @@ def test_the_side_that_only_felt_the_failure_waits_for_the_others_account(pair: 
 
 
 @pytest.mark.parametrize(("side", "missing"), [("producer", "the reconstruction job"), ("recon", "the producer job")])
-def test_a_partner_that_never_comes(pair: Pair, side: Side, missing: str) -> None:
+def test_a_partner_that_never_comes(pair: Pair, side: JobSide, missing: str) -> None:
     alone = pair.add(side, FOREVER, partner_s=1.0)
     assert pair.run() == [4]
     assert alone.outcome is not None

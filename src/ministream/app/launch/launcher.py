@@ -13,12 +13,12 @@ from types import FrameType
 from typing import Self
 
 from ministream import config, log, partition
-from ministream.app.keeper import JOB, Keeper
+from ministream.app.launch.plan import PROGRAM, Plan, command
+from ministream.app.launch.processes import Child
+from ministream.app.launch.rendezvous import Appointment, Card, JobSide, Meeting, Outcome, Rendezvous, check_fingerprint
+from ministream.app.launch.stage_out import StageOut
+from ministream.app.launch.supervisor import JOB, Supervisor
 from ministream.app.placement import granted
-from ministream.app.plan import PROGRAM, Plan, command
-from ministream.app.processes import Child
-from ministream.app.rendezvous import Appointment, Card, Meeting, Outcome, Rendezvous, Side, check_fingerprint
-from ministream.app.scratch import CopyOut
 from ministream.app.senders import source_passes
 from ministream.errors import ConfigError
 from ministream.source import open_source
@@ -35,24 +35,24 @@ def launch(plan: Plan) -> Outcome:
     the second everything ends at once. Raises ConfigError, AccessError, StorageError or MachineError for what
     cannot be started, InputError for a source that cannot be read.
     """
-    sides: tuple[Side, ...] = (plan.side,) if plan.side else ("producer", "recon")
+    sides: tuple[JobSide, ...] = (plan.side,) if plan.side else ("producer", "recon")
     if plan.port and len(sides) > 1:
         raise ConfigError(f"--port {plan.port} is for one side alone: give --as too, or leave the ports free")
     _check_ranks(plan)
     with ExitStack() as stack:
         asked = stack.enter_context(_Asked())
         private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ministream-")))
-        keepers = [stack.enter_context(_start(plan, side, private, stack)) for side in sides]
+        supervisors = [stack.enter_context(_start(plan, side, private, stack)) for side in sides]
         seen = 0
-        while any(keeper.outcome is None for keeper in keepers):
+        while any(supervisor.outcome is None for supervisor in supervisors):
             if asked.times > seen:
                 seen = asked.times
-                for keeper in reversed(keepers):
-                    keeper.stop(asked.by, at_once=seen > 1)
-            for keeper in keepers:
-                keeper.step()
+                for supervisor in reversed(supervisors):
+                    supervisor.stop(asked.by, at_once=seen > 1)
+            for supervisor in supervisors:
+                supervisor.step()
             time.sleep(STEP_S)
-        outcome = keepers[-1].outcome
+        outcome = supervisors[-1].outcome
         assert outcome is not None
         return outcome
 
@@ -97,12 +97,12 @@ class _Asked:
         self.by = signal.Signals(number).name
 
 
-def _start(plan: Plan, side: Side, private: Path, stack: ExitStack) -> Keeper:
+def _start(plan: Plan, side: JobSide, private: Path, stack: ExitStack) -> Supervisor:
     meeting = _meeting(plan, side, private)
     credentials = meeting.credentials(plan.host_of(side))
     announcement = meeting.folder / f".{side}.listens"
     announcement.unlink(missing_ok=True)
-    copy = stack.enter_context(CopyOut(plan.scratch, plan.out)) if plan.scratch and side == "recon" else None
+    copy = stack.enter_context(StageOut(plan.scratch, plan.out)) if plan.scratch and side == "recon" else None
 
     def connect(partner: Card, control: str) -> Child:
         if partner.fingerprint is not None:
@@ -113,19 +113,19 @@ def _start(plan: Plan, side: Side, private: Path, stack: ExitStack) -> Keeper:
     job = JOB[side] + _where()
     start = command(plan, side, credentials, announcement, meeting.curve() if plan.curve else None)
     _LOG.debug("%s: %s", job, shlex.join(start.words))
-    return Keeper(
+    return Supervisor(
         side,
         Child(job, start.words, start.env),
         meeting,
         job=job,
         announcement=announcement,
-        limits=plan.limits,
+        timeouts=plan.timeouts,
         connect=connect if side == "recon" else None,
         after=copy.finish if copy else None,
     )
 
 
-def _meeting(plan: Plan, side: Side, private: Path) -> Meeting:
+def _meeting(plan: Plan, side: JobSide, private: Path) -> Meeting:
     folder = plan.rendezvous or private / "pair"
     if plan.side is None or (plan.rendezvous is not None and plan.producer is None):
         return Rendezvous(folder, side)

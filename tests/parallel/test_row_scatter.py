@@ -10,7 +10,7 @@ import pytest
 from ministream.errors import ConfigError, InputError
 from ministream.model import Frame, FrameKind, Scan
 from ministream.parallel import mpi
-from ministream.parallel.distribute import Distributor
+from ministream.parallel.row_scatter import RowScatter
 from ministream.partition import slabs
 
 pytestmark = pytest.mark.mpi
@@ -48,7 +48,7 @@ def feeder(batch, dtype="<u2"):
 @pytest.mark.parametrize("batch", [1, 4])
 def test_every_rank_gets_its_rows_in_order(comm, batch, dtype):
     shares = slabs(ROWS, comm.size)
-    distributor = Distributor(comm, scan(dtype), shares, batch, feeder(batch, dtype) if comm.rank == 0 else None)
+    distributor = RowScatter(comm, scan(dtype), shares, batch, feeder(batch, dtype) if comm.rank == 0 else None)
     seen = []
     while (rows := distributor.take()) is not None:
         assert 1 <= len(rows) <= batch
@@ -64,7 +64,7 @@ def test_every_rank_gets_its_rows_in_order(comm, batch, dtype):
 def test_rank_0_sees_its_rows_in_the_receive_buffer_itself(comm):
     sent = list(frames())
     batches = iter([sent[:2], None])
-    distributor = Distributor(
+    distributor = RowScatter(
         comm, scan(), slabs(ROWS, comm.size), 2, (lambda: next(batches)) if comm.rank == 0 else None
     )
     rows = distributor.take()
@@ -86,7 +86,7 @@ def test_a_wait_is_for_frames_or_for_rank_0(comm):
         return sent[:1] if len(fed) < 3 else None
 
     fed = []
-    distributor = Distributor(comm, scan(), slabs(ROWS, comm.size), 1, feed if comm.rank == 0 else None)
+    distributor = RowScatter(comm, scan(), slabs(ROWS, comm.size), 1, feed if comm.rank == 0 else None)
     calls = []
     distributor.take(lambda: calls.append(1))
     assert calls
@@ -137,7 +137,7 @@ def test_only_what_leaves_rank_0_counts_as_scattered(comm):
     sent = list(frames())
     batches = iter([sent[:2], None])
     shares = slabs(ROWS, comm.size)
-    distributor = Distributor(comm, scan(), shares, 2, (lambda: next(batches)) if comm.rank == 0 else None)
+    distributor = RowScatter(comm, scan(), shares, 2, (lambda: next(batches)) if comm.rank == 0 else None)
     while distributor.take() is not None:
         pass
     others = (ROWS - shares[0].rows) * COLS * 2 * 2

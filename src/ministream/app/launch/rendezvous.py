@@ -31,8 +31,8 @@ from ministream.errors import AccessError, ConfigError, ExitCode, PeerLostError,
 from ministream.tunnel import credentials, curve
 from ministream.tunnel.address import Endpoint, parse_endpoint
 
-Side = Literal["producer", "recon"]
-PARTNER: dict[Side, Side] = {"producer": "recon", "recon": "producer"}
+JobSide = Literal["producer", "recon"]
+PARTNER: dict[JobSide, JobSide] = {"producer": "recon", "recon": "producer"}
 
 # A pair's certificates outlive the longest queue and scan, and no more.
 CERTIFICATE_DAYS = 14.0
@@ -96,9 +96,9 @@ class Rendezvous:
     written, ConfigError when its pair has ended.
     """
 
-    def __init__(self, folder: Path, side: Side) -> None:
+    def __init__(self, folder: Path, side: JobSide) -> None:
         self.folder = folder.absolute()
-        self._side: Side = side
+        self._side: JobSide = side
         self._pair = self.folder / "pair"
         _make_private(self.folder)
         if (self.folder / f"{side}.end").exists() and self.partner_outcome() is not None:
@@ -150,9 +150,9 @@ class Appointment:
     `folder` is this side's own: its outcome goes there for whoever submitted it.
     """
 
-    def __init__(self, folder: Path, side: Side, credentials_folder: Path, producer: str | None) -> None:
+    def __init__(self, folder: Path, side: JobSide, credentials_folder: Path, producer: str | None) -> None:
         self.folder = folder.absolute()
-        self._side: Side = side
+        self._side: JobSide = side
         _make_private(self.folder)
         self._credentials = credentials_folder.absolute()
         self._producer = producer

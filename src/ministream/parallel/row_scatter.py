@@ -35,7 +35,7 @@ class Op(enum.IntEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rows:
+class SlabFrame:
     """One frame as a rank sees it: `pixels` [slab rows, cols] in the scan's dtype, valid until the next `poll`."""
 
     kind: FrameKind
@@ -64,7 +64,7 @@ def _nothing() -> None:
     """What a rank does while it waits, unless told otherwise."""
 
 
-class Distributor:
+class RowScatter:
     """One rank's end of the distribution; every rank makes one, in the same order.
 
     `feed`, on rank 0, returns the frames that are ready (at most `batch`, maybe none) without waiting, and
@@ -112,7 +112,7 @@ class Distributor:
             self._scatters = [self._scatter(k) for k in range(self._count)]
         return self._scatters is not None and Request.Testall([self._announced, *self._scatters])
 
-    def take(self, meanwhile: Callable[[], None] = _nothing) -> list[Rows] | None:
+    def take(self, meanwhile: Callable[[], None] = _nothing) -> list[SlabFrame] | None:
         """Wait, politely, for the next batch; None when the stream has ended. `meanwhile` is called now and then.
 
         `waits` then says what this wait was for.
@@ -163,10 +163,10 @@ class Distributor:
         self.bytes_scattered += pixels.nbytes - pixels[self._slab.slice].nbytes
         return self._comm.raw.Iscatterv([pixels, self._counts, self._starts, self._row], MPI.IN_PLACE, root=0)
 
-    def _rows(self) -> list[Rows]:
+    def _rows(self) -> list[SlabFrame]:
         own = (frame.pixels[self._slab.slice] for frame in self._frames) if self._feed else iter(self._staging)
         records = self._control["records"][0, : self._count].tolist()
         return [
-            Rows(kind=FrameKind(kind), index=index, angle_rad=angle_rad, acquired_s=acquired_s, pixels=pixels)
+            SlabFrame(kind=FrameKind(kind), index=index, angle_rad=angle_rad, acquired_s=acquired_s, pixels=pixels)
             for (kind, index, angle_rad, acquired_s), pixels in zip(records, own, strict=False)
         ]

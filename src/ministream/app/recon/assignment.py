@@ -14,7 +14,7 @@ from ministream.model import Scan, Slab
 MAX_BATCH = 16
 
 
-def settled(config: Config, scan: Scan) -> Config:
+def resolve(config: Config, scan: Scan) -> Config:
     """The configuration with the window's open lengths decided by the scan.
 
     Raises ConfigError when neither says how long the window is.
@@ -48,7 +48,7 @@ def groups_of(config: Config, ranks: int) -> tuple[range, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """What one rank knows before the first frame: the settled configuration, the scan, and who owns which rows.
+    """What one rank knows before the first frame: the resolve configuration, the scan, and who owns which rows.
 
     `group` are the ranks that this rank shares a receiving rank with.
     """
@@ -79,12 +79,12 @@ class Assignment:
 
 
 def assign(rank: int, ranks: int, config: Config, scan: Scan, threads: int) -> Assignment:
-    """Settle the configuration and deal the rows. Raises ConfigError as `settled`, `axis_of`,
+    """Settle the configuration and deal the rows. Raises ConfigError as `resolve`, `axis_of`,
     `groups_of` and `slabs` do.
     """
     return Assignment(
         rank=rank,
-        config=settled(config, scan),
+        config=resolve(config, scan),
         scan=scan,
         slabs=partition.slabs(scan.rows, ranks),
         group=next(group for group in groups_of(config, ranks) if rank in group),

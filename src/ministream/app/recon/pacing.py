@@ -8,19 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ministream import log
-from ministream.app.settle import Assignment
+from ministream.app.recon.assignment import Assignment
 from ministream.parallel.mpi import Comm
-from ministream.recon.algorithms import Report
+from ministream.recon.algorithms import UpdateReport
 from ministream.recon.pace import Pace
 
 _LOG = log.get(__name__)
 
 
-class Cadence:
+class Pacing:
     """The pace of one job; `iterations` begins an update and `learn` ends it, `proceed` is asked in between."""
 
-    def __init__(self, comm: Comm, my: Assignment) -> None:
-        self._comm, self._section = comm, my.config.window
+    def __init__(self, comm: Comm, assignment: Assignment) -> None:
+        self._comm, self._section = comm, assignment.config.window
         self._pace = Pace(self._section, self._section.step)
         self._newest_s: float | None = None
         self._began = self._ended = time.perf_counter()
@@ -36,7 +36,9 @@ class Cadence:
             return True
         return self._pace.proceed(float(self._comm.sum(np.array([norm2]))[0]))
 
-    def learn(self, report: Report, *, acquired_s: list[float], idle_s: float, waiting: int) -> NDArray[np.float64]:
+    def learn(
+        self, report: UpdateReport, *, acquired_s: list[float], idle_s: float, waiting: int
+    ) -> NDArray[np.float64]:
         """Take in what the update was like; collective. Returns |b - A x|² of the volume before each iteration.
 
         `acquired_s` are the acquisition times of the projections that were new in it, `idle_s` the seconds that this

@@ -16,7 +16,7 @@ from ministream import config
 from ministream.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ministream.app.model import Machine, Prediction, Workload
+    from ministream.performance import Machine, StepPrediction, Workload
 
 
 def register(cli: typer.Typer) -> None:
@@ -38,10 +38,10 @@ def model(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
     """Predict projections/s and what bounds them, and the nodes that a rate takes."""
-    from ministream.app import model as app
+    from ministream import performance
 
     known = load_machine(machine)
-    work = app.Workload(
+    work = performance.Workload(
         rows=rows,
         cols=cols,
         projections=length,
@@ -50,13 +50,13 @@ def model(
         iterations=iterations,
         write_freq=write_freq,
     )
-    wanted: list[tuple[float | None, Prediction | None]] = [
-        *((None, app.on_nodes(known, work, n, ingress)) for n in nodes or []),
-        *((r, app.nodes_for(known, work, r, ingress)) for r in rate or []),
+    wanted: list[tuple[float | None, StepPrediction | None]] = [
+        *((None, performance.on_nodes(known, work, n, ingress)) for n in nodes or []),
+        *((r, performance.nodes_for(known, work, r, ingress)) for r in rate or []),
     ]
     if not wanted:
         raise ConfigError("give --nodes or --rate")
-    limit = app.on_nodes(known, work, app.MOST_NODES, ingress).bound
+    limit = performance.on_nodes(known, work, performance.MOST_NODES, ingress).bound
     if as_json:
         for asked, found in wanted:
             typer.echo(json.dumps({"rate": asked} | (_as_dict(found) if found else {"nodes": None, "bound": limit})))
@@ -66,7 +66,7 @@ def model(
 
 def load_machine(path: Path) -> Machine:
     """Read the constants of a machine. Raises ConfigError naming the file and the key."""
-    from ministream.app.model import Machine
+    from ministream.performance import Machine
 
     try:
         tables = tomllib.loads(path.read_text())
@@ -77,12 +77,14 @@ def load_machine(path: Path) -> Machine:
     return config.parse(Machine, tables, str(path))
 
 
-def _as_dict(found: Prediction) -> dict[str, object]:
+def _as_dict(found: StepPrediction) -> dict[str, object]:
     known = dataclasses.asdict(found)
     return known | {"projections_per_s": found.projections_per_s, "bound": found.bound}
 
 
-def _table(machine: Machine, work: Workload, wanted: list[tuple[float | None, Prediction | None]], limit: str) -> Table:
+def _table(
+    machine: Machine, work: Workload, wanted: list[tuple[float | None, StepPrediction | None]], limit: str
+) -> Table:
     """`limit` bounds any number of nodes."""
     shape = f"{work.rows} × {work.cols}, window {work.length}, step {work.step}, {work.iterations} iterations"
     table = Table(title=f"{shape}, on {machine.name}", title_justify="left")

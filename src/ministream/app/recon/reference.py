@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ministream import log
-from ministream.app.settle import Assignment
+from ministream.app.recon.assignment import Assignment
 from ministream.errors import InputError, MinistreamError
 from ministream.model import Slab
 from ministream.parallel.mpi import Comm
@@ -22,7 +22,7 @@ _LOG = log.get(__name__)
 Slice = NDArray[np.float32]
 
 
-class Judge:
+class ReferenceComparison:
     """Compares slice by slice, so that no second volume is held; every method is collective.
 
     `known` says whether there is anything to compare with, `live` whether the user named a reference volume, against
@@ -30,15 +30,15 @@ class Judge:
     a package is missing; a ground truth that nobody asked to compare with is left alone then, with a warning.
     """
 
-    def __init__(self, comm: Comm, my: Assignment) -> None:
-        self._comm, self._slab = comm, my.slab
+    def __init__(self, comm: Comm, assignment: Assignment) -> None:
+        self._comm, self._slab = comm, assignment.slab
         self._ideal: Callable[[int], Slice] | None = None
-        self.live = my.config.output.reference is not None
-        if self.live or my.scan.truth is not None:
+        self.live = assignment.config.output.reference is not None
+        if self.live or assignment.scan.truth is not None:
             try:
                 with comm.together():
-                    check_possible(_shape(my))
-                    self._ideal = _reference(my) if self.live else functools.partial(_truth, my)
+                    check_possible(_shape(assignment))
+                    self._ideal = _reference(assignment) if self.live else functools.partial(_truth, assignment)
             except MinistreamError as error:
                 if self.live:
                     raise
@@ -84,21 +84,21 @@ class Judge:
         return float(max(highs) - min(lows))
 
 
-def _shape(my: Assignment) -> tuple[int, int]:
-    return my.scan.cols, my.scan.cols
+def _shape(assignment: Assignment) -> tuple[int, int]:
+    return assignment.scan.cols, assignment.scan.cols
 
 
-def _truth(my: Assignment, k: int) -> Slice:
-    known = truth(my.scan, Slab(k, 1))
+def _truth(assignment: Assignment, k: int) -> Slice:
+    known = truth(assignment.scan, Slab(k, 1))
     assert known is not None
     return known
 
 
-def _reference(my: Assignment) -> Callable[[int], Slice]:
-    path = my.config.output.reference
+def _reference(assignment: Assignment) -> Callable[[int], Slice]:
+    path = assignment.config.output.reference
     assert path is not None
     with Volume(path) as volume:
-        shape = (my.scan.rows, *_shape(my))
+        shape = (assignment.scan.rows, *_shape(assignment))
         if volume.shape != shape:
             raise InputError(f"{path}: the reference is {list(volume.shape)}, this scan's volume will be {list(shape)}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from ministream.app.announce import announce
-from ministream.app.gateway import embedded, own_session
+from ministream.app.gateway.control_server import embedded, own_session
 from ministream.app.receivers import receiver_keys
 from ministream.config import Config
 from ministream.errors import ConfigError
@@ -19,7 +19,7 @@ _ONE_NODE = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:", "ipc:", "inproc:"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
+class Route:
     """What a receiving rank must know of the way to the producer, as rank 0 on `node` knows it.
 
     It travels over MPI, and the keys with it.
@@ -44,7 +44,7 @@ class Way:
         return self.urls[first:] + self.urls[:first]
 
 
-class Entrance:
+class ProducerLink:
     """Hosts this side's control server where the configuration asks for one, and says where it all listens.
 
     Raises ConfigError where the configuration names no way to the producer.
@@ -75,13 +75,13 @@ class Entrance:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def open(self) -> Way:
+    def open(self) -> Route:
         """Wait for the tunnel, or open it.
 
         Raises PeerLostError when nobody opens it within the configured time, AccessError when the producer's control
         server refuses.
         """
-        return Way(urls=self._urls(), node=os.uname().nodename, keys=self._keys)
+        return Route(urls=self._urls(), node=os.uname().nodename, keys=self._keys)
 
     def _urls(self) -> tuple[str, ...]:
         stream, tunnel = self._config.stream, self._config.tunnel

@@ -46,7 +46,7 @@ class Distribution:
 
 
 @dataclass(kw_only=True)
-class Report:
+class DistributionReport:
     """How a distribution went; `ending` says in one line how the scan ended."""
 
     workers: int = 0
@@ -57,7 +57,7 @@ class Report:
     ending: str = ""
 
 
-def distribute(config: Config, options: Distribution, announce_to: Path | None) -> Report:
+def distribute(config: Config, options: Distribution, announce_to: Path | None) -> DistributionReport:
     """Receive one scan to its end and serve every worker to its own.
 
     Raises ConfigError for rows or columns that the scan does not have, PeerLostError for a producer or worker that
@@ -92,9 +92,9 @@ class _Distributor:
         self._server, self._publisher = server, publisher
         self._corrector = ImageCorrector(options.steps)
         self._rows = slice(options.first_row, options.first_row + options.rows if options.rows else None)
-        self._report = Report()
+        self._report = DistributionReport()
 
-    def run(self) -> Report:
+    def run(self) -> DistributionReport:
         options, report = self._options, self._report
         if options.rows and options.cols:
             self._join(options.rows, options.cols)

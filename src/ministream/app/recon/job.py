@@ -15,18 +15,18 @@ from rich.console import Console
 
 from ministream import log
 from ministream.app import placement
-from ministream.app.cadence import Cadence
-from ministream.app.entrance import Entrance
-from ministream.app.ingress import Ingress
-from ministream.app.publishing import Publishing
-from ministream.app.results import Results
-from ministream.app.settle import Assignment, assign, groups_of
+from ministream.app.recon.assignment import Assignment, assign, groups_of
+from ministream.app.recon.ingress import Ingress
+from ministream.app.recon.pacing import Pacing
+from ministream.app.recon.producer_link import ProducerLink
+from ministream.app.recon.publishing import Publishing
+from ministream.app.recon.results import Results
 from ministream.config import Config
 from ministream.errors import MinistreamError, PeerLostError
 from ministream.model import FrameKind, Scan
 from ministream.monitor import StageClock, Summary
 from ministream.parallel import mpi
-from ministream.parallel.distribute import Distributor, Rows
+from ministream.parallel.row_scatter import RowScatter, SlabFrame
 from ministream.prep.corrections import Corrector
 from ministream.recon import open_algorithm
 from ministream.recon.geometry import Geometry
@@ -58,7 +58,7 @@ def recon(
         with comm.together():
             config = load_config()
             group = next(group for group in groups_of(config, comm.size) if comm.rank in group)
-            entrance = stack.enter_context(Entrance(config, announce_to)) if comm.rank == 0 else None
+            link = stack.enter_context(ProducerLink(config, announce_to)) if comm.rank == 0 else None
         log.setup(f"rank {comm.rank}", log_level or config.log_level)
         threads = config.recon.threads or mpi.fair_threads(comm)
         set_threads(threads)
@@ -66,23 +66,25 @@ def recon(
         if places is not None:
             _LOG.info("%s", placement.describe(places))
         receiving = comm.split(0 if comm.rank == group.start else None)
-        ingress = stack.enter_context(Ingress(receiving, config, entrance)) if receiving is not None else None
+        ingress = stack.enter_context(Ingress(receiving, config, link)) if receiving is not None else None
         with comm.together():
-            way = entrance.open() if entrance is not None else None
+            route = link.open() if link is not None else None
         with comm.together():
             share = Share(first=group.start, last=group.stop, ranks=comm.size)
-            offered = ingress.wait_for_scan(way, share) if ingress is not None else None
+            offered = ingress.wait_for_scan(route, share) if ingress is not None else None
         scan = cast(Scan, comm.bcast(offered))
         if ingress is None:
             # The receiving ranks decide that the job ends early, and the others end with them.
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(number, signal.SIG_IGN)
         with comm.together():
-            my = assign(comm.rank, comm.size, config, scan, threads)
-            job = Job(comm, my, ingress, console)
+            assignment = assign(comm.rank, comm.size, config, scan, threads)
+            job = Job(comm, assignment, ingress, console)
             stack.callback(job.close)
         if ingress is not None:
-            ingress.begin(batch=my.batch, step=my.config.window.step, shape=(my.band[-1].stop, scan.cols))
+            ingress.begin(
+                batch=assignment.batch, step=assignment.config.window.step, shape=(assignment.band[-1].stop, scan.cols)
+            )
         return job.run()
 
 
@@ -106,21 +108,23 @@ class _Shared:
 class Job:
     """One rank's part of one scan: its slab, its window, its image."""
 
-    def __init__(self, comm: mpi.Comm, my: Assignment, ingress: Ingress | None, console: Console) -> None:
+    def __init__(self, comm: mpi.Comm, assignment: Assignment, ingress: Ingress | None, console: Console) -> None:
         self._comm, self._ingress, self._clock = comm, ingress, StageClock()
-        scan, slices, window = my.scan, my.slab.rows, my.config.window
+        scan, slices, window = assignment.scan, assignment.slab.rows, assignment.config.window
         warm_up(padded_slices(slices))
-        geometry = Geometry(n=scan.cols, cols=scan.cols, axis_col=my.axis_col)
+        geometry = Geometry(n=scan.cols, cols=scan.cols, axis_col=assignment.axis_col)
         self._window = Window(length=window.length, step=window.step, cols=scan.cols, slices=slices)
-        self._corrector = Corrector(rows=slices, cols=scan.cols, options=my.config.prep)
-        self._algorithm = open_algorithm(my.config.recon, geometry, slices, _Shared(comm, self._clock))
+        self._corrector = Corrector(rows=slices, cols=scan.cols, options=assignment.config.prep)
+        self._algorithm = open_algorithm(assignment.config.recon, geometry, slices, _Shared(comm, self._clock))
         self._image = geometry.new_image(slices)
-        self._cadence = Cadence(comm, my)
+        self._pacing = Pacing(comm, assignment)
         self._idle_s = 0.0
-        self._group = cast(mpi.Comm, comm.split(my.group.start))
-        self._distributor = Distributor(self._group, scan, my.band, my.batch, ingress.feed if ingress else None)
-        self._results = Results(comm, my, self._clock, ingress if comm.rank == 0 else None, console)
-        self._publishing = Publishing(comm, my, self._clock)
+        self._group = cast(mpi.Comm, comm.split(assignment.group.start))
+        self._scatter = RowScatter(
+            self._group, scan, assignment.band, assignment.batch, ingress.feed if ingress else None
+        )
+        self._results = Results(comm, assignment, self._clock, ingress if comm.rank == 0 else None, console)
+        self._publishing = Publishing(comm, assignment, self._clock)
 
     def close(self) -> None:
         """End what goes on beside the computing."""
@@ -141,21 +145,21 @@ class Job:
             self._update()
         if self._ingress is not None:
             self._ingress.conclude()
-        self._distributor.close()
+        self._scatter.close()
         self._group.free()
         self._comm.agree(self._failure())
-        return self._results.finish(self._image, scattered=self._distributor.bytes_scattered)
+        return self._results.finish(self._image, scattered=self._scatter.bytes_scattered)
 
-    def _take(self) -> list[Rows] | None:
+    def _take(self) -> list[SlabFrame] | None:
         began = time.perf_counter()
         with self._clock.timed("receive"):
-            batch = self._distributor.take(self._results.poll)
-            self._clock.add("idle", self._distributor.waits.idle_s)
-            self._clock.add("scatter", self._distributor.waits.scatter_s)
+            batch = self._scatter.take(self._results.poll)
+            self._clock.add("idle", self._scatter.waits.idle_s)
+            self._clock.add("scatter", self._scatter.waits.scatter_s)
         self._idle_s += time.perf_counter() - began
         return batch
 
-    def _accept(self, rows: Rows) -> None:
+    def _accept(self, rows: SlabFrame) -> None:
         if rows.kind is not FrameKind.PROJECTION:
             self._corrector.add(rows.kind, rows.pixels)
             return
@@ -173,15 +177,15 @@ class Job:
             report = self._algorithm.update(
                 self._image,
                 self._window,
-                self._cadence.iterations(),
+                self._pacing.iterations(),
                 progress=self._move_frames,
-                proceed=self._cadence.proceed,
+                proceed=self._pacing.proceed,
             )
             self._clock.add("forward", report.forward_s)
             self._clock.add("back", report.back_s)
         self._window.updated()
         with self._clock.timed("idle"):  # the ranks meet here
-            residuals = self._cadence.learn(
+            residuals = self._pacing.learn(
                 report,
                 acquired_s=self._results.not_yet_in_image,
                 idle_s=self._idle_s,
@@ -198,5 +202,5 @@ class Job:
         return PeerLostError(f"no projection arrived: {self._ingress.ending}")
 
     def _move_frames(self) -> None:
-        self._distributor.poll()
+        self._scatter.poll()
         self._results.poll()

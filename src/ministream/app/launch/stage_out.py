@@ -16,7 +16,7 @@ _LOG = log.get(__name__)
 LOOK_S = 0.5
 
 
-class CopyOut:
+class StageOut:
     """Copies every finished file from `scratch` to `target`, whole or not at all, in a thread of its own.
 
     What is being written has a name that starts with a dot, and is finished once it is renamed. A file that is

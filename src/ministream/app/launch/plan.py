@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ministream import log
-from ministream.app.keeper import Limits
-from ministream.app.placement import Grant, granted, mpirun
-from ministream.app.rendezvous import Side
+from ministream.app.launch.rendezvous import JobSide
+from ministream.app.launch.supervisor import Timeouts
+from ministream.app.placement import CoreGrant, granted, mpirun
 
 _LOG = log.get(__name__)
 
@@ -34,7 +34,7 @@ class Plan:
 
     run: Path | None
     out: Path
-    side: Side | None = None
+    side: JobSide | None = None
     rendezvous: Path | None = None
     producer: str | None = None
     credentials: Path | None = None
@@ -48,11 +48,11 @@ class Plan:
     launcher: tuple[str, ...] = ()
     producer_launcher: tuple[str, ...] = ()
     scratch: Path | None = None
-    limits: Limits = field(default_factory=Limits)
+    timeouts: Timeouts = field(default_factory=Timeouts)
     producer_options: tuple[str, ...] = ()
     recon_options: tuple[str, ...] = ()
 
-    def host_of(self, side: Side) -> str:
+    def host_of(self, side: JobSide) -> str:
         """The name on which a side's servers listen."""
         return (self.producer_host or self.host) if side == "producer" else self.host
 
@@ -65,7 +65,7 @@ class Command:
     env: dict[str, str]
 
 
-def command(plan: Plan, side: Side, credentials: Path, announcement: Path, curve: Path | None = None) -> Command:
+def command(plan: Plan, side: JobSide, credentials: Path, announcement: Path, curve: Path | None = None) -> Command:
     """How one job is started; `curve` are the keys of an encrypted stream.
 
     Raises ConfigError when its ranks need an mpirun and there is none.
@@ -81,7 +81,7 @@ def command(plan: Plan, side: Side, credentials: Path, announcement: Path, curve
 
 def _producer(plan: Plan) -> tuple[list[str], dict[str, str]]:
     settings = _settings(
-        {"producer.peer_timeout_s": plan.limits.partner_s, "tunnel.data_host": f'"{plan.host_of("producer")}"'}
+        {"producer.peer_timeout_s": plan.timeouts.partner_s, "tunnel.data_host": f'"{plan.host_of("producer")}"'}
     )
     return [*plan.producer_launcher, *PROGRAM, "produce", *_run(plan), *settings, *plan.producer_options], {}
 
@@ -94,7 +94,7 @@ def _recon(plan: Plan) -> tuple[list[str], dict[str, str]]:
         ranks, threads = share(grant, ranks, threads)
         launcher, env = mpirun(ranks, threads, grant)
     sizes = [word for name, size in (("--ranks", ranks), ("--threads", threads)) if size for word in (name, str(size))]
-    values: dict[str, object] = {"stream.connect_timeout_s": plan.limits.partner_s, "stream.ingress": plan.ingress}
+    values: dict[str, object] = {"stream.connect_timeout_s": plan.timeouts.partner_s, "stream.ingress": plan.ingress}
     if plan.ingress > 1:  # the other receiving ranks may be on other nodes
         values["tunnel.data_host"] = f'"{plan.host_of("recon")}"'
     settings = _settings(values)
@@ -102,7 +102,7 @@ def _recon(plan: Plan) -> tuple[list[str], dict[str, str]]:
     return [*launcher, *PROGRAM, "recon", *_run(plan), *out, *sizes, *settings, *plan.recon_options], env
 
 
-def share(grant: Grant, ranks: int, threads: int) -> tuple[int, int]:
+def share(grant: CoreGrant, ranks: int, threads: int) -> tuple[int, int]:
     """Ranks and threads per rank on this machine, where 0 was asked for; says what they are."""
     ranks = ranks or grant.ranks
     threads = threads or grant.threads(ranks)

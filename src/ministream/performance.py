@@ -102,7 +102,7 @@ class Layout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
+class StepPrediction:
     """Seconds per window step for each resource, and what follows; `parts_s` are those of `compute_s`."""
 
     layout: Layout
@@ -139,7 +139,7 @@ class Prediction:
         return "memory" if self.memory_share > 1 else max(limits, key=lambda name: limits[name])
 
 
-def predict(machine: Machine, work: Workload, layout: Layout) -> Prediction:
+def predict(machine: Machine, work: Workload, layout: Layout) -> StepPrediction:
     """One step of a full window. Raises ConfigError for more ranks than rows."""
     largest = work.largest_slab(layout.ranks)
     receiving = min(layout.ingress, layout.ranks)
@@ -150,7 +150,7 @@ def predict(machine: Machine, work: Workload, layout: Layout) -> Prediction:
     own_s = sum(parts.values())
     compute_s = _compute_s(machine, layout, own_s, ingress_s)
     memory_gib = layout.ranks / layout.nodes * rank_bytes(work, largest) / GIB
-    return Prediction(
+    return StepPrediction(
         layout=layout,
         step=work.step,
         ingress_s=ingress_s,
@@ -251,7 +251,7 @@ def rank_bytes(work: Workload, slices: int) -> int:
     return memory_bytes(geometry, slices, work.length).total
 
 
-def on_nodes(machine: Machine, work: Workload, nodes: int, ingress: int = 1) -> Prediction:
+def on_nodes(machine: Machine, work: Workload, nodes: int, ingress: int = 1) -> StepPrediction:
     """The best that all cores of `nodes` nodes do, in as many ranks per node or fewer."""
     found = []
     for per_node in range(1, machine.ranks_per_node + 1):
@@ -263,7 +263,7 @@ def on_nodes(machine: Machine, work: Workload, nodes: int, ingress: int = 1) -> 
 
 def nodes_for(
     machine: Machine, work: Workload, rate: float, ingress: int = 1, most: int = MOST_NODES
-) -> Prediction | None:
+) -> StepPrediction | None:
     """The fewest nodes that keep up with `rate` projections/s and hold the slabs; None where no number does."""
     for nodes in _candidates(most):
         found = on_nodes(machine, work, nodes, ingress)

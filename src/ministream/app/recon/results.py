@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ministream import __version__, log
-from ministream.app.ingress import Ingress
-from ministream.app.judge import Judge
-from ministream.app.settle import Assignment
+from ministream.app.recon.assignment import Assignment
+from ministream.app.recon.ingress import Ingress
+from ministream.app.recon.reference import ReferenceComparison
 from ministream.errors import ConfigError
 from ministream.model import Counters, Slab
 from ministream.monitor import Latency, Progress, StageClock, Summary, curves, peak_memory_mib, pictures
-from ministream.parallel.distribute import Rows
 from ministream.parallel.mpi import Comm
+from ministream.parallel.row_scatter import SlabFrame
 from ministream.quality import LiveQuality
 from ministream.source import truth
 from ministream.storage import FINAL, Volume, VolumeState, VolumeWriter, snapshots
@@ -34,24 +34,24 @@ class Results:
     """Every rank makes one; writing is collective. Only rank 0, the one with an `ingress`, counts and reports."""
 
     def __init__(
-        self, comm: Comm, my: Assignment, clock: StageClock, ingress: Ingress | None, console: Console
+        self, comm: Comm, assignment: Assignment, clock: StageClock, ingress: Ingress | None, console: Console
     ) -> None:
-        self._comm, self._my, self._clock, self._ingress = comm, my, clock, ingress
+        self._comm, self._assignment, self._clock, self._ingress = comm, assignment, clock, ingress
         self._writer = VolumeWriter(
             comm.dup(),
-            my.config.output.directory,
-            scan=my.scan,
-            n=my.scan.cols,
-            slab=my.slab,
-            axis_col=my.axis_col,
-            config=my.config.as_dict(),
-            how=my.config.output.writer,
+            assignment.config.output.directory,
+            scan=assignment.scan,
+            n=assignment.scan.cols,
+            slab=assignment.slab,
+            axis_col=assignment.axis_col,
+            config=assignment.config.as_dict(),
+            how=assignment.config.output.writer,
         )
         self._counters = ingress.counters if ingress is not None else Counters()
-        self._progress = Progress(my.scan.projections, console) if ingress is not None else None
-        self._judge = Judge(comm, my)
-        followed = self._judge.live and ingress is not None
-        self._live = LiveQuality(my.config.output.directory / "quality.csv") if followed else None
+        self._progress = Progress(assignment.scan.projections, console) if ingress is not None else None
+        self._comparison = ReferenceComparison(comm, assignment)
+        followed = self._comparison.live and ingress is not None
+        self._live = LiveQuality(assignment.config.output.directory / "quality.csv") if followed else None
         self._latency = Latency()
         self.not_yet_in_image: list[float] = []
         self._angles_rad: tuple[float, float] | None = None
@@ -62,7 +62,7 @@ class Results:
         self._iterations: list[int] = []
         self._files: list[Path] = []
 
-    def accepted(self, rows: Rows, *, new: bool, repaired: int) -> None:
+    def accepted(self, rows: SlabFrame, *, new: bool, repaired: int) -> None:
         """One projection is in the window; `new` unless it was there before; `repaired` counts its mended pixels."""
         self._repaired += repaired
         if new:
@@ -91,9 +91,9 @@ class Results:
             self._progress.update(
                 used=counters.used, received=counters.received, updates=self._updates, behind_s=behind_s
             )
-        if self._judge.live:
+        if self._comparison.live:
             self._follow_quality(image)
-        frequency = self._my.config.window.write_freq
+        frequency = self._assignment.config.window.write_freq
         with self._clock.timed("write"):
             self._writer.settle()
             if frequency and self._updates % frequency == 0:
@@ -116,22 +116,22 @@ class Results:
             self._progress.close()
         seconds = time.monotonic() - self._started
         with self._clock.timed("quality"):
-            sums = self._judge.sums(image) if self._judge.known else None
+            sums = self._comparison.sums(image) if self._comparison.known else None
             measured = sums.mean() if sums is not None else {}
         complete = self._ingress.complete if self._ingress is not None else False
         with self._clock.timed("write"):
             self._files.append(self._writer.final(image, self._state(complete=complete, measured=measured)))
-        written = len(self._files) * self._my.scan.rows * self._my.scan.cols**2 * 4
+        written = len(self._files) * self._assignment.scan.rows * self._assignment.scan.cols**2 * 4
         memory = self._comm.allgather(peak_memory_mib())
         stages = self._comm.allgather(self._clock.seconds())
         repaired, sent = self._comm.sum(np.array([self._repaired, scattered], np.float64))
         if self._ingress is None:
             return None
-        if self._my.config.output.pictures:
+        if self._assignment.config.output.pictures:
             with self._clock.timed("pictures"):
                 self._files += self._draw()
         summary = Summary(
-            scan_id=self._my.scan.scan_id,
+            scan_id=self._assignment.scan.scan_id,
             version=__version__,
             complete=complete,
             ending=self._ingress.ending,
@@ -143,9 +143,9 @@ class Results:
             latency_s={"p50": self._latency.percentile(50), "p99": self._latency.percentile(99)},
             latency_negative=self._latency.negative,
             ranks=self._comm.size,
-            threads=self._my.threads,
+            threads=self._assignment.threads,
             tunnel=self._ingress.tunnel(),
-            end_to_end="CURVE" if self._my.config.stream.curve else None,
+            end_to_end="CURVE" if self._assignment.config.stream.curve else None,
             bytes=self._ingress.bytes_received,
             bytes_scattered=int(sent),
             bytes_written=written,
@@ -159,7 +159,7 @@ class Results:
             write_hidden_s=self._writer.hidden_s,
             files=[str(path) for path in self._files],
         )
-        summary.write(self._my.config.output.directory / "summary.json")
+        summary.write(self._assignment.config.output.directory / "summary.json")
         return summary
 
     def _state(self, *, complete: bool, measured: Mapping[str, float] | None = None) -> VolumeState:
@@ -174,21 +174,21 @@ class Results:
 
     def _follow_quality(self, image: NDArray[np.float32]) -> None:
         with self._clock.timed("quality"):
-            sums = self._judge.sums(image)
+            sums = self._comparison.sums(image)
             if self._live is not None and sums is not None:
                 elapsed_s = time.monotonic() - self._started
                 self._live.add(sums, update=self._updates, projections=self._counters.used, seconds=elapsed_s)
 
     def _whole_truth(self) -> NDArray[np.float32] | None:
         """The ground truth of all slices, where it is known and small enough for rank 0 to hold."""
-        scan = self._my.scan
+        scan = self._assignment.scan
         if scan.truth is None or scan.rows * scan.cols**2 > _MOST_TRUTH_VOXELS:
             return None
         return truth(scan, Slab(0, scan.rows))
 
     def _draw(self) -> list[Path]:
         """Pictures of the volume and of its first slice over time, on rank 0, from the files."""
-        directory = self._my.config.output.directory
+        directory = self._assignment.config.output.directory
         try:
             with ExitStack() as stack:
                 volume = stack.enter_context(Volume(directory / FINAL))
@@ -203,7 +203,7 @@ class Results:
                     )
             if self._live is not None and self._live.rows:
                 drawn.append(directory / "quality.png")
-                curves.quality(self._live.rows, drawn[-1], str(self._my.config.output.reference))
+                curves.quality(self._live.rows, drawn[-1], str(self._assignment.config.output.reference))
         except ConfigError as error:
             _LOG.warning("no pictures: %s", error)
             return []

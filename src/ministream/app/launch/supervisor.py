@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Self
 
 from ministream import log
-from ministream.app.processes import KILL_AFTER_S, Child
-from ministream.app.rendezvous import PARTNER, Card, Meeting, Outcome, Side
+from ministream.app.launch.processes import KILL_AFTER_S, Child
+from ministream.app.launch.rendezvous import PARTNER, Card, JobSide, Meeting, Outcome
 from ministream.errors import ExitCode, MinistreamError
 
 _LOG = log.get(__name__)
 
-JOB: dict[Side, str] = {"producer": "the producer job", "recon": "the reconstruction job"}
+JOB: dict[JobSide, str] = {"producer": "the producer job", "recon": "the reconstruction job"}
 
 # The folder may be on a file system that many share: a few looks per second do not burden it.
 LOOK_S = 0.2
@@ -32,14 +32,14 @@ LINGER_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class Timeouts:
     """How long a partner may stay away, and how long finishing the window and writing may take, in seconds."""
 
     partner_s: float = 900.0
     finish_s: float = 90.0
 
 
-class Keeper:
+class Supervisor:
     """Sees one job from its start to its outcome, without ever waiting: call `step` until there is an `outcome`.
 
     A reconstruction that ended in order (0 complete, 3 incomplete) decides by its own exit code. Otherwise the
@@ -51,19 +51,19 @@ class Keeper:
 
     def __init__(
         self,
-        side: Side,
+        side: JobSide,
         child: Child,
         meeting: Meeting,
         *,
         job: str,
         announcement: Path,
-        limits: Limits,
+        timeouts: Timeouts,
         connect: Callable[[Card, str], Child] | None,
         after: Callable[[], None] | None = None,
     ) -> None:
         self.outcome: Outcome | None = None
         self._side, self._child, self._meeting = side, child, meeting
-        self._job, self._announcement, self._limits = job, announcement, limits
+        self._job, self._announcement, self._timeouts = job, announcement, timeouts
         self._connect, self._after = connect, after
         self._control: str | None = None
         self._partner: Card | None = None
@@ -71,7 +71,7 @@ class Keeper:
         self._open = False
         self._verdict: Outcome | None = None
         self._look_at = 0.0
-        self._partner_by = time.monotonic() + limits.partner_s
+        self._partner_by = time.monotonic() + timeouts.partner_s
         self._end_by: float | None = None
         self._account_by: float | None = None
 
@@ -134,7 +134,7 @@ class Keeper:
             self._client = self._connect(self._partner, control) if self._connect else None
         elif time.monotonic() > self._partner_by:
             waited = (
-                f"no sign of {JOB[PARTNER[self._side]]} in {self._meeting.folder} for {self._limits.partner_s:.0f} s"
+                f"no sign of {JOB[PARTNER[self._side]]} in {self._meeting.folder} for {self._timeouts.partner_s:.0f} s"
             )
             self._end(Outcome(code=ExitCode.PEER, reason=f"{self._job} gave up: {waited}"))
 
@@ -153,7 +153,7 @@ class Keeper:
         _LOG.warning("%s", verdict.reason)
         orderly = self._side == "recon" and self._open and not at_once
         self._child.signal(signal.SIGUSR1 if orderly else signal.SIGTERM)
-        self._end_by = time.monotonic() + (self._limits.finish_s if orderly else KILL_AFTER_S)
+        self._end_by = time.monotonic() + (self._timeouts.finish_s if orderly else KILL_AFTER_S)
 
     def _conclude(self, code: int) -> None:
         """The job has ended: say how, once it is clear who failed first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ministream.app.settle import Assignment
+from ministream.app.recon.assignment import Assignment
 from ministream.errors import ConfigError
 from ministream.monitor import StageClock
 from ministream.monitor.publisher import ReconstructionPublisher
@@ -20,16 +20,16 @@ class Publishing:
     Raises ConfigError, on rank 0, for an address that cannot be had and an image too large for one message.
     """
 
-    def __init__(self, comm: Comm, my: Assignment, clock: StageClock) -> None:
-        self._comm, self._my, self._clock = comm, my, clock
+    def __init__(self, comm: Comm, assignment: Assignment, clock: StageClock) -> None:
+        self._comm, self._assignment, self._clock = comm, assignment, clock
         self._updates = 0
         self._publisher: ReconstructionPublisher | None = None
-        self._every = (my.config.window.pub_freq or 1) if my.config.output.publish is not None else 0
-        if my.config.output.publish is not None and comm.rank == 0:
-            n, slices = my.scan.cols, my.scan.rows
+        self._every = (assignment.config.window.pub_freq or 1) if assignment.config.output.publish is not None else 0
+        if assignment.config.output.publish is not None and comm.rank == 0:
+            n, slices = assignment.scan.cols, assignment.scan.rows
             if slices * n * n * 4 > timage.LARGEST_BYTES - 1024:
                 raise ConfigError(f"--pub-addr: {slices} slices of {n} × {n} are more than one message holds (2 GiB)")
-            self._publisher = ReconstructionPublisher(my.config.output.publish)
+            self._publisher = ReconstructionPublisher(assignment.config.output.publish)
 
     def updated(self, image: NDArray[np.float32]) -> None:
         """The image [row, col, padded slices] of this rank's slab is new; publish it if that is due; collective."""
@@ -39,16 +39,16 @@ class Publishing:
                 self._publish(image)
 
     def _publish(self, image: NDArray[np.float32]) -> None:
-        own = np.moveaxis(image[:, :, : self._my.slab.rows], 2, 0)
+        own = np.moveaxis(image[:, :, : self._assignment.slab.rows], 2, 0)
         if self._publisher is None:
             self._comm.send_array(np.ascontiguousarray(own), 0)
             return
-        n = self._my.scan.cols
-        volume = np.empty((self._my.scan.rows, n, n), np.float32)
-        volume[self._my.slab.slice] = own
-        for rank, slab in enumerate(self._my.slabs[1:], start=1):
+        n = self._assignment.scan.cols
+        volume = np.empty((self._assignment.scan.rows, n, n), np.float32)
+        volume[self._assignment.slab.slice] = own
+        for rank, slab in enumerate(self._assignment.slabs[1:], start=1):
             self._comm.recv_array(volume[slab.slice], rank)
-        self._publisher.publish(volume, update=self._updates, axis_col=self._my.axis_col)
+        self._publisher.publish(volume, update=self._updates, axis_col=self._assignment.axis_col)
 
     def close(self) -> None:
         """What has been published gets a second to leave."""

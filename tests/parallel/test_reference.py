@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ministream import config, partition
-from ministream.app.judge import Judge
-from ministream.app.settle import Assignment
+from ministream.app.recon.assignment import Assignment
+from ministream.app.recon.reference import ReferenceComparison
 from ministream.errors import ConfigError, InputError
 from ministream.model import Scan
 from ministream.parallel.mpi import Comm
@@ -21,18 +21,18 @@ pytestmark = pytest.mark.mpi
 ROWS, N = 5, 16
 
 
-def assignment(comm: Comm, reference: Path | None, truth: str | None = None) -> Assignment:
+def assignment_of(comm: Comm, reference: Path | None, truth: str | None = None) -> Assignment:
     given = {"output": {"reference": reference}} if reference else {}
     scan = Scan(scan_id="s", rows=ROWS, cols=N, projections=4, flats=1, darks=1, dtype="<u2", truth=truth)
     slabs = partition.slabs(ROWS, comm.size)
-    settled = config.load(None, given)
+    resolve = config.load(None, given)
     return Assignment(
-        rank=comm.rank, config=settled, scan=scan, slabs=slabs, group=range(comm.size), axis_col=7.5, threads=1
+        rank=comm.rank, config=resolve, scan=scan, slabs=slabs, group=range(comm.size), axis_col=7.5, threads=1
     )
 
 
-def slab_image(volume: np.ndarray, my: Assignment) -> np.ndarray:
-    return np.ascontiguousarray(volume[my.slab.slice].transpose(1, 2, 0))
+def slab_image(volume: np.ndarray, assignment: Assignment) -> np.ndarray:
+    return np.ascontiguousarray(volume[assignment.slab.slice].transpose(1, 2, 0))
 
 
 @pytest.fixture
@@ -51,23 +51,23 @@ def reference(comm, shared_tmp, volume) -> Path:
 
 
 def test_a_reference_is_compared_with_by_all_ranks(comm, reference, volume):
-    my = assignment(comm, reference)
-    judge = Judge(comm, my)
-    assert judge.known
-    assert judge.live
-    assert judge.sums(slab_image(volume, my)).mean()["ssim"] == pytest.approx(1.0)
-    assert judge.sums(slab_image(volume[::-1], my)).mean()["ssim"] < 0.5
+    assignment = assignment_of(comm, reference)
+    comparison = ReferenceComparison(comm, assignment)
+    assert comparison.known
+    assert comparison.live
+    assert comparison.sums(slab_image(volume, assignment)).mean()["ssim"] == pytest.approx(1.0)
+    assert comparison.sums(slab_image(volume[::-1], assignment)).mean()["ssim"] < 0.5
 
 
 def test_a_reference_that_goes_away_is_told_and_left_alone(comm, reference, volume, caplog):
-    my = assignment(comm, reference)
-    judge = Judge(comm, my)
+    assignment = assignment_of(comm, reference)
+    comparison = ReferenceComparison(comm, assignment)
     comm.barrier()
     if comm.rank == 0:
         reference.unlink()
     comm.barrier()
-    assert judge.sums(slab_image(volume, my)) is None
-    assert (judge.known, judge.live) == (False, False)
+    assert comparison.sums(slab_image(volume, assignment)) is None
+    assert (comparison.known, comparison.live) == (False, False)
     told = [record.getMessage() for record in caplog.records if "quality is not measured" in record.getMessage()]
     assert len(told) == (comm.rank == 0)
 
@@ -79,7 +79,7 @@ def test_a_reference_of_another_shape_is_refused_at_the_start(comm, shared_tmp):
             file["data"] = np.zeros((ROWS, N, N + 1), np.float32)
     comm.barrier()
     with pytest.raises(InputError, match="reference is"):
-        Judge(comm, assignment(comm, path))
+        ReferenceComparison(comm, assignment_of(comm, path))
 
 
 def test_without_the_package_only_who_asked_is_refused(comm, reference, monkeypatch):
@@ -87,5 +87,5 @@ def test_without_the_package_only_who_asked_is_refused(comm, reference, monkeypa
     if comm.rank == comm.size - 1:
         monkeypatch.setitem(sys.modules, "skimage", None)
     with pytest.raises(ConfigError, match=r"ministream\[quality\]"):
-        Judge(comm, assignment(comm, reference))
-    assert not Judge(comm, assignment(comm, None, truth="{}")).known
+        ReferenceComparison(comm, assignment_of(comm, reference))
+    assert not ReferenceComparison(comm, assignment_of(comm, None, truth="{}")).known

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ministream.app.model import (
+from ministream.cli.performance import load_machine
+from ministream.errors import ConfigError
+from ministream.performance import (
     Layout,
     Machine,
     Moment,
@@ -19,8 +21,6 @@ from ministream.app.model import (
     predict,
     scan_s,
 )
-from ministream.cli.model import load_machine
-from ministream.errors import ConfigError
 
 MACHINE = Machine(
     cores_per_node=4,

@@ -1,0 +1,1 @@
+"""In the place of aps-mini-apps' distributor."""

@@ -1,0 +1,1 @@
+"""Control servers: inside a job, or alone."""

@@ -1,0 +1,1 @@
+"""Both jobs on one machine or under a scheduler."""

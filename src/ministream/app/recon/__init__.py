@@ -1,0 +1,1 @@
+"""The reconstruction job: what runs on every rank."""
