@@ -1,0 +1,151 @@
+"""Where every projection of a scan is: one ledger on each side of the stream, and what the two say together.
+
+    producer    delivered ─▶ sent
+                    └▶ dropped, by policy
+    receiver    received ─▶ used (entered the window) ─▶ imaged (in an image) ─▶ written (in a file)
+                    ├▶ repeated
+                    └▶ refused, by kind and reason
+
+Numbers only ever grow. A number counts projections, except `refusals`, which also holds flats and darks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from ministream.model import FrameKind
+
+
+@dataclass(kw_only=True, slots=True)
+class Ledger:
+    """The books of one side; the fields of the other side stay 0.
+
+    `delivered`: the detector or file handed them to the producer; `sent`: entered the stream; `drops`: left out on
+    purpose, by policy. `received`: arrived, whole or not; `refusals`: arrived but bad, by kind of frame and reason;
+    `repeated`: arrived before; `used`: entered the window; `mended`: of these, some had bad pixels that were replaced;
+    `imaged`: used by an update of the image; `written`: in an image that is in a complete file.
+    """
+
+    delivered: int = 0
+    sent: int = 0
+    drops: dict[str, int] = field(default_factory=dict)
+    received: int = 0
+    refusals: dict[str, dict[str, int]] = field(default_factory=dict)
+    repeated: int = 0
+    used: int = 0
+    mended: int = 0
+    imaged: int = 0
+    written: int = 0
+
+    def drop(self, policy: str, projections: int = 1) -> None:
+        """Count projections that the producer left out on purpose."""
+        self.drops[policy] = self.drops.get(policy, 0) + projections
+
+    def refuse(self, kind: FrameKind, reason: str) -> None:
+        """Count one frame that arrived but is bad; `reason` is a short, stable word."""
+        reasons = self.refusals.setdefault(kind.name.lower(), {})
+        reasons[reason] = reasons.get(reason, 0) + 1
+
+    @property
+    def dropped(self) -> int:
+        """Projections left out on purpose."""
+        return sum(self.drops.values())
+
+    @property
+    def refused(self) -> int:
+        """Projections that arrived but are bad."""
+        return sum(self.refusals.get(FrameKind.PROJECTION.name.lower(), {}).values())
+
+    @property
+    def unsent(self) -> int:
+        """Projections that the producer still holds."""
+        return self.delivered - self.dropped - self.sent
+
+    @property
+    def waiting(self) -> int:
+        """Projections that arrived and have not reached the window yet."""
+        return self.received - self.refused - self.repeated - self.used
+
+    def imbalance(self) -> str:
+        """What cannot be, in one line; empty when the books balance."""
+        ordered = {"used": self.used, "imaged": self.imaged, "written": self.written}
+        if min(dataclasses.astuple(self.totals())) < 0:
+            return f"negative numbers in {self.totals()}"
+        if self.delivered and self.unsent < 0:
+            return f"{self.sent} sent and {self.dropped} dropped of {self.delivered} delivered"
+        if self.waiting < 0:
+            return f"{self.used} used, {self.repeated} repeated and {self.refused} refused of {self.received} received"
+        if sorted(ordered.values(), reverse=True) != list(ordered.values()) or self.mended > self.used:
+            return f"{ordered} must not increase, mended ({self.mended}) must not exceed used"
+        return ""
+
+    def totals(self) -> Totals:
+        """The numbers alone."""
+        return Totals(**{item.name: getattr(self, item.name) for item in dataclasses.fields(Totals)})
+
+    def copy(self) -> Self:
+        """One that does not change with this one."""
+        return self.from_dict(self.as_dict())
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """What `as_dict` gave."""
+        drops, refusals = dict(values["drops"]), {kind: dict(count) for kind, count in values["refusals"].items()}
+        return cls(**{**values, "drops": drops, "refusals": refusals})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Totals:
+    """The numbers of a ledger, for tables and attributes."""
+
+    delivered: int
+    sent: int
+    dropped: int
+    received: int
+    refused: int
+    repeated: int
+    used: int
+    mended: int
+    imaged: int
+    written: int
+
+
+def shortfalls(producer: Ledger | None, receiver: Ledger) -> tuple[str, ...]:
+    """Why the written volume does not hold every projection that was delivered; empty when it does.
+
+    `producer` is what the producer's ledger says at the end of the stream, None where the end never came. Flats and
+    darks that were refused count too: the correction of the volume is not what was measured.
+    """
+    if producer is None:
+        return ("the stream ended before the producer's last word", *_lost(receiver))
+    lost = [f"{count} dropped by the producer ({policy})" for policy, count in producer.drops.items() if count]
+    if producer.unsent > 0:
+        lost.append(f"{producer.unsent} delivered but not sent")
+    if producer.sent != receiver.received:
+        lost.append(f"{producer.sent} sent, {receiver.received} received")
+    return (*lost, *_lost(receiver))
+
+
+def _lost(receiver: Ledger) -> list[str]:
+    lost = [
+        f"{count} {kind}{'s' if count > 1 else ''} refused ({reason})"
+        for kind, reasons in receiver.refusals.items()
+        for reason, count in reasons.items()
+    ]
+    if receiver.waiting:
+        lost.append(f"{receiver.waiting} received but not used")
+    if receiver.used != receiver.written:
+        lost.append(f"{receiver.used - receiver.written} used but not in the written volume")
+    return lost
+
+
+def complete(producer: Ledger | None, receiver: Ledger) -> bool:
+    """Whether every projection that was delivered is in a written volume."""
+    return not shortfalls(producer, receiver)
