@@ -10,7 +10,7 @@ import sys
 import numpy as np
 
 from ministream.model import Frame, FrameKind, Scan
-from ministream.transport import FrameSender
+from ministream.transport.native import FrameSender
 
 COLS = 1024
 

@@ -20,7 +20,8 @@ import psutil
 from benchmarks import machine
 from benchmarks._frame_source import COLS
 from benchmarks.tunnel import tunnelled
-from ministream.transport import Arrived, Ended, FrameReceiver
+from ministream.transport import Arrived, Ended
+from ministream.transport.native import FrameReceiver
 
 MIB = 2**20
 

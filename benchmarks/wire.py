@@ -30,7 +30,8 @@ import zmq
 from benchmarks import machine
 from ministream.model import Slab
 from ministream.partition import slabs
-from ministream.transport import Arrived, Ended, Lost, TraceMqReceiver, TraceMqServer
+from ministream.transport import Arrived, Ended, Lost
+from ministream.transport.tracemq import TraceMqReceiver, TraceMqServer
 from ministream.wire import timage
 from ministream.wire.timage import ImageType
 from ministream.wire.tracemq import Assigned, Projection, Requested, Server, Worker

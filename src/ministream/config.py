@@ -11,12 +11,15 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import pydantic
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from ministream import registry
 from ministream.errors import ConfigError
+
+WIRES = "ministream.transport"
 
 
 class Section(pydantic.BaseModel):
@@ -41,6 +44,16 @@ class PluginSection(pydantic.BaseModel):
         return dict(self.model_extra or {})
 
 
+def _known_wire(name: str) -> str:
+    known = registry.names(WIRES)
+    if name not in known:
+        raise ValueError(f"choose one of {', '.join(known)}")
+    return name
+
+
+WireName = Annotated[str, AfterValidator(_known_wire)]
+
+
 class SourceSection(PluginSection):
     """`[source]`: where projections come from."""
 
@@ -53,7 +66,7 @@ class ProducerSection(Section):
     rate: float | None = Field(default=None, gt=0, description="projections/s; none: as fast as credit allows")
     order: Literal["sequential", "interlaced", "golden-angle"] = "sequential"
     repeat: int = Field(default=1, ge=1, description="how often the projections are played")
-    wire: Literal["native", "timage"] = Field(default="native", description="timage: as aps-mini-apps' DAQ speaks")
+    wire: WireName = Field(default="native", description="timage: like the DAQ of aps-mini-apps")
     listen: str = Field(default="tcp://127.0.0.1:0", description="data socket; port 0: any free port")
     peer_timeout_s: float = Field(default=120.0, gt=0, description="how long to wait for a receiver")
 
@@ -61,9 +74,7 @@ class ProducerSection(Section):
 class StreamSection(Section):
     """`[stream]`: the native stream between producer and receiver."""
 
-    wire: Literal["native", "timage", "tracemq"] = Field(
-        default="native", description="timage, tracemq: as DAQ and distributor of aps-mini-apps speak"
-    )
+    wire: WireName = Field(default="native", description="timage, tracemq: like DAQ and distributor of aps-mini-apps")
     connect: str | None = Field(
         default=None, description="producer's data address, with ingress perhaps several; none: through the tunnel"
     )
@@ -188,31 +199,37 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _corrected_by_the_distributor(cls, tables: dict[str, Any]) -> dict[str, Any]:
-        """What a distributor of aps-mini-apps sends is corrected already, unless `[prep]` says otherwise."""
+    def _corrected_already(cls, tables: dict[str, Any]) -> dict[str, Any]:
+        """Projections that a wire carries corrected are not corrected again, unless `[prep]` says otherwise."""
         stream, prep = tables.get("stream"), tables.get("prep", {})
-        if isinstance(stream, dict) and stream.get("wire") == "tracemq" and isinstance(prep, dict):
+        wire = stream.get("wire") if isinstance(stream, dict) else None
+        if wire in registry.names(WIRES) and isinstance(prep, dict) and _wire(wire).corrected:
             return tables | {"prep": {"minus_log": False, "flat_dark": False} | prep}
         return tables
 
     @model_validator(mode="after")
-    def _curve_is_native(self) -> Self:
-        if self.stream.curve is not None and {self.stream.wire, self.producer.wire} != {"native"}:
-            raise ValueError("stream.curve is for the native wire: those of aps-mini-apps know no encryption")
-        return self
-
-    @model_validator(mode="after")
-    def _bands_are_native(self) -> Self:
-        if self.stream.ingress > 1 and self.stream.wire != "native":
+    def _wires_can(self) -> Self:
+        sending, receiving = _wire(self.producer.wire), _wire(self.stream.wire)
+        if not sending.sends:
+            able = ", ".join(name for name in registry.names(WIRES) if _wire(name).sends)
+            raise ValueError(f"producer.wire = {self.producer.wire!r}: the producer job cannot send it: choose {able}")
+        if self.stream.curve is not None and not (sending.encrypts and receiving.encrypts):
+            plain = self.stream.wire if sending.encrypts else self.producer.wire
+            raise ValueError(f"stream.curve: the wire {plain!r} cannot be encrypted: leave out curve")
+        if self.stream.ingress > 1 and not receiving.shares_rows:
             raise ValueError(
-                f"stream.ingress = {self.stream.ingress} is for the native wire: leave it out with wire = "
-                f"{self.stream.wire!r}, whose frames are whole (tracemq: aps.every_rank lets every rank receive)"
+                f"stream.ingress = {self.stream.ingress}: frames on the wire {self.stream.wire!r} always hold all "
+                "rows: leave out ingress (tracemq: aps.every_rank lets every rank receive)"
             )
         return self
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready copy for output files; plug-ins' own keys included."""
         return self.model_dump(mode="json")
+
+
+def _wire(name: str) -> Any:
+    return registry.load(WIRES, name).Wire
 
 
 def load(path: str | os.PathLike[str] | None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Config:

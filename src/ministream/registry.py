@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import pkgutil
 from types import ModuleType
 
@@ -12,9 +12,10 @@ from ministream.errors import ConfigError
 def names(package: str) -> tuple[str, ...]:
     """The plug-ins of a package such as `ministream.source`: its modules whose names have no leading underscore.
 
-    Nothing is imported but the package itself, so a plug-in whose extra is not installed is still listed.
+    Neither the package nor a plug-in is imported, so a plug-in whose extra is not installed is still listed.
     """
-    path = importlib.import_module(package).__path__
+    spec = importlib.util.find_spec(package)
+    path = spec.submodule_search_locations if spec is not None else None
     return tuple(sorted(m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_")))
 
 

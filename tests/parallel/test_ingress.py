@@ -18,7 +18,7 @@ from ministream.app.recon.producer_link import Route
 from ministream.errors import ConfigError, FrameError, PeerError
 from ministream.model import Frame, FrameKind, Scan
 from ministream.parallel.row_scatter import RowScatter
-from ministream.transport import FrameSender
+from ministream.transport.native import FrameSender
 from ministream.wire.native import Share
 from tests.cable import Cable
 

@@ -14,7 +14,7 @@ import zmq
 
 from ministream.errors import ConfigError, PeerLostError
 from ministream.model import Frame, FrameKind, Scan
-from ministream.transport._aps import DaqReceiver, DaqSender
+from ministream.transport.timage import DaqReceiver, DaqSender
 from ministream.wire import timage
 from ministream.wire.daq_order import dataset_order
 from ministream.wire.session import Arrived, Ended, Lost, Refused

@@ -15,7 +15,7 @@ import zmq
 
 from ministream.errors import ConfigError, PeerLostError, ProtocolError
 from ministream.model import Slab
-from ministream.transport._aps import TraceMqReceiver, TraceMqServer
+from ministream.transport.tracemq import TraceMqReceiver, TraceMqServer
 from ministream.wire import tracemq
 from ministream.wire.session import Arrived, Ended, Lost, Refused
 from ministream.wire.tracemq import Assigned, Projection, Server

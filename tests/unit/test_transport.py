@@ -14,7 +14,7 @@ import pytest
 
 from ministream import registry
 from ministream.errors import ConfigError
-from ministream.transport import Channel, Listener, dial, listen
+from ministream.transport._channels import Channel, Listener, dial, listen
 
 LIMIT = 100_000
 TRANSPORTS = [

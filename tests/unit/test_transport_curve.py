@@ -14,7 +14,9 @@ from zmq.utils import z85
 
 from ministream.errors import ConfigError, PeerError, PeerLostError
 from ministream.model import CurveKeys, Frame, Scan
-from ministream.transport import Arrived, Ended, FrameReceiver, FrameSender, dial, listen
+from ministream.transport import Arrived, Ended
+from ministream.transport._channels import dial, listen
+from ministream.transport.native import FrameReceiver, FrameSender
 from tests.cable import Forger, Tap
 from tests.native_stream import make_frames, make_scan, same
 

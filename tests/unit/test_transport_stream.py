@@ -24,8 +24,9 @@ import zmq
 
 from ministream.errors import ConfigError, FrameError, InputError, PeerError, PeerLostError, ProtocolError
 from ministream.model import Frame, FrameKind, Scan
-from ministream.transport import Arrived, Ended, Event, FrameReceiver, FrameSender, Lost, Refused, SenderReport
-from ministream.transport._driver import Driver
+from ministream.transport import Arrived, Ended, Event, Lost, Refused, SenderReport
+from ministream.transport._native.driver import Driver
+from ministream.transport.native import FrameReceiver, FrameSender
 from ministream.wire import native
 from tests.cable import Cable
 from tests.native_stream import make_frame, make_frames, make_scan, same
@@ -250,7 +251,7 @@ def test_a_receiver_that_vanishes_is_an_error_after_the_stall_time() -> None:
 PRODUCER = """
     import sys, time
     from tests.native_stream import make_frames, make_scan
-    from ministream.transport import FrameSender
+    from ministream.transport.native import FrameSender
     with FrameSender("tcp://127.0.0.1:0", make_scan()) as sender:
         print(sender.address, flush=True)
         for frame in list(make_frames(make_scan()))[:6]:

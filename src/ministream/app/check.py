@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ministream import registry
-from ministream.app.receivers import receiver_keys
 from ministream.app.recon.assignment import Assignment, assign, groups_of
 from ministream.config import Config
 from ministream.errors import ConfigError, MachineError
@@ -26,6 +25,7 @@ from ministream.recon.kernels import set_threads, warm_up
 from ministream.recon.window import Window
 from ministream.source import open_source
 from ministream.storage import scratch_bytes
+from ministream.tunnel import curve
 from ministream.tunnel.credentials import Credentials
 
 # The sample that the speed is measured on: enough work to be steady, little enough to be quick.
@@ -86,7 +86,7 @@ def check(config: Config, ranks: int) -> JobPrediction:
     Raises the typed error that the job itself would end with.
     """
     _check_tunnel(config)
-    receiver_keys(config)
+    curve.load(config.stream.curve, "receiver")
     free_mib = _free_mib(config.output.directory)
     with open_source(config.source, order=config.producer.order, repeat=config.producer.repeat) as source:
         scan = source.scan

@@ -24,7 +24,9 @@ def distribute(
         str | None,
         typer.Option("--sync", "--data_source_synch_addr", help="Its REP socket, to say ready.", metavar="URL"),
     ] = None,
-    wire: Annotated[str, typer.Option("--source-wire", help="timage or native.")] = "timage",
+    wire: Annotated[
+        str, typer.Option("--source-wire", help="Wire to receive on: timage or native.", metavar="WIRE")
+    ] = "timage",
     pixel_dtype: Annotated[
         str | None, typer.Option("--pixel-dtype", help="Pixels of the scan: uint8, uint16, float32.", metavar="DTYPE")
     ] = None,

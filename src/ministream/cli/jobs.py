@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ministream import config, log
+from ministream import config, log, registry
 from ministream.cli import ERRORS, AnnounceOption, RunArgument, SetOption, output, overrides
 from ministream.errors import IncompleteError
+
+_WIRES = ", ".join(registry.names(config.WIRES))
 
 ControlOption = Annotated[
     str | None, typer.Option(help="Address of this job's S2CS; port 0: any free one.", metavar="HOST:PORT")
@@ -46,7 +48,7 @@ def produce(
     order: Annotated[str | None, typer.Option(help="sequential, interlaced or golden-angle.")] = None,
     repeat: Annotated[int | None, typer.Option(help="Play the projections this often.")] = None,
     listen: Annotated[str | None, typer.Option(help="Data socket, tcp://HOST:PORT.", metavar="URL")] = None,
-    wire: Annotated[str | None, typer.Option(help="native, or timage for subscribers of aps-mini-apps.")] = None,
+    wire: Annotated[str | None, typer.Option(help=f"Wire to send on: one of {_WIRES}.", metavar="WIRE")] = None,
     sync: SyncOption = None,
     pixel_dtype: PixelDtypeOption = None,
     angle_unit: AngleUnitOption = None,
@@ -89,7 +91,7 @@ def recon(
         int | None, typer.Option(help="Ranks that receive, each its band of the rows over a connection of its own.")
     ] = None,
     source_wire: Annotated[
-        str | None, typer.Option(help="native; timage or tracemq: DAQ or distributor of aps-mini-apps.", metavar="WIRE")
+        str | None, typer.Option(help=f"Wire to receive on: one of {_WIRES}.", metavar="WIRE")
     ] = None,
     sync: SyncOption = None,
     pixel_dtype: PixelDtypeOption = None,

@@ -1,30 +1,33 @@
-"""Carries the native stream: `FrameSender` at the producer, `FrameReceiver` at the reconstruction job.
+"""Wires: how a scan travels from the producer to whoever receives it. One module is one wire, sender and receiver.
 
-A module with `SCHEMES`, `listen` and `dial` is a transport for it; the scheme of a URL picks one.
+A wire's module has a class `Wire` (see `transport._wire.Wire`); nothing else lists it. The native wire's connections
+are in `transport._channels`, one module for each scheme of a URL.
 """
 
-from ministream.transport._aps import DaqReceiver, DaqSender, TraceMqReceiver, TraceMqServer
-from ministream.transport._channel import Channel, Listener, dial, listen
-from ministream.transport._receiver import Event, FrameReceiver, ReceiverReport
-from ministream.transport._sender import FrameSender, SenderReport
+from __future__ import annotations
+
+from ministream import registry
+from ministream.config import Config
+from ministream.transport._wire import Event, Receiver, ReceiverReport, ReceivingRank, Sender, SenderReport, Wire
 from ministream.wire.session import Arrived, Ended, Lost, Refused
 
 __all__ = [
     "Arrived",
-    "Channel",
-    "DaqReceiver",
-    "DaqSender",
     "Ended",
     "Event",
-    "FrameReceiver",
-    "FrameSender",
-    "Listener",
     "Lost",
+    "Receiver",
     "ReceiverReport",
+    "ReceivingRank",
     "Refused",
+    "Sender",
     "SenderReport",
-    "TraceMqReceiver",
-    "TraceMqServer",
-    "dial",
-    "listen",
+    "Wire",
+    "open_wire",
 ]
+
+
+def open_wire(name: str, config: Config) -> Wire:
+    """The wire `name` as `config` sets it up. Raises ConfigError for an unknown one (listing the known ones)."""
+    wire: Wire = registry.load(__name__, name).Wire(config)
+    return wire

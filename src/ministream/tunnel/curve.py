@@ -41,12 +41,14 @@ def create(directory: Path, sides: Sequence[StreamEnd] = SIDES) -> None:
         files.write(_public(directory, side), _line(key.public_key().public_bytes_raw()), 0o644)
 
 
-def load(directory: Path, side: StreamEnd) -> CurveKeys:
-    """What one side needs of a directory.
+def load(directory: Path | None, side: StreamEnd) -> CurveKeys | None:
+    """What one side needs of a directory; None without one.
 
     Raises ConfigError: missing, no keys, a secret that others can read, a list that others can change, more than
     one producer.
     """
+    if directory is None:
+        return None
     own = _secret(directory, side)
     others = _public(directory, "receiver" if side == "producer" else "producer")
     secret = _keys(files.read_key(own, _MAKER), own)

@@ -8,7 +8,7 @@ from ministream.errors import PeerError, PeerLostError, ProtocolError
 from ministream.model import Scan
 from ministream.wire import native
 from ministream.wire._events import Patience, SenderEvent, TurnedAway
-from ministream.wire._sender import SenderSession, info_of
+from ministream.wire._sender_session import SenderSession, info_of
 from ministream.wire._states import SenderState
 from ministream.wire._store import Parts
 from ministream.wire.native import Bye, FrameHeader, Hello, Part, Reason, Share

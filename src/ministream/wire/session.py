@@ -27,8 +27,8 @@ from ministream.wire._events import (
     Stalled,
     TurnedAway,
 )
-from ministream.wire._receiver import ReceiverSession
-from ministream.wire._sender import SenderSession
+from ministream.wire._receiver_session import ReceiverSession
+from ministream.wire._sender_session import SenderSession
 from ministream.wire._states import ReceiverState, SenderState
 from ministream.wire._store import FrameStore, MemoryStore
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from ministream import log
 from ministream.app.announce import announce
-from ministream.app.receivers import open_receiver, receiver_keys
 from ministream.config import Config
 from ministream.errors import ConfigError, FrameError
 from ministream.model import Counters, Frame, FrameKind, Scan
 from ministream.monitor.publisher import ProjectionPublisher
 from ministream.prep.images import Corrected, ImageCorrector, Steps
-from ministream.transport import Arrived, Ended, Lost, Refused, TraceMqServer
+from ministream.transport import Arrived, Ended, Lost, Refused, open_wire
+from ministream.transport.tracemq import TraceMqServer
+from ministream.tunnel import curve
 from ministream.wire.tracemq import Projection
 
 _LOG = log.get(__name__)
@@ -101,8 +102,9 @@ class _Distributor:
         started = time.monotonic()
         # the original says ready once for each of its workers
         ready = max(report.workers, self._config.aps.subscribers)
-        with open_receiver(
-            self._config, [str(self._config.stream.connect)], ready=ready, keys=receiver_keys(self._config)
+        stream = self._config.stream
+        with open_wire(stream.wire, self._config).receiver(
+            [str(stream.connect)], subscribers=ready, keys=curve.load(stream.curve, "receiver")
         ) as receiver:
             scan = receiver.scan()
             rows = self._rows_of(scan)

@@ -19,9 +19,9 @@ from ministream.app.launch.rendezvous import Appointment, Card, JobSide, Meeting
 from ministream.app.launch.stage_out import StageOut
 from ministream.app.launch.supervisor import JOB, Supervisor
 from ministream.app.placement import granted
-from ministream.app.senders import source_passes
 from ministream.errors import ConfigError
 from ministream.source import open_source
+from ministream.transport import open_wire
 
 _LOG = log.get(__name__)
 
@@ -69,7 +69,7 @@ def _check_ranks(plan: Plan) -> None:
     partition.groups(ranks, plan.ingress)
     if not plan.producer_options:
         settings = config.load(plan.run)
-        passes = source_passes(settings)
+        passes = open_wire(settings.producer.wire, settings).source_passes
         with open_source(settings.source, order=settings.producer.order, repeat=passes) as source:
             partition.slabs(source.scan.rows, ranks)
 

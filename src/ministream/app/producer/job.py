@@ -11,11 +11,11 @@ from pathlib import Path
 from ministream import log
 from ministream.app.announce import announce
 from ministream.app.gateway.control_server import embedded
-from ministream.app.senders import open_sender, played, source_passes
 from ministream.config import Config
 from ministream.model import Frame, FrameKind
 from ministream.source import open_source
-from ministream.transport import SenderReport
+from ministream.transport import SenderReport, open_wire
+from ministream.tunnel import curve
 
 _LOG = log.get(__name__)
 
@@ -27,25 +27,27 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
     misbehaves, TunnelError for this side's control server.
     """
     with ExitStack() as stack:
-        source = open_source(config.source, order=config.producer.order, repeat=source_passes(config))
+        wire = open_wire(config.producer.wire, config)
+        source = open_source(config.source, order=config.producer.order, repeat=wire.source_passes)
         stack.callback(source.close)
-        sender, addresses = open_sender(config, source.scan)
+        sender = wire.sender(source.scan, keys=curve.load(config.stream.curve, "producer"))
         stack.enter_context(sender)
-        server = embedded(config.tunnel, "PROD", targets=addresses)
+        data, *sync = sender.addresses
+        server = embedded(config.tunnel, "PROD", targets=sender.addresses)
         if server is not None:
             stack.enter_context(server)
         announce(
             announce_to,
-            data=sender.address,
-            sync=addresses[1] if len(addresses) > 1 else None,
+            data=data,
+            sync=sync[0] if sync else None,
             control=server.address if server else None,
         )
         scan = source.scan
         _LOG.info(
             "scan %s: %d darks, %d flats, %d projections of %d × %d, data on %s",
-            *(scan.scan_id, scan.darks, scan.flats, scan.projections, scan.rows, scan.cols, sender.address),
+            *(scan.scan_id, scan.darks, scan.flats, scan.projections, scan.rows, scan.cols, data),
         )
-        for frame in paced(played(source, config), config.producer.rate):
+        for frame in paced(wire.played(source.frames), config.producer.rate):
             sender.send(frame)
         return sender.finish()
 

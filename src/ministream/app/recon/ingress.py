@@ -12,13 +12,12 @@ from typing import Self, cast
 import numpy as np
 
 from ministream import log
-from ministream.app.receivers import Receiver, open_receiver
 from ministream.app.recon.producer_link import ProducerLink, Route
 from ministream.config import Config
 from ministream.errors import FrameError, MinistreamError, ProtocolError
 from ministream.model import Counters, Frame, FrameKind, Scan
 from ministream.parallel.mpi import Comm, Request
-from ministream.transport import Arrived, Ended, Event, Lost, Refused
+from ministream.transport import Arrived, Ended, Event, Lost, Receiver, ReceivingRank, Refused, open_wire
 from ministream.wire.native import Share
 
 _LOG = log.get(__name__)
@@ -82,11 +81,9 @@ class Ingress:
         """
         route = cast(Route, self._comm.bcast(offered))
         self._receiver = self._stack.enter_context(
-            open_receiver(
-                self._config,
+            open_wire(self._config.stream.wire, self._config).receiver(
                 route.urls_for(self._comm.rank),
-                worker=(self._comm.rank, self._comm.size),
-                share=share,
+                rank=ReceivingRank(number=self._comm.rank, count=self._comm.size, share=share),
                 keys=route.keys,
             )
         )

@@ -10,10 +10,11 @@ from typing import Self
 
 from ministream.app.announce import announce
 from ministream.app.gateway.control_server import embedded, own_session
-from ministream.app.receivers import receiver_keys
 from ministream.config import Config
 from ministream.errors import ConfigError
 from ministream.model import CurveKeys
+from ministream.transport import open_wire
+from ministream.tunnel import curve
 
 _ONE_NODE = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:", "ipc:", "inproc:")
 
@@ -54,8 +55,9 @@ class ProducerLink:
         self._config = config
         self._stack = ExitStack()
         self._session_uid: str | None = None
-        self._keys = receiver_keys(config)  # what is wrong with them is said before anybody waits
-        if config.aps.every_rank and (config.stream.wire != "tracemq" or config.tunnel.control is not None):
+        self._keys = curve.load(config.stream.curve, "receiver")  # what is wrong with them is said before anybody waits
+        every_rank = open_wire(config.stream.wire, config).every_rank and config.tunnel.control is None
+        if config.aps.every_rank and not every_rank:
             raise ConfigError("[aps] every_rank is for --source-wire tracemq without a tunnel")
         connect = config.stream.connect
         self._server = embedded(config.tunnel, "CONS")

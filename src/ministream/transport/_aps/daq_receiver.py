@@ -16,7 +16,7 @@ from ministream import log
 from ministream.errors import ConfigError, FrameError, PeerLostError
 from ministream.model import Frame, FrameKind, Scan
 from ministream.transport._aps.sockets import connect, milliseconds
-from ministream.transport._receiver import Event, ReceiverReport
+from ministream.transport._wire import Event, ReceiverReport
 from ministream.wire import timage
 from ministream.wire.angles import AngleUnit
 from ministream.wire.daq import DaqStream

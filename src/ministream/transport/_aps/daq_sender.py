@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Self
 
 import zmq
@@ -12,7 +13,7 @@ from ministream import log
 from ministream.errors import ConfigError, PeerLostError
 from ministream.model import Frame, FrameKind, Scan
 from ministream.transport._aps.sockets import bind, milliseconds
-from ministream.transport._sender import SenderReport
+from ministream.transport._wire import SenderReport
 from ministream.wire import timage
 from ministream.wire.angles import AngleUnit
 from ministream.wire.timage import ImageType
@@ -73,6 +74,11 @@ class DaqSender:
         except ConfigError:
             self.close()
             raise
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """The publisher's address, and that of the sync socket where there is one."""
+        return [self.address] if self.sync_address is None else [self.address, self.sync_address]
 
     def __enter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ import zmq
 from ministream.errors import FrameError, PeerLostError, ProtocolError
 from ministream.model import Frame, FrameKind, Scan, Slab
 from ministream.transport._aps.sockets import connect, milliseconds
-from ministream.transport._receiver import Event, ReceiverReport
+from ministream.transport._wire import Event, ReceiverReport
 from ministream.wire import tracemq
 from ministream.wire.angles import AngleCheck, AngleUnit
 from ministream.wire.native import Totals

@@ -21,7 +21,7 @@ from zmq.utils.monitor import recv_monitor_message
 from ministream import log
 from ministream.errors import ConfigError
 from ministream.model import CurveKeys
-from ministream.transport import _curve
+from ministream.transport._channels import _curve
 
 SCHEMES = ("tcp", "ipc")
 
@@ -135,7 +135,7 @@ class _Endpoint(ABC):
 
 
 class ZmqChannel(_Endpoint):
-    """The dialled end; see `transport.Channel`."""
+    """The dialled end; see `transport._channels.Channel`."""
 
     def __init__(self, url: str, max_message_bytes: int, keys: CurveKeys | None) -> None:
         super().__init__(zmq.DEALER, max_message_bytes, url, encrypted=keys is not None)
@@ -168,7 +168,7 @@ class ZmqChannel(_Endpoint):
 
 
 class ZmqListener(_Endpoint):
-    """The bound end; see `transport.Listener`. A peer is named by the id that ZeroMQ gives its connection."""
+    """The bound end; see `transport._channels.Listener`. A peer is named by the id that ZeroMQ gives its connection."""
 
     def __init__(self, url: str, max_message_bytes: int, keys: CurveKeys | None) -> None:
         super().__init__(zmq.ROUTER, max_message_bytes, url, encrypted=keys is not None, threads=_LISTENER_THREADS)
@@ -205,12 +205,12 @@ class ZmqListener(_Endpoint):
 
 
 def listen(url: str, max_message_bytes: int, keys: CurveKeys | None = None) -> ZmqListener:
-    """Bind a socket; port 0 takes any free one. See `transport.listen`."""
+    """Bind a socket; port 0 takes any free one. See `transport._channels.listen`."""
     return ZmqListener(url, max_message_bytes, keys)
 
 
 def dial(url: str, max_message_bytes: int, keys: CurveKeys | None = None) -> ZmqChannel:
-    """Begin a connection; see `transport.dial`."""
+    """Begin a connection; see `transport._channels.dial`."""
     return ZmqChannel(url, max_message_bytes, keys)
 
 

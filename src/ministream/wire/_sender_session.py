@@ -1,4 +1,4 @@
-"""The producer's end of the native stream."""
+"""The producer's session of the native wire, without a socket; its driver is `transport._native.frame_sender`."""
 
 from __future__ import annotations
 

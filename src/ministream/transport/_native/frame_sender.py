@@ -1,17 +1,18 @@
-"""The producer's end of the native stream: frames in, over a socket of its own."""
+"""The producer's driver of the native wire: gives `wire.session.SenderBands` a socket, a thread and a clock."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from ministream import log
 from ministream.errors import PeerError, PeerLostError
 from ministream.model import CurveKeys, Frame, Scan
-from ministream.transport._channel import Part, listen
-from ministream.transport._driver import Driver
+from ministream.transport._channels import Part, listen
+from ministream.transport._native.driver import Driver
+from ministream.transport._wire import SenderReport
 from ministream.wire.frames import check, pack
 from ministream.wire.native import MAX_HEADER_BYTES, Totals
 from ministream.wire.session import Joined, Patience, SenderBands, TurnedAway
@@ -20,29 +21,6 @@ _LOG = log.get(__name__)
 
 # How long a last word may take to go out when the stream is closed.
 _LINGER_S = 2.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SenderReport:
-    """What a sender has done.
-
-    `seconds` runs from the first frame; `bytes` are pixels, each frame counted once; `retransmitted` frames went
-    out again after a cut; `blocked_s` is the part of it that `send` waited for credit. Of the frames, `acked` were
-    consumed by the receiver, `refused` of them as bad. Where `bands` receivers shared the rows, that is the least
-    consumed and the most refused, and bands are counted in `retransmitted`.
-    """
-
-    projections: int
-    bytes: int
-    seconds: float
-    darks: int = 0
-    flats: int = 0
-    dropped: int = 0
-    acked: int = 0
-    refused: int = 0
-    retransmitted: int = 0
-    blocked_s: float = 0.0
-    bands: int = 1
 
 
 class FrameSender(Driver):
@@ -101,6 +79,11 @@ class FrameSender(Driver):
     def address(self) -> str:
         """The URL to dial, with the real port."""
         return self._url
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """The one address of this wire."""
+        return [self._url]
 
     def __enter__(self) -> Self:
         return self

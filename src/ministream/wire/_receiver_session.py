@@ -1,4 +1,4 @@
-"""The receiver's end of the native stream."""
+"""The receiver's session of the native wire, without a socket; its driver is `transport._native.frame_receiver`."""
 
 from __future__ import annotations
 

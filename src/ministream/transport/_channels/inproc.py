@@ -25,7 +25,7 @@ _listeners: dict[str, InprocListener] = {}
 
 
 class InprocChannel:
-    """The dialled end; see `transport.Channel`."""
+    """The dialled end; see `transport._channels.Channel`."""
 
     def __init__(self, listener: InprocListener | None, peer: bytes, max_message_bytes: int) -> None:
         self.inbox: queue.SimpleQueue[_Parts | None] = queue.SimpleQueue()
@@ -61,7 +61,7 @@ class InprocChannel:
 
 
 class InprocListener:
-    """The bound end; see `transport.Listener`."""
+    """The bound end; see `transport._channels.Listener`."""
 
     def __init__(self, url: str, max_message_bytes: int) -> None:
         self.address = url
@@ -108,7 +108,7 @@ class InprocListener:
 
 
 def listen(url: str, max_message_bytes: int, keys: CurveKeys | None = None) -> InprocListener:
-    """Bind a name of this process; see `transport.listen`."""
+    """Bind a name of this process; see `transport._channels.listen`."""
     _refuse(keys, url)
     with _lock:
         if url in _listeners:
@@ -118,7 +118,7 @@ def listen(url: str, max_message_bytes: int, keys: CurveKeys | None = None) -> I
 
 
 def dial(url: str, max_message_bytes: int, keys: CurveKeys | None = None) -> InprocChannel:
-    """Connect to a name of this process; see `transport.dial`."""
+    """Connect to a name of this process; see `transport._channels.dial`."""
     _refuse(keys, url)
     with _lock:
         listener = _listeners.get(url)

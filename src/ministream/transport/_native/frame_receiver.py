@@ -1,27 +1,24 @@
-"""The receiver's end of the native stream: frames out, from a socket of its own."""
+"""The receiver's driver of the native wire: gives `wire.session.ReceiverSession` a socket, a thread and a clock."""
 
 from __future__ import annotations
 
 import queue
 import time
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Self
 
 from ministream import log
 from ministream.errors import MinistreamError, PeerLostError
 from ministream.model import CurveKeys, Scan
-from ministream.transport._channel import Channel, dial, transport_of
-from ministream.transport._driver import Driver
+from ministream.transport._channels import Channel, channels_of, dial
+from ministream.transport._native.driver import Driver
+from ministream.transport._wire import Event, ReceiverReport
 from ministream.wire.native import MAX_HEADER_BYTES, Share
 from ministream.wire.session import (
-    Arrived,
-    Ended,
     Lost,
     Patience,
     ReceiverSession,
     ReceiverState,
-    Refused,
     Stalled,
 )
 
@@ -30,19 +27,6 @@ _LOG = log.get(__name__)
 # How long a last word may take to go out, and its confirmation to come, when the stream is closed.
 _LINGER_S = 2.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
-
-Event: TypeAlias = Arrived | Refused | Ended | Lost
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReceiverReport:
-    """What a receiver has done: whole frames, bad ones, and how often it had to dial."""
-
-    received: int
-    refused: int
-    acked: int
-    bytes: int
-    dialled: int
 
 
 class FrameReceiver(Driver):
@@ -81,7 +65,7 @@ class FrameReceiver(Driver):
         share: Share | None = None,
     ) -> None:
         super().__init__("frame receiver", url)
-        transport_of(url)
+        channels_of(url)
         self._keys = keys
         self._max_frame_bytes = max_frame_bytes
         self._session = ReceiverSession(
@@ -149,11 +133,6 @@ class FrameReceiver(Driver):
             if seq >= self._session.acked:
                 self._session.ack(seq, time.monotonic())
                 self._wake()
-
-    @property
-    def waiting(self) -> int:
-        """Events that have come and have not been taken."""
-        return self._events.qsize()
 
     @property
     def report(self) -> ReceiverReport:

@@ -12,8 +12,6 @@ from ministream.model import CurveKeys
 
 Part: TypeAlias = bytes | memoryview
 
-_PACKAGE = __name__.rpartition(".")[0]
-
 
 class Channel(Protocol):
     """One connection, as the side that dialled it sees it. It never comes back once it is broken.
@@ -69,7 +67,7 @@ def listen(url: str, *, max_message_bytes: int, keys: CurveKeys | None = None) -
 
     Raises ConfigError naming an address that is in use, not of this machine, not understood, or not for keys.
     """
-    listener: Listener = transport_of(url).listen(url, max_message_bytes, keys)
+    listener: Listener = channels_of(url).listen(url, max_message_bytes, keys)
     return listener
 
 
@@ -79,19 +77,19 @@ def dial(url: str, *, max_message_bytes: int, keys: CurveKeys | None = None) -> 
     With `keys`, nothing is sent but encrypted, to the one peer that they name.
     Raises ConfigError for an address that is not understood, or not for keys.
     """
-    channel: Channel = transport_of(url).dial(url, max_message_bytes, keys)
+    channel: Channel = channels_of(url).dial(url, max_message_bytes, keys)
     return channel
 
 
-def transport_of(url: str) -> ModuleType:
+def channels_of(url: str) -> ModuleType:
     """The module of this package that has the URL's scheme in its `SCHEMES`.
 
     Raises ConfigError listing the schemes there are.
     """
-    modules = [registry.load(_PACKAGE, name) for name in registry.names(_PACKAGE)]
-    transports = {scheme: module for module in modules for scheme in getattr(module, "SCHEMES", ())}
+    modules = [registry.load(__name__, name) for name in registry.names(__name__)]
+    channels = {scheme: module for module in modules for scheme in getattr(module, "SCHEMES", ())}
     scheme, separator, _ = url.partition("://")
-    if not separator or scheme not in transports:
-        known = ", ".join(f"{scheme}://" for scheme in sorted(transports))
+    if not separator or scheme not in channels:
+        known = ", ".join(f"{scheme}://" for scheme in sorted(channels))
         raise ConfigError(f"{url!r} is not an address: it must begin with one of {known}")
-    return transports[scheme]
+    return channels[scheme]

@@ -1,0 +1,147 @@
+"""What every wire offers, and what the jobs need of its senders and receivers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, TypeAlias
+
+from ministream.config import Config
+from ministream.errors import ConfigError
+from ministream.model import CurveKeys, Frame, Scan
+from ministream.wire.native import Share
+from ministream.wire.session import Arrived, Ended, Lost, Refused
+
+Event: TypeAlias = Arrived | Refused | Ended | Lost
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SenderReport:
+    """What a sender has done.
+
+    `seconds` runs from the first frame; `bytes` are pixels, each frame counted once; `retransmitted` frames were sent
+    again after a connection was lost; `blocked_s` is the part of `seconds` that `send` waited for credit. Of the
+    frames, `acked` were consumed by the receiver, `refused` of them as bad. Where `bands` receivers share the rows,
+    that is the least consumed and the most refused, and bands are counted in `retransmitted`.
+    """
+
+    projections: int
+    bytes: int
+    seconds: float
+    darks: int = 0
+    flats: int = 0
+    dropped: int = 0
+    acked: int = 0
+    refused: int = 0
+    retransmitted: int = 0
+    blocked_s: float = 0.0
+    bands: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReceiverReport:
+    """What a receiver has done: whole frames, bad ones, and how often it had to connect."""
+
+    received: int
+    refused: int
+    acked: int
+    bytes: int
+    dialled: int
+
+
+class Sender(AbstractContextManager["Sender"], Protocol):
+    """Sends one scan."""
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """Every address to connect to, the data first."""
+        ...
+
+    def send(self, frame: Frame) -> None:
+        """Send one frame; wait where the receiver asks for it."""
+        ...
+
+    def finish(self) -> SenderReport:
+        """Send the end of the scan, and say what was sent."""
+        ...
+
+
+class Receiver(AbstractContextManager["Receiver"], Protocol):
+    """Receives one scan."""
+
+    def scan(self) -> Scan:
+        """Wait until the scan is described."""
+        ...
+
+    def next(self, timeout_s: float) -> Event | None:
+        """The next event; None when there is none in time."""
+        ...
+
+    def ack(self, seq: int) -> None:
+        """Every frame up to and including `seq` has been used."""
+        ...
+
+    @property
+    def report(self) -> ReceiverReport:
+        """What has come so far."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReceivingRank:
+    """Which of `count` receiving ranks a receiver is, and the rows that it receives."""
+
+    number: int = 0
+    count: int = 1
+    share: Share = field(default_factory=Share)
+
+
+ALONE = ReceivingRank()
+"""One receiver for all rows."""
+
+
+class Wire:
+    """One wire, as a configuration sets it up; a plug-in's class `Wire` derives from it.
+
+    `sends`: the producer job can send on it. `encrypts`: keys can encrypt it from end to end. `shares_rows`: several
+    receivers can share the rows of a scan. `every_rank`: every rank can receive its own rows. `corrected`: its
+    projections are corrected already.
+    """
+
+    sends: ClassVar[bool] = False
+    encrypts: ClassVar[bool] = False
+    shares_rows: ClassVar[bool] = False
+    every_rank: ClassVar[bool] = False
+    corrected: ClassVar[bool] = False
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def sender(self, scan: Scan, *, keys: CurveKeys | None = None) -> Sender:
+        """A sender at `[producer] listen`. Raises ConfigError for an address that cannot be bound."""
+        raise ConfigError("the producer job cannot send on this wire: choose another with --wire")
+
+    def receiver(
+        self,
+        urls: Sequence[str],
+        *,
+        rank: ReceivingRank = ALONE,
+        subscribers: int | None = None,
+        keys: CurveKeys | None = None,
+    ) -> Receiver:
+        """A receiver of what is sent at `urls`: the data, and behind a tunnel the sync socket.
+
+        `subscribers` says for how many subscribers it stands, `[aps] subscribers` unless given; a wire whose senders
+        do not count them ignores it. Raises ConfigError for what is missing or not understood.
+        """
+        raise ConfigError("the reconstruction job cannot receive on this wire: choose another with --source-wire")
+
+    @property
+    def source_passes(self) -> int:
+        """How often the source itself repeats its projections."""
+        return self._config.producer.repeat
+
+    def played(self, frames: Callable[[], Iterator[Frame]]) -> Iterator[Frame]:
+        """A source's frames in the order and as often as this wire sends them."""
+        return frames()

@@ -1,0 +1,50 @@
+"""Mini-Stream's own wire: credit, acknowledgements, checksums, resumption; over TCP, Unix sockets or in process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ministream.model import CurveKeys, Scan
+from ministream.transport import _wire
+from ministream.transport._native.frame_receiver import FrameReceiver
+from ministream.transport._native.frame_sender import FrameSender
+from ministream.transport._wire import ALONE, ReceivingRank
+
+__all__ = ["FrameReceiver", "FrameSender", "Wire"]
+
+
+class Wire(_wire.Wire):
+    """`native`."""
+
+    sends = True
+    encrypts = True
+    shares_rows = True
+
+    def sender(self, scan: Scan, *, keys: CurveKeys | None = None) -> FrameSender:
+        producer, stream = self._config.producer, self._config.stream
+        return FrameSender(
+            producer.listen,
+            scan,
+            checksum=stream.checksum,
+            peer_timeout_s=producer.peer_timeout_s,
+            stall_timeout_s=stream.stall_timeout_s,
+            keys=keys,
+        )
+
+    def receiver(
+        self,
+        urls: Sequence[str],
+        *,
+        rank: ReceivingRank = ALONE,
+        subscribers: int | None = None,
+        keys: CurveKeys | None = None,
+    ) -> FrameReceiver:
+        stream = self._config.stream
+        return FrameReceiver(
+            urls[0],
+            credit_bytes=int(stream.credit_mib * 2**20),
+            connect_timeout_s=stream.connect_timeout_s,
+            stall_timeout_s=stream.stall_timeout_s,
+            keys=keys,
+            share=rank.share,
+        )

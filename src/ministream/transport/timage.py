@@ -1,0 +1,73 @@
+"""The data-acquisition wire of aps-mini-apps: TImage from a publisher, and a socket where subscribers say ready."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from ministream.errors import ConfigError
+from ministream.model import CurveKeys, Frame, Scan
+from ministream.transport import _wire
+from ministream.transport._aps.daq_receiver import DaqReceiver
+from ministream.transport._aps.daq_sender import DaqSender
+from ministream.transport._wire import ALONE, ReceivingRank
+from ministream.wire.daq_order import dataset_order, original_order
+
+__all__ = ["DaqReceiver", "DaqSender", "Wire"]
+
+
+class Wire(_wire.Wire):
+    """`timage`."""
+
+    sends = True
+
+    def sender(self, scan: Scan, *, keys: CurveKeys | None = None) -> DaqSender:
+        producer, aps = self._config.producer, self._config.aps
+        return DaqSender(
+            producer.listen,
+            scan,
+            sync_listen=aps.sync,
+            subscribers=aps.subscribers,
+            queue=aps.queue,
+            pixel_dtype=aps.pixel_dtype,
+            angle_unit=aps.angle_unit or "degrees",
+            peer_timeout_s=producer.peer_timeout_s,
+            stall_timeout_s=self._config.stream.stall_timeout_s,
+            # a tunnel ends with this job, and takes along what is still in it
+            drain_s=producer.peer_timeout_s if self._config.tunnel.control is not None else 0.0,
+        )
+
+    def receiver(
+        self,
+        urls: Sequence[str],
+        *,
+        rank: ReceivingRank = ALONE,
+        subscribers: int | None = None,
+        keys: CurveKeys | None = None,
+    ) -> DaqReceiver:
+        stream, aps = self._config.stream, self._config.aps
+        if aps.pixel_dtype is None:
+            raise ConfigError("TImage messages do not name the dtype of their pixels: give --pixel-dtype")
+        return DaqReceiver(
+            urls[0],
+            sync_url=urls[1] if len(urls) > 1 else aps.sync,
+            ready=subscribers or aps.subscribers,
+            pixel_dtype=aps.pixel_dtype,
+            angle_unit=aps.angle_unit or "degrees",
+            hold_bytes=int(aps.hold_mib * 2**20),
+            needs_flats=self._config.prep.flat_dark,
+            connect_timeout_s=stream.connect_timeout_s,
+            stall_timeout_s=stream.stall_timeout_s,
+        )
+
+    @property
+    def source_passes(self) -> int:
+        """Once: on this wire every pass repeats the calibration as well, so `played` repeats the whole dataset."""
+        return 1
+
+    def played(self, frames: Callable[[], Iterator[Frame]]) -> Iterator[Frame]:
+        order = original_order if self._config.aps.original_order else dataset_order
+        for number in range(self._config.producer.repeat):
+            if number:
+                time.sleep(self._config.aps.pass_pause_s)
+            yield from order(frames())

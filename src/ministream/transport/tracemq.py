@@ -1,0 +1,38 @@
+"""The distributor's wire of aps-mini-apps: corrected projections, dealt by detector row to each worker on request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ministream.model import CurveKeys
+from ministream.transport import _wire
+from ministream.transport._aps.tracemq_receiver import TraceMqReceiver
+from ministream.transport._aps.tracemq_server import TraceMqServer
+from ministream.transport._wire import ALONE, ReceivingRank
+
+__all__ = ["TraceMqReceiver", "TraceMqServer", "Wire"]
+
+
+class Wire(_wire.Wire):
+    """`tracemq`. Its sender is `TraceMqServer`, which `ministream distribute` runs: it sends corrected projections."""
+
+    every_rank = True
+    corrected = True
+
+    def receiver(
+        self,
+        urls: Sequence[str],
+        *,
+        rank: ReceivingRank = ALONE,
+        subscribers: int | None = None,
+        keys: CurveKeys | None = None,
+    ) -> TraceMqReceiver:
+        stream = self._config.stream
+        return TraceMqReceiver(
+            urls[0],
+            rank=rank.number,
+            size=rank.count,
+            angle_unit=self._config.aps.angle_unit or "radians",
+            connect_timeout_s=stream.connect_timeout_s,
+            stall_timeout_s=stream.stall_timeout_s,
+        )
