@@ -19,10 +19,10 @@ from ministream.transport._channels import Channel, Listener, dial, listen
 LIMIT = 100_000
 TRANSPORTS = [
     name
-    for name in registry.names("ministream.transport")
-    if hasattr(registry.load("ministream.transport", name), "SCHEMES")
+    for name in registry.names("ministream.transport._channels")
+    if hasattr(registry.load("ministream.transport._channels", name), "SCHEMES")
 ]
-SCHEMES = [scheme for name in TRANSPORTS for scheme in registry.load("ministream.transport", name).SCHEMES]
+SCHEMES = [scheme for name in TRANSPORTS for scheme in registry.load("ministream.transport._channels", name).SCHEMES]
 ADDRESSES = {"tcp": "tcp://127.0.0.1:0"}
 
 

@@ -266,7 +266,7 @@ def test_a_producer_that_dies_is_noticed_within_the_stall_time(through_a_tunnel:
         [sys.executable, "-c", textwrap.dedent(PRODUCER)],
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])},
     )
     assert process.stdout is not None
     with process, Cable(process.stdout.readline().strip()) as cable:
