@@ -3,13 +3,18 @@
 Kernels are compiled without Python objects, without the GIL (threads are Python's, see
 `recon.kernels.threads`) and kept on disk. Nodes of a cluster may share a home directory but not a
 processor, so the cache is keyed by what numba would compile for.
+
+numba unpickles and executes what it finds in the cache, so only a folder that nobody else can change is used.
 """
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import hashlib
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +22,15 @@ from typing import Any
 
 import llvmlite.binding as llvm
 import numba
+from numba.core.caching import FunctionCache
 
+from ministream import log, private
 from ministream.errors import ConfigError
+
+# Enough to notice a full disk or quota; the compiled kernels are a few MB.
+_PROBE_BYTES = 1 << 20
+
+_LOG = log.get(__name__)
 
 
 def processor() -> tuple[str, str]:
@@ -31,34 +43,83 @@ def processor() -> tuple[str, str]:
 
 
 def cache_directory() -> Path:
-    """Where machine code is kept: NUMBA_CACHE_DIR, or a folder per kind of processor in the user's cache directory."""
+    """The first choice for machine code: NUMBA_CACHE_DIR, or a folder per processor in the user's cache directory.
+
+    Raises RuntimeError for a user without a home directory.
+    """
     given = os.environ.get("NUMBA_CACHE_DIR")
-    if given:
-        return Path(given)
+    return Path(given) if given else _user_cache()
+
+
+def _user_cache() -> Path:
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "ministream" / _key()
+
+
+def _key() -> str:
     cpu, features = processor()
-    key = hashlib.sha256(f"{features} {numba.__version__}".encode()).hexdigest()[:8]
-    return base / "ministream" / f"{cpu}-{key}"
+    return f"{cpu}-{hashlib.sha256(f'{features} {numba.__version__}'.encode()).hexdigest()[:8]}"
 
 
-def _prepared() -> Path:
-    folder = cache_directory()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: compiled kernels cannot be kept there: {error.strerror}; "
-            "set NUMBA_CACHE_DIR to a folder that can be written"
-        ) from error
+def _temporary_cache() -> Path:
+    """One for all processes of the user on this machine."""
+    return Path(tempfile.gettempdir()) / f"ministream-kernels-{os.geteuid()}" / _key()
+
+
+def _usable(folder: Path) -> Path:
+    """The folder, made private, with room and locks. Raises ConfigError or OSError."""
+    folder = private.make_folder(folder)
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        os.posix_fallocate(probe.fileno(), 0, _PROBE_BYTES)
+        fcntl.flock(probe, fcntl.LOCK_EX)
     return folder
 
 
-numba.config.CACHE_DIR = str(_prepared())
+def _shared_folder() -> Path | None:
+    """The first choice that can be used by all processes of the user here; None where there is none."""
+    choices = [cache_directory, _user_cache] if os.environ.get("NUMBA_CACHE_DIR") else [_user_cache]
+    for choice in [*choices, _temporary_cache]:
+        try:
+            return _usable(choice())
+        except (ConfigError, RuntimeError, OSError) as error:
+            _LOG.warning("compiled kernels: %s; trying another folder (NUMBA_CACHE_DIR sets it)", error)
+    return None
+
+
+def _own_folder() -> Path | None:
+    """A folder for this process alone, removed at its end; None where there is no room for it."""
+    try:
+        folder = tempfile.mkdtemp(prefix="ministream-kernels-")
+    except OSError as error:
+        _LOG.warning("compiled kernels: %s; they are not kept", error)
+        return None
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _LOG.warning("compiled kernels: kept in %s until this process ends; every process compiles its own", folder)
+    return Path(folder)
+
+
+_SHARED = _shared_folder()
+_FOLDER = _SHARED or _own_folder()
+if _FOLDER is not None:
+    numba.config.CACHE_DIR = str(_FOLDER)
+
+
+class _KernelCache(FunctionCache):  # type: ignore[misc] # numba is untyped
+    """Numba's cache; a disk that fills up costs the next process time, and this one nothing."""
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            _LOG.warning("compiled kernel not kept: %s; free space in %s, or set NUMBA_CACHE_DIR", error, _FOLDER)
 
 
 def jit(function: Callable[..., Any]) -> Any:
     """Decorator of every kernel. Multiply-add may be contracted; nothing else about rounding is relaxed."""
-    return numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")(function)
+    kernel = numba.njit(nogil=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")(function)
+    if _FOLDER is not None:
+        kernel._cache = _KernelCache(function)  # what cache=True does, with numba's own class
+    return kernel
 
 
 def inline(function: Callable[..., Any]) -> Any:
@@ -69,8 +130,14 @@ def inline(function: Callable[..., Any]) -> Any:
 @contextmanager
 def one_compiles_first() -> Iterator[None]:
     """Hold this node's lock on the cache: two processes that fill one entry at once can crash."""
-    folder = _prepared()
-    # one lock per node, for flock does not reach across every shared file system
-    with (folder / f"lock-{os.uname().nodename}").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    if _SHARED is None:
         yield
+        return
+    # one lock per node, for flock does not reach across every shared file system
+    path = _SHARED / f"lock-{os.uname().nodename}"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
