@@ -66,6 +66,10 @@ class ProducerSection(Section):
     rate: float | None = Field(default=None, gt=0, description="projections/s; none: as fast as credit allows")
     order: Literal["sequential", "interlaced", "golden-angle"] = "sequential"
     repeat: int = Field(default=1, ge=1, description="how often the projections are played")
+    overflow: Literal["block", "drop-oldest", "decimate"] = Field(
+        default="block", description="when the receiver is too slow: wait, or drop projections"
+    )
+    backlog: int = Field(default=64, ge=1, description="projections that may wait before overflow drops some")
     wire: WireName = Field(default="native", description="timage: like the DAQ of aps-mini-apps")
     listen: str = Field(default="tcp://127.0.0.1:0", description="data socket; port 0: any free port")
     peer_timeout_s: float = Field(default=120.0, gt=0, description="how long to wait for a receiver")

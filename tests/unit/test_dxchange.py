@@ -94,7 +94,7 @@ def test_scan_describes_the_file(path):
         },
     )
     with opened(path, axis=2.25) as source:
-        scan = source.scan
+        scan = source.describe()
     assert (scan.rows, scan.cols, scan.projections, scan.flats, scan.darks) == (4, 6, 9, 3, 2)
     assert (scan.dtype, scan.axis_col, scan.sample) == ("<u2", 2.25, "Tooth")
     assert (scan.pixel_size_um, scan.energy_kev) == (0.65, 27.4)
@@ -114,7 +114,7 @@ def test_the_real_scan(tooth):
             [f.angle_rad for f in played[FrameKind.PROJECTION]], np.deg2rad(file["exchange/theta"])
         )
     with opened(tooth) as source:
-        assert (source.scan.dtype, source.scan.sample, source.scan.axis_col) == ("<f4", "Tooth", None)
+        assert (source.describe().dtype, source.describe().sample, source.describe().axis_col) == ("<f4", "Tooth", None)
 
 
 def test_rows_and_projections_can_be_picked(path):
@@ -182,7 +182,7 @@ def test_pixels_come_in_their_own_dtype_and_native_byte_order(path, dtype):
     assert {f.pixels.dtype for kind in FrameKind for f in played[kind]} == {native}
     np.testing.assert_array_equal(pixels(played[FrameKind.PROJECTION]), stacks["/exchange/data"])
     with opened(path) as source:
-        assert source.scan.dtype == native.str
+        assert source.describe().dtype == native.str
 
 
 @pytest.mark.parametrize(
@@ -298,9 +298,9 @@ def test_pixel_size_at_the_sample(path, datasets, size_um):
     units = {(f"{INSTRUMENT}/{name}", "units"): units for name, (_, units) in datasets.items() if units}
     written(path, values, units)
     with opened(path) as source:
-        assert source.scan.pixel_size_um == (None if size_um is None else pytest.approx(size_um))
+        assert source.describe().pixel_size_um == (None if size_um is None else pytest.approx(size_um))
     with opened(path, pixel_size_um=1.5) as source:
-        assert source.scan.pixel_size_um == 1.5
+        assert source.describe().pixel_size_um == 1.5
 
 
 @pytest.mark.parametrize(("energy", "units", "kev"), [(27_400.0, "eV", 27.4), (27.4, "keV", 27.4), (0.0, "keV", None)])
@@ -308,14 +308,14 @@ def test_energy(path, energy, units, kev):
     name = f"{INSTRUMENT}/monochromator/energy"
     written(path, {name: energy}, {(name, "units"): units})
     with opened(path) as source:
-        assert source.scan.energy_kev == (None if kev is None else pytest.approx(kev))
+        assert source.describe().energy_kev == (None if kev is None else pytest.approx(kev))
 
 
 def test_a_quantity_without_units_is_left_out_with_a_warning(path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("ministream"), "propagate", True)
     name = f"{INSTRUMENT}/monochromator/energy"
     with opened(written(path, {name: [27.4]})) as source:
-        assert source.scan.energy_kev is None
+        assert source.describe().energy_kev is None
     assert str(path) in caplog.text
     assert name in caplog.text
 
@@ -325,14 +325,14 @@ def test_a_quantity_without_units_is_left_out_with_a_warning(path, caplog, monke
 )
 def test_sample_name_in_any_form(path, name):
     with opened(written(path, {"/measurement/sample/name": name})) as source:
-        assert source.scan.sample == "Zahn"
+        assert source.describe().sample == "Zahn"
 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe", 3.0, "x" * 5000])
 def test_any_sample_name_fits_the_wire(path, name):
     with opened(written(path, {"/measurement/sample/name": name})) as source:
-        assert len(source.scan.sample) <= 256
-        assert source.scan.sample.isprintable()
+        assert len(source.describe().sample) <= 256
+        assert source.describe().sample.isprintable()
 
 
 COMPLEX = DATA.astype(np.complex64)

@@ -48,10 +48,10 @@ def ray_sums(image, angle_rad, axis_col):
 @pytest.mark.parametrize("cols", [128, 129])
 def test_projections_are_ray_sums_of_the_truth(sample, axis, cols):
     source = opened(sample=sample, rows=2, cols=cols, axis=axis)
-    volume = whole_truth(source.scan)
+    volume = whole_truth(source.describe())
     angles = np.deg2rad([0, 33, 90, 130, 180, 222.5, 270, 301])
     exact = np.stack([source.line_integrals(a) for a in angles], axis=1)
-    summed = np.stack([[ray_sums(image, a, source.scan.axis_or_middle) for a in angles] for image in volume])
+    summed = np.stack([[ray_sums(image, a, source.describe().axis_or_middle) for a in angles] for image in volume])
     # An axis wrong by half a pixel gives 0.009 and 0.995 at best.
     assert np.abs(exact - summed).mean() < 0.006 * exact.max()
     assert np.corrcoef(exact.ravel(), summed.ravel())[0, 1] > 0.998
@@ -62,7 +62,7 @@ def test_projections_are_ray_sums_of_the_truth(sample, axis, cols):
 def test_any_size_works(sample, rows, cols, axis):
     source = opened(sample=sample, rows=rows, cols=cols, axis=axis, projections=1)
     assert [frame.pixels.shape for frame in source.frames()] == [(rows, cols)] * 5
-    assert whole_truth(source.scan).shape == (rows, cols, cols)
+    assert whole_truth(source.describe()).shape == (rows, cols, cols)
 
 
 @samples
@@ -78,31 +78,31 @@ def test_largest_line_integral_is_about_the_absorption_asked_for(sample, cols):
 def test_the_sample_stays_on_the_detector(sample, axis):
     """No view is cut off, so every one of a slice's views holds its whole attenuation."""
     source = opened(sample=sample, rows=4, cols=128, axis=axis)
-    whole = whole_truth(source.scan).sum(axis=(1, 2))
+    whole = whole_truth(source.describe()).sum(axis=(1, 2))
     for angle in np.linspace(0, 2 * np.pi, 9):
         np.testing.assert_allclose(source.line_integrals(angle).sum(axis=1), whole, rtol=0.03)
 
 
 @samples
 def test_attenuation_is_nowhere_negative(sample):
-    assert whole_truth(opened(sample=sample, rows=32, cols=32).scan).min() >= -1e-9
+    assert whole_truth(opened(sample=sample, rows=32, cols=32).describe()).min() >= -1e-9
 
 
 def test_foam_depends_on_the_seed_and_the_head_does_not():
-    volumes = {(s, seed): whole_truth(opened(sample=s, seed=seed).scan) for s in SAMPLES for seed in (1, 2)}
+    volumes = {(s, seed): whole_truth(opened(sample=s, seed=seed).describe()) for s in SAMPLES for seed in (1, 2)}
     assert not np.array_equal(volumes["foam", 1], volumes["foam", 2])
     np.testing.assert_array_equal(volumes["shepp-logan", 1], volumes["shepp-logan", 2])
 
 
 def test_foam_is_the_same_on_every_machine():
     """Producer and receiver make the truth from the seed, whatever NumPy each of them runs."""
-    volume = whole_truth(opened(sample="foam", rows=3, cols=24, seed=42).scan)
+    volume = whole_truth(opened(sample="foam", rows=3, cols=24, seed=42).describe())
     np.testing.assert_allclose([volume.sum(), volume[1].std()], [69.09349, 0.039577726], rtol=1e-5)
 
 
 @samples
 def test_slabs_of_the_truth_are_parts_of_the_whole(sample):
-    scan = opened(sample=sample, rows=7).scan
+    scan = opened(sample=sample, rows=7).describe()
     parts = [truth(scan, slab) for slab in (Slab(0, 3), Slab(3, 1), Slab(4, 3))]
     assert all(part.dtype == np.float32 for part in parts)
     np.testing.assert_array_equal(np.concatenate(parts), whole_truth(scan))
@@ -155,7 +155,7 @@ def test_another_seed_is_other_noise():
 def test_repeated_passes_show_the_same_views_with_fresh_noise():
     twice = opened(repeat=2)
     views = [f for f in twice.frames() if f.kind is FrameKind.PROJECTION]
-    assert twice.scan.projections == len(views) == 24
+    assert twice.describe().projections == len(views) == 24
     assert [f.index for f in views] == list(range(24))
     assert [f.angle_rad for f in views[:12]] == [f.angle_rad for f in views[12:]]
     assert not np.array_equal(views[0].pixels, views[12].pixels)
@@ -175,7 +175,7 @@ def test_bright_pixels_saturate_and_the_log_says_so(caplog, monkeypatch):
 
 
 def test_scan_describes_what_is_sent():
-    scan = opened(axis=20.5, pixel_size_um=0.65, sample="foam").scan
+    scan = opened(axis=20.5, pixel_size_um=0.65, sample="foam").describe()
     assert (scan.rows, scan.cols, scan.projections, scan.flats, scan.darks) == (6, 48, 12, 2, 2)
     assert (scan.dtype, scan.axis_col, scan.pixel_size_um, scan.sample) == ("<u2", 20.5, 0.65, "foam phantom")
 
@@ -233,7 +233,7 @@ def recipe(**changes):
     ],
 )
 def test_a_malformed_recipe_from_the_network_is_refused(text):
-    scan = dataclasses.replace(opened().scan, truth=text)
+    scan = dataclasses.replace(opened().describe(), truth=text)
     with pytest.raises(ProtocolError, match=r"(truth|phantom) recipe"):
         truth(scan, Slab(0, 1))
 
@@ -245,4 +245,4 @@ def test_rows_that_the_recipe_does_not_have_are_refused(slab):
 
 
 def test_no_recipe_is_no_truth():
-    assert truth(dataclasses.replace(opened().scan, truth=None), Slab(0, 1)) is None
+    assert truth(dataclasses.replace(opened().describe(), truth=None), Slab(0, 1)) is None

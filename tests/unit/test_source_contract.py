@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import time
+import types
 
 import h5py
 import numpy as np
 import pytest
 
 from ministream import config, registry, source
+from ministream.app import check
+from ministream.app.launch import launcher
+from ministream.app.launch.plan import Plan
 from ministream.errors import ConfigError, UsageError
-from ministream.model import FrameKind, Slab
+from ministream.model import FrameKind, Scan, Slab
 from ministream.source._order import ORDERS
 
 
@@ -64,7 +69,7 @@ def test_every_option_but_the_plain_ones_is_described(section):
 @pytest.mark.parametrize("order", ORDERS)
 def test_frames_are_those_that_the_scan_announces(section, order, repeat):
     with opened(section, order, repeat) as played:
-        scan = played.scan
+        scan = played.describe()
         before = time.time()
         frames = list(played.frames())
     assert (scan.rows, scan.cols, scan.projections, scan.flats, scan.darks) == (3, 10, 7 * repeat, 2, 3)
@@ -106,8 +111,8 @@ def test_frames_are_made_when_they_are_asked_for(section):
 
 def test_scans_have_ids_of_their_own(section):
     with opened(section) as one, opened(section) as other:
-        assert one.scan.scan_id != other.scan.scan_id
-        assert one.scan.scan_id
+        assert one.describe().scan_id != other.describe().scan_id
+        assert one.describe().scan_id
 
 
 def test_unknown_order_is_refused(section):
@@ -123,7 +128,7 @@ def test_closing_twice_is_harmless(section):
 
 def test_a_truth_that_is_offered_can_be_followed(section):
     with opened(section) as played:
-        scan = played.scan
+        scan = played.describe()
     image = source.truth(scan, Slab(1, 2))
     if scan.truth is None:
         assert image is None
@@ -135,3 +140,67 @@ def test_a_truth_that_is_offered_can_be_followed(section):
 def test_unknown_source_lists_the_known_ones():
     with pytest.raises(ConfigError, match=r"unknown source 'beam': choose one of .*dxchange.*phantom"):
         opened(config.SourceSection(kind="beam"))
+
+
+class Detector(source.Live):
+    """A live source, of which a test can see that it was connected to."""
+
+    connected = 0
+
+    def __init__(self, options):
+        type(self).connected += 1
+
+    def describe(self):
+        return Scan(scan_id="live", rows=2, cols=8, projections=0, flats=0, darks=0, dtype="<u2")
+
+    def frames(self):
+        return iter(())
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def live(monkeypatch):
+    """`[source]` of a live source that is registered for the test."""
+    plugin = types.ModuleType("ministream.source.detector")
+    plugin.Source, plugin.Options = Detector, type("Options", (config.Section,), {})
+    load = registry.load
+    monkeypatch.setattr(registry, "load", lambda package, name: plugin if name == "detector" else load(package, name))
+    monkeypatch.setattr(Detector, "connected", 0)
+    return config.SourceSection(kind="detector")
+
+
+def test_a_live_source_is_not_connected_to_before_it_runs(live):
+    assert source.describe(live, order="sequential", repeat=1) is None
+    assert Detector.connected == 0
+    with pytest.raises(ConfigError, match="unknown key no_such_option"):
+        source.describe(config.SourceSection(kind="detector", no_such_option=1), order="sequential", repeat=1)
+    with source.open_source(live, order="sequential", repeat=1) as detector:
+        assert detector.describe().projections == 0
+    assert Detector.connected == 1
+
+
+@pytest.mark.parametrize(("order", "repeat"), [("interlaced", 1), ("sequential", 2)])
+@pytest.mark.parametrize("use", [source.open_source, source.describe])
+def test_a_live_source_has_one_order_and_one_pass(live, use, order, repeat):
+    with pytest.raises(ConfigError, match=rf"order = '{order}', repeat = {repeat}: .*detector is live.*Leave order"):
+        use(live, order=order, repeat=repeat)
+    assert Detector.connected == 0
+
+
+def test_check_and_launch_leave_a_live_source_alone(live, tmp_path):
+    run = tmp_path / "run.toml"
+    run.write_text('[source]\nkind = "detector"\n')
+    launcher._check_ranks(Plan(run=run, out=tmp_path, ranks=64))
+    with pytest.raises(ConfigError, match=r"detector is live: .*--set source\.kind=phantom"):
+        check.check(config.load(run, {"output": {"directory": str(tmp_path)}}), 1)
+    assert Detector.connected == 0
+
+
+def test_describing_a_recording_is_what_opening_it_says(section):
+    described = source.describe(section, order="interlaced", repeat=2)
+    with opened(section, "interlaced", 2) as played:
+        facts = dataclasses.replace(described, scan_id=played.describe().scan_id)
+        assert facts == played.describe()
+        assert played.describe() is played.describe()

@@ -23,7 +23,7 @@ from ministream.recon import memory, open_algorithm
 from ministream.recon.geometry import Geometry, padded_slices
 from ministream.recon.kernels import set_threads, warm_up
 from ministream.recon.window import Window
-from ministream.source import open_source
+from ministream.source import describe
 from ministream.storage import scratch_bytes
 from ministream.tunnel import curve
 from ministream.tunnel.credentials import Credentials
@@ -80,16 +80,15 @@ class JobPrediction:
 def check(config: Config, ranks: int) -> JobPrediction:
     """Validate everything that can be validated without starting, and predict memory, traffic and speed.
 
-    Opens the configured source (reads no pixels), the credentials and the output directory; measures the
-    kernels for about a second on this machine's cores.
+    Describes the configured source (reads no projections, connects to no detector), opens the credentials and the
+    output directory; measures the kernels for about a second on this machine's cores.
 
     Raises the typed error that the job itself would end with.
     """
     _check_tunnel(config)
     curve.load(config.stream.curve, "receiver")
     free_mib = _free_mib(config.output.directory)
-    with open_source(config.source, order=config.producer.order, repeat=config.producer.repeat) as source:
-        scan = source.scan
+    scan = _scan(config)
     cores = len(os.sched_getaffinity(0))
     threads = config.recon.threads or max(1, cores // ranks)
     assignment = assign(0, ranks, config, scan, threads)
@@ -117,6 +116,16 @@ def check(config: Config, ranks: int) -> JobPrediction:
         free_mib=free_mib,
         warnings=tuple(_warnings(assignment, rate, _volumes(assignment) * volume_mib, free_mib, cores)),
     )
+
+
+def _scan(config: Config) -> Scan:
+    scan = describe(config.source, order=config.producer.order, repeat=config.producer.repeat)
+    if scan is None:
+        raise ConfigError(
+            f"[source] {config.source.kind} is live: its images are not known before it runs. Check a phantom of the "
+            "same size, in a file without [source]: --set source.kind=phantom --set source.rows=R --set source.cols=C"
+        )
+    return scan
 
 
 def _check_tunnel(config: Config) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from ministream import config, log, registry
 from ministream.cli import ERRORS, AnnounceOption, RunArgument, SetOption, output, overrides
-from ministream.errors import IncompleteError
+from ministream.errors import ExitCode, IncompleteError
 
 _WIRES = ", ".join(registry.names(config.WIRES))
 
@@ -78,7 +78,12 @@ def produce(
     )
     log.setup("producer", log_level or settled.log_level)
     report = app.produce(settled, announce)
-    ERRORS.print(f"sent {report.projections} projections, {report.bytes / 2**20:.1f} MiB in {report.seconds:.1f} s")
+    dropped = f" ({report.dropped} more were dropped)" if report.dropped else ""
+    ERRORS.print(
+        f"sent {report.projections} projections{dropped}, {report.bytes / 2**20:.1f} MiB in {report.seconds:.1f} s"
+    )
+    if report.dropped:
+        raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 def recon(

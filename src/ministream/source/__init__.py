@@ -1,10 +1,16 @@
-"""Where projections come from; one module per kind of source."""
+"""Where projections come from; one module per kind of source.
+
+A source module offers `Options`, a configuration section, and `Source`. A recording or a simulation subclasses
+`Recorded`: it is described without being played, and it can be played in another order or several times. A detector
+subclasses `Live`: it has one order, does not know its length, and nothing but the producer job connects to it.
+"""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import pydantic
@@ -17,18 +23,26 @@ from ministream.model import Frame, Scan, Slab
 MAX_RECIPE_CHARS = 4096
 
 
-class Source(Protocol):
+class Source(abc.ABC):
     """One acquisition, opened and checked; the producer job reads it once, frame by frame."""
 
-    scan: Scan
+    dropped: int = 0
+    """Projections of the acquisition that `frames` has left out because they are lost; the scan is incomplete."""
 
+    @abc.abstractmethod
+    def describe(self) -> Scan:
+        """Geometry, counts and calibration of the acquisition; the same value at every call."""
+
+    @abc.abstractmethod
     def frames(self) -> Iterator[Frame]:
         """Darks, flats, then projections in acquisition order, each made or read when it is asked for."""
-        ...
 
+    def stop(self) -> None:  # noqa: B027
+        """End `frames` soon, from any thread; sources that wait for something override it."""
+
+    @abc.abstractmethod
     def close(self) -> None:
         """Give back files and connections; harmless when called again."""
-        ...
 
     def __enter__(self) -> Self:
         return self
@@ -37,6 +51,21 @@ class Source(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Recorded(Source):
+    """A recording or a simulation: opening and describing it costs little and disturbs nobody.
+
+    Made with `order`, one of `_order.ORDERS`, and `repeat`, how often its projections are played.
+    """
+
+
+class Live(Source):
+    """A detector: `describe` waits for its first image, `frames` ends when the acquisition does.
+
+    The scan that it describes has 0 projections unless the options say how many come. Images that nobody takes are
+    lost in the detector's own queue.
+    """
 
 
 class _Recipe(pydantic.BaseModel):
@@ -50,14 +79,42 @@ class _Recipe(pydantic.BaseModel):
 
 
 def open_source(section: config.SourceSection, *, order: str, repeat: int) -> Source:
-    """Open the source that `[source]` describes, its views in `order`, played `repeat` times.
+    """Open the source that `[source]` names, its projections in `order`, played `repeat` times.
 
-    Raises ConfigError for a wrong kind or option and InputError for a file that cannot be used.
+    Raises ConfigError for a wrong kind or option, and for an order or repetition of a live source; InputError for a
+    file that cannot be used.
     """
     plugin = registry.load(__name__, section.kind)
     options = config.parse(plugin.Options, section.options, f"[source] {section.kind}")
-    source: Source = plugin.Source(options, order=order, repeat=repeat)
+    source: Source
+    if issubclass(plugin.Source, Live):
+        _check_playback(section.kind, order, repeat)
+        source = plugin.Source(options)
+    else:
+        source = plugin.Source(options, order=order, repeat=repeat)
     return source
+
+
+def describe(section: config.SourceSection, *, order: str, repeat: int) -> Scan | None:
+    """What the source that `[source]` names will send, without its pixels; None for a live source, which is left alone.
+
+    Raises ConfigError and InputError as `open_source` does.
+    """
+    if issubclass(registry.load(__name__, section.kind).Source, Live):
+        plugin = registry.load(__name__, section.kind)
+        config.parse(plugin.Options, section.options, f"[source] {section.kind}")
+        _check_playback(section.kind, order, repeat)
+        return None
+    with open_source(section, order=order, repeat=repeat) as source:
+        return source.describe()
+
+
+def _check_playback(kind: str, order: str, repeat: int) -> None:
+    if order != "sequential" or repeat != 1:
+        raise ConfigError(
+            f"[producer] order = {order!r}, repeat = {repeat}: [source] {kind} is live, and its images come once, in "
+            "the order of the acquisition. Leave order and repeat out."
+        )
 
 
 def truth(scan: Scan, slab: Slab) -> NDArray[np.float32] | None:

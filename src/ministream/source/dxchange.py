@@ -65,7 +65,7 @@ class Options(config.Section):
     pixel_size_um: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="none: the file's")
 
 
-class Source(source.Source):
+class Source(source.Recorded):
     """Reads frames when they are asked for; everything about them but their pixels is checked on opening.
 
     Frames keep the file's dtype in native byte order; where the calibration's differs, the scan takes the dtype that
@@ -95,7 +95,7 @@ class Source(source.Source):
         play = np.tile(_order.permutation(order, angles_rad), repeat)
         self._played, self._angles_rad = recorded[play].tolist(), angles_rad[play].tolist()
         self._dtype = _common_dtype(self._projections.dtype, self._flats.dtype, self._darks.dtype)
-        self.scan = Scan(
+        self._scan = Scan(
             scan_id=uuid.uuid4().hex,
             rows=self._rows.rows,
             cols=self._projections.cols,
@@ -108,6 +108,10 @@ class Source(source.Source):
             energy_kev=file.quantity(ENERGY, TO_KEV),
             sample=file.text(SAMPLE_NAME),
         )
+
+    def describe(self) -> Scan:
+        """Geometry and counts, with the order and repetition asked for."""
+        return self._scan
 
     def frames(self) -> Iterator[Frame]:
         """Darks, flats, then projections. Raises InputError where the file is damaged."""

@@ -86,7 +86,7 @@ class Options(_Phantom):
     pixel_size_um: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
 
-class Source(source.Source):
+class Source(source.Recorded):
     """Makes frames on demand. A frame depends on the options, its kind and its index, not on what came before."""
 
     def __init__(self, options: Options, *, order: str, repeat: int) -> None:
@@ -96,7 +96,7 @@ class Source(source.Source):
         self._flat, self._dark = _fixed_pattern(options)
         if options.dtype == "uint16" and options.i0 + options.dark > np.iinfo(np.uint16).max:
             _LOG.warning("phantom: i0 + dark = %g counts: pixels saturate at 65535", options.i0 + options.dark)
-        self.scan = Scan(
+        self._scan = Scan(
             scan_id=uuid.uuid4().hex,
             rows=options.rows,
             cols=options.cols,
@@ -110,12 +110,16 @@ class Source(source.Source):
             truth=Recipe(**options.model_dump(include=set(_Phantom.model_fields))).model_dump_json(),
         )
 
+    def describe(self) -> Scan:
+        """Geometry and counts, with the order and repetition asked for."""
+        return self._scan
+
     def frames(self) -> Iterator[Frame]:
         """Darks, flats, then projections."""
         for kind, count in (
-            (FrameKind.DARK, self.scan.darks),
-            (FrameKind.FLAT, self.scan.flats),
-            (FrameKind.PROJECTION, self.scan.projections),
+            (FrameKind.DARK, self._scan.darks),
+            (FrameKind.FLAT, self._scan.flats),
+            (FrameKind.PROJECTION, self._scan.projections),
         ):
             for index in range(count):
                 yield self.frame(kind, index)
@@ -138,7 +142,7 @@ class Source(source.Source):
     def line_integrals(self, angle_rad: float) -> NDArray[np.float64]:
         """The exact line integrals [rows, cols] at one angle, without detector or noise."""
         return self._sample.project(
-            angle_rad, rows=self.scan.rows, cols=self.scan.cols, axis_col=self._options.axis_col
+            angle_rad, rows=self._scan.rows, cols=self._scan.cols, axis_col=self._options.axis_col
         )
 
     def _detect(self, expected: NDArray[np.float64], kind: FrameKind, index: int) -> NDArray[np.generic]:

@@ -62,8 +62,8 @@ class Sender(AbstractContextManager["Sender"], Protocol):
         """Send one frame; wait where the receiver asks for it."""
         ...
 
-    def finish(self) -> SenderReport:
-        """Send the end of the scan, and say what was sent."""
+    def finish(self, dropped: int = 0) -> SenderReport:
+        """Send the end of the scan, `dropped` projections having been left out, and say what was sent."""
         ...
 
 

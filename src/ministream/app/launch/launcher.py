@@ -20,7 +20,7 @@ from ministream.app.launch.stage_out import StageOut
 from ministream.app.launch.supervisor import JOB, Supervisor
 from ministream.app.placement import granted
 from ministream.errors import ConfigError
-from ministream.source import open_source
+from ministream.source import describe
 from ministream.transport import open_wire
 
 _LOG = log.get(__name__)
@@ -61,7 +61,8 @@ def _check_ranks(plan: Plan) -> None:
     """Find out before anything starts what the ranks would find out once they have met the producer.
 
     Raises ConfigError for more ranks than the scan has rows, or more that receive than there are. One side alone is
-    left to its job, which tells the partner too; a scan that options of the producer's change is not known here.
+    left to its job, which tells the partner too; a scan that options of the producer's change is not known here, nor
+    is a live one.
     """
     ranks = plan.ranks or (granted().ranks if not plan.launcher else 0)
     if plan.side is not None or not ranks:
@@ -70,8 +71,9 @@ def _check_ranks(plan: Plan) -> None:
     if not plan.producer_options:
         settings = config.load(plan.run)
         passes = open_wire(settings.producer.wire, settings).source_passes
-        with open_source(settings.source, order=settings.producer.order, repeat=passes) as source:
-            partition.slabs(source.scan.rows, ranks)
+        scan = describe(settings.source, order=settings.producer.order, repeat=passes)
+        if scan is not None:
+            partition.slabs(scan.rows, ranks)
 
 
 class _Asked:

@@ -110,7 +110,9 @@ class Supervisor:
 
     def _look(self) -> None:
         ended = self._meeting.partner_outcome()
-        if ended is not None and ended.failed:
+        # a producer that dropped projections has still sent the rest to the end
+        sent_all = self._side == "recon" and ended is not None and ended.code == ExitCode.INCOMPLETE
+        if ended is not None and ended.failed and not sent_all:
             self._end(Outcome(code=ended.code, reason=f"{JOB[PARTNER[self._side]]} ended first: {ended.reason}"))
         elif ended is not None and self._side == "producer" and self._end_by is None:
             self._end_by = time.monotonic() + LINGER_S

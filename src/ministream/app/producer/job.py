@@ -1,4 +1,4 @@
-"""The producer job: source → sender, beside its end of the tunnel."""
+"""The producer job: source → backlog → sender, beside its end of the tunnel."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from pathlib import Path
 from ministream import log
 from ministream.app.announce import announce
 from ministream.app.gateway.control_server import embedded
+from ministream.app.producer.backlog import Backlog
 from ministream.config import Config
+from ministream.errors import ConfigError
 from ministream.model import Frame, FrameKind
-from ministream.source import open_source
-from ministream.transport import SenderReport, open_wire
+from ministream.source import Live, Source, open_source
+from ministream.transport import Sender, SenderReport, open_wire
 from ministream.tunnel import curve
 
 _LOG = log.get(__name__)
@@ -28,9 +30,10 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
     """
     with ExitStack() as stack:
         wire = open_wire(config.producer.wire, config)
-        source = open_source(config.source, order=config.producer.order, repeat=wire.source_passes)
-        stack.callback(source.close)
-        sender = wire.sender(source.scan, keys=curve.load(config.stream.curve, "producer"))
+        source = stack.enter_context(open_source(config.source, order=config.producer.order, repeat=wire.source_passes))
+        _check_overflow(config, source)
+        scan = source.describe()
+        sender = wire.sender(scan, keys=curve.load(config.stream.curve, "producer"))
         stack.enter_context(sender)
         data, *sync = sender.addresses
         server = embedded(config.tunnel, "PROD", targets=sender.addresses)
@@ -42,14 +45,35 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
             sync=sync[0] if sync else None,
             control=server.address if server else None,
         )
-        scan = source.scan
         _LOG.info(
             "scan %s: %d darks, %d flats, %d projections of %d × %d, data on %s",
             *(scan.scan_id, scan.darks, scan.flats, scan.projections, scan.rows, scan.cols, data),
         )
-        for frame in paced(wire.played(source.frames), config.producer.rate):
+        frames = paced(wire.played(source.frames), config.producer.rate)
+        dropped = _send(frames, sender, source, config)
+        return sender.finish(source.dropped + dropped)
+
+
+def _check_overflow(config: Config, source: Source) -> None:
+    producer = config.producer
+    if producer.overflow != "block" and not isinstance(source, Live) and producer.rate is None:
+        raise ConfigError(
+            f"[producer] overflow = {producer.overflow!r} drops projections of a source that does not wait, but "
+            f"[source] {config.source.kind} waits. Set producer.rate to play it like a detector, or leave overflow out."
+        )
+
+
+def _send(frames: Iterator[Frame], sender: Sender, source: Source, config: Config) -> int:
+    """Send the frames; returns how many projections the overflow policy dropped."""
+    overflow = config.producer.overflow
+    if overflow == "block":
+        for frame in frames:
             sender.send(frame)
-        return sender.finish()
+        return 0
+    with Backlog(frames, overflow=overflow, limit=config.producer.backlog, stop=source.stop) as backlog:
+        for frame in backlog:
+            sender.send(frame)
+    return backlog.dropped
 
 
 def paced(

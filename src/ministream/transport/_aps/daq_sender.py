@@ -115,8 +115,11 @@ class DaqSender:
         self._projections += frame.kind is FrameKind.PROJECTION
         self._bytes += len(message)
 
-    def finish(self) -> SenderReport:
-        """Publish the end. Nothing on this wire says that it arrived, but a subscriber that has it leaves."""
+    def finish(self, dropped: int = 0) -> SenderReport:
+        """Publish the end. Nothing on this wire says that it arrived, but a subscriber that has it leaves.
+
+        Nor does it say that `dropped` projections were left out: that stands in this end's report alone.
+        """
         self._hand_over(timage.END_OF_DATA)
         deadline = time.monotonic() + self._drain_s
         while self._subscribers > 0 and self._socket.poll(milliseconds(deadline - time.monotonic())):
@@ -124,7 +127,7 @@ class DaqSender:
         if self._drain_s and self._subscribers:
             _log.warning("%s: %d subscribers have not left in %g s", self.address, self._subscribers, self._drain_s)
         seconds = time.monotonic() - (self._started_s or time.monotonic())
-        return SenderReport(projections=self._projections, bytes=self._bytes, seconds=seconds)
+        return SenderReport(projections=self._projections, bytes=self._bytes, seconds=seconds, dropped=dropped)
 
     def _wait_for_subscribers(self) -> None:
         poller = zmq.Poller()
