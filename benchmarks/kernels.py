@@ -32,9 +32,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import _ranks, machine
-from ministream.recon import kernels
-from ministream.recon.geometry import Geometry, aligned_zeros, padded_slices
+from ministream.recon import backend
+from ministream.recon.geometry import Beams, Geometry
 
+CPU = backend.default()
 SGEMM_N = 2048
 SUM_ELEMENTS = 1 << 25
 """128 MiB, more than caches hold."""
@@ -107,7 +108,7 @@ def _shapes(options: argparse.Namespace) -> list[Shape]:
 
 def _rows(shape: Shape, argv: list[str], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for threads in options.threads:
-        kernels.set_threads(threads)
+        CPU.set_threads(threads)
         case = Case(shape.n, shape.projections, shape.slices)
         yield _measure(shape, case, threads, options.repetitions)
     for ranks in options.ranks:
@@ -126,20 +127,20 @@ class Case:
 
     def __init__(self, n: int, projections: int, slices: int) -> None:
         geometry = Geometry(n=n, cols=n, axis_col=(n - 1) / 2)
-        self.image = geometry.new_image(slices)
+        self.image = CPU.new_image(geometry, slices)
         self.image[:, :, :slices] = 1e-3
-        self.sinogram = aligned_zeros((projections, n, padded_slices(slices)))
-        self.beams = kernels.Beams.at(np.arange(projections) * np.pi / projections, geometry.axis_col)
+        self.sinogram = CPU.new_window(projections, n, slices)
+        self.beams = Beams.at(np.arange(projections) * np.pi / projections, geometry.axis_col)
         self.factor = np.full((n, n), 1e-6, np.float32)
-        kernels.warm_up(slices)
+        CPU.warm_up(slices)
         self.forward()
         self.back()
 
     def forward(self) -> None:
-        kernels.forward(self.image, self.sinogram, self.beams, gain=-1.0)
+        CPU.forward(self.image, self.sinogram, self.beams, gain=-1.0)
 
     def back(self) -> None:
-        kernels.back(self.sinogram, self.image, self.beams, factor=self.factor)
+        CPU.back(self.sinogram, self.image, self.beams, factor=self.factor)
 
     def last_for(self, seconds: float) -> int:
         """Iterate for so long, once at least; returns how often."""
@@ -199,7 +200,7 @@ def _as_rank(options: argparse.Namespace) -> None:
 
     comm = mpi.world(None)
     shape = _shapes(options)[0]
-    kernels.set_threads(1)
+    CPU.set_threads(1)
     case = Case(shape.n, shape.projections, slabs(shape.slices, comm.size)[comm.rank].rows)
     forward, back, limits = [], [], []
     roofs = _Limits(1)

@@ -27,7 +27,7 @@ from benchmarks import _ranks, ingress, machine
 from benchmarks._pair import Case
 from ministream.cli.performance import load_machine
 from ministream.performance import Layout, Machine, Workload, exchange_s, moments, nodes_for, scan_s
-from ministream.recon.geometry import padded_slices
+from ministream.recon.footprint import padded_slices
 
 Point = dict[str, Any]
 

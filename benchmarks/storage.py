@@ -112,7 +112,7 @@ class _Volume:
     def __init__(self, comm: Any, folder: Path, n: int, slices: int) -> None:
         from ministream import partition
         from ministream.model import Counters, Scan
-        from ministream.recon.geometry import padded_slices
+        from ministream.recon.footprint import padded_slices
         from ministream.storage import VolumeState, VolumeWriter
 
         self._comm, self._folder, self._n, self._slices = comm, folder, n, slices

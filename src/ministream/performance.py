@@ -29,7 +29,8 @@ from pydantic import Field
 
 from ministream import config
 from ministream.errors import ConfigError
-from ministream.recon.geometry import Geometry, memory_bytes, padded_slices
+from ministream.recon.footprint import memory_bytes, padded_slices
+from ministream.recon.geometry import Geometry
 
 GIB = 2**30
 MOST_NODES = 4096

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ministream import registry
 from ministream.recon.algorithms._filtered import coverage_rad
 from ministream.recon.algorithms.os_sirt import subsets
+from ministream.recon.backend.cpu import new_image
 from ministream.recon.geometry import Geometry
 from tests.unit.test_recon import Case
 
@@ -29,7 +30,7 @@ def back(A: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def test_os_sirt_equals_the_twin() -> None:
     case = Case()
-    image, twin = case.geometry.new_image(case.slices), np.zeros_like(case.truth)
+    image, twin = new_image(case.geometry, case.slices), np.zeros_like(case.truth)
     case.open("os_sirt", subsets=5, relaxation=0.8).update(image, case.full_window(), 3)
     R = inverse(case.A.sum(axis=(2, 3)))[:, :, None]
     for _ in range(3):
@@ -44,7 +45,7 @@ def test_sart_is_os_sirt_with_single_projections() -> None:
     case = Case()
     images = []
     for kind, options in (("sart", {}), ("os_sirt", {"subsets": 40})):
-        image = case.geometry.new_image(case.slices)
+        image = new_image(case.geometry, case.slices)
         case.open(kind, relaxation=0.5, **options).update(image, case.full_window(), 2)
         images.append(image)
     np.testing.assert_array_equal(*images)
@@ -62,7 +63,7 @@ def test_subsets_share_the_projections_out() -> None:
 def test_mlem_equals_the_twin(count: int) -> None:
     case = Case()
     case.data = np.maximum(case.data, 0)
-    image = case.geometry.new_image(case.slices)
+    image = new_image(case.geometry, case.slices)
     case.open("mlem", subsets=count).update(image, case.full_window(), 6)
     mean = case.data.sum(axis=(0, 1)) / case.A.sum()
     twin = np.ones_like(case.truth) * mean
@@ -78,7 +79,7 @@ def test_mlem_equals_the_twin(count: int) -> None:
 
 def test_cgls_equals_the_twin() -> None:
     case = Case()
-    image = case.geometry.new_image(case.slices)
+    image = new_image(case.geometry, case.slices)
     report = case.open("cgls").update(image, case.full_window(), 5)
     x, r = np.zeros_like(case.truth), case.data.copy()
     p = s = back(case.A, r)
@@ -105,7 +106,7 @@ def divergence(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def test_fista_tv_equals_the_twin() -> None:
     case = Case()
-    image = case.geometry.new_image(case.slices)
+    image = new_image(case.geometry, case.slices)
     case.open("fista_tv", strength=0.02, tv_passes=6, non_negative=True).update(image, case.full_window(), 5)
     R = inverse(case.A.sum(axis=(2, 3)))[:, :, None]
     columns = case.A.sum(axis=(0, 1))
@@ -130,7 +131,7 @@ def test_tv_beats_sirt_on_few_noisy_projections() -> None:
     case.data += np.random.default_rng(0).normal(0, 0.3, case.data.shape)
     errors = {}
     for kind, options in (("sirt", {}), ("fista_tv", {"strength": 0.02})):
-        image = case.geometry.new_image(1)
+        image = new_image(case.geometry, 1)
         case.open(kind, **options).update(image, case.full_window(), 60)
         errors[kind] = np.linalg.norm(image - case.truth)
     assert errors["fista_tv"] < 0.8 * errors["sirt"]
@@ -138,7 +139,7 @@ def test_tv_beats_sirt_on_few_noisy_projections() -> None:
 
 def test_fbp_has_the_right_scale_and_shape() -> None:
     case = Case(n=64, cols=64, axis_col=31.5, projections=100, slices=2)
-    image = case.geometry.new_image(2)
+    image = new_image(case.geometry, 2)
     case.open("fbp").update(image, case.full_window(), 1)
     inside = case.geometry.circle()
     ours, truth = image[inside], case.truth[inside]
@@ -149,11 +150,11 @@ def test_fbp_has_the_right_scale_and_shape() -> None:
 def test_fbp_step_by_step_equals_fbp_at_once() -> None:
     case, rng = Case(), np.random.default_rng(0)
     window, algorithm = case.window(length=12, step=1), case.open("fbp")
-    image = case.geometry.new_image(case.slices)
+    image = new_image(case.geometry, case.slices)
     for index in rng.integers(0, 40, 60):
         case.feed(window, int(index))
         algorithm.update(image, window, 1)
-    at_once = case.geometry.new_image(case.slices)
+    at_once = new_image(case.geometry, case.slices)
     case.open("fbp").update(at_once, window, 1)
     np.testing.assert_allclose(image, at_once, atol=1e-5 * np.abs(at_once).max())
 
@@ -161,7 +162,7 @@ def test_fbp_step_by_step_equals_fbp_at_once() -> None:
 def test_sirt_starts_from_fbp_after_half_a_turn() -> None:
     case = Case(n=64, cols=64, axis_col=31.5, projections=60, slices=1)
     window, seeded, plain = case.window(length=60, step=30), case.open(seed_fbp=True), case.open()
-    images = [case.geometry.new_image(1) for _ in range(2)]
+    images = [new_image(case.geometry, 1) for _ in range(2)]
     errors = []
     for first in (0, 30):
         case.feed(window, *range(first, first + 30))
@@ -184,7 +185,7 @@ def test_coverage(angles_deg: NDArray[np.float64], covered_deg: float) -> None:
 def test_contract(kind: str) -> None:
     """Any algorithm improves an empty image, reports, leaves the padding alone, and lets MPI have its turn."""
     case, turns = Case(), []
-    image = case.geometry.new_image(case.slices)
+    image = new_image(case.geometry, case.slices)
     algorithm, window = case.open(kind), case.window(length=30, step=10)
     for first in range(0, 40, 10):
         case.feed(window, *range(first, first + 10))
@@ -203,7 +204,7 @@ def test_contract(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_circle_stays_empty(kind: str) -> None:
     case = Case()
-    image = case.geometry.new_image(case.slices)
+    image = new_image(case.geometry, case.slices)
     image[:] = 0.5
     case.open(kind, circular_mask=True).update(image, case.full_window(), 2)
     assert not image[~case.geometry.circle()].any()
@@ -218,7 +219,7 @@ def test_an_update_ends_when_it_is_told_to(kind: str) -> None:
         norms.append(norm2)
         return len(norms) < 3
 
-    image = case.geometry.new_image(case.slices)
+    image = new_image(case.geometry, case.slices)
     report = case.open(kind).update(image, case.full_window(), 10, proceed=proceed)
     assert report.iterations == 3
     assert tuple(norms) == report.residual_norm2
@@ -231,12 +232,12 @@ def test_the_axis_may_move(kind: str) -> None:
     wrong = Geometry(n=case.geometry.n, cols=case.geometry.cols, axis_col=case.geometry.axis_col - 2)
     right, case.geometry = case.geometry, wrong
     moved = case.open(kind)
-    image, window = wrong.new_image(1), case.full_window()
+    image, window = new_image(wrong, 1), case.full_window()
     moved.update(image, window, 2)
     moved.move_axis(right.axis_col)
     image[:] = 0
     moved.update(image, window, 2)
     case.geometry = right
-    fresh = right.new_image(1)
+    fresh = new_image(right, 1)
     case.open(kind).update(fresh, window, 2)
     np.testing.assert_allclose(image, fresh, atol=2e-3 * fresh.max() if kind == "fista_tv" else 1e-6)

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ministream.recon import open_algorithm
+from ministream.recon.backend.cpu import new_image
 from ministream.recon.geometry import Geometry
 from ministream.recon.window import Window
 from tests.unit.test_recon import discs, section
@@ -54,7 +55,7 @@ def ours(scan: Scan, kind: str, iterations: int, **options: Any) -> NDArray[np.f
     window = Window(length=PROJECTIONS, step=PROJECTIONS, cols=N, slices=1)
     for index, angle in enumerate(ANGLES_RAD):
         window.slot(index, angle)[:, 0] = scan.sinogram[index]
-    image = geometry.new_image(1)
+    image = new_image(geometry, 1)
     open_algorithm(section(kind, **options), geometry, 1).update(image, window, iterations)
     return image[:, :, 0]
 
@@ -67,12 +68,13 @@ def agreement(result: NDArray[np.float32], reference: NDArray[np.float32]) -> tu
 
 
 def test_forward_projection(scan: Scan) -> None:
-    from ministream.recon import kernels
-    from ministream.recon.geometry import aligned_zeros
+    from ministream.recon.backend import cpu
+    from ministream.recon.backend.cpu.layout import aligned_zeros
+    from ministream.recon.geometry import Beams
 
     image, sinogram = aligned_zeros((N, N, 1)), aligned_zeros((PROJECTIONS, N, 1))
     image[:, :, 0] = TRUTH
-    kernels.forward(image, sinogram, kernels.Beams.at(ANGLES_RAD, (N - 1) / 2))
+    cpu.forward(image, sinogram, Beams.at(ANGLES_RAD, (N - 1) / 2))
     np.testing.assert_allclose(sinogram[:, :, 0], scan.sinogram, atol=1e-4 * scan.sinogram.max())
 
 

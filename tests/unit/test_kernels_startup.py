@@ -16,11 +16,11 @@ WARM_UP = """
 from ministream.config import PrepSection
 from ministream.prep import kernels as prep
 from ministream.prep.corrections import Corrector
-from ministream.recon import kernels
-from ministream.recon.kernels import elementwise
-kernels.warm_up(1)
+from ministream.recon.backend import cpu
+from ministream.recon.backend.cpu import elementwise, projections
+cpu.warm_up(1)
 Corrector(rows=1, cols=1, options=PrepSection())
-compiled = [kernels._forward.forward, kernels._back.back, prep.correct]
+compiled = [projections._forward.forward, projections._back.back, prep.correct]
 compiled += [getattr(elementwise, name) for name in ("weigh", "divide", "combine", "dot", "tv_primal", "tv_dual")]
 assert all(kernel.signatures for kernel in compiled)
 print(sum(len(kernel.signatures) for kernel in compiled))
@@ -63,15 +63,17 @@ def test_the_cache_is_one_per_kind_of_processor(monkeypatch: pytest.MonkeyPatch,
 
 PAIR = """
 import numpy as np
-from ministream.recon import kernels
-from ministream.recon.geometry import aligned_zeros
+from ministream.recon.backend import cpu
+from ministream.recon.backend.cpu.layout import aligned_zeros
+from ministream.recon.backend.cpu.projections import lane_blocks
+from ministream.recon.geometry import Beams
 angles = np.linspace(0, 3, 13)
-beams, rng = kernels.Beams.at(angles, 40.5), np.random.default_rng(0)
+beams, rng = Beams.at(angles, 40.5), np.random.default_rng(0)
 x, y = (rng.random(shape, dtype=np.float32) for shape in ((70, 70, 32), (13, 80, 32)))
 ax, aty = aligned_zeros(y.shape), aligned_zeros(x.shape)
-kernels.forward(x, ax, beams)
-kernels.back(y, aty, beams, factor=np.ones((70, 70), np.float32))
-print(max(lanes for lanes, _, _ in kernels.lane_blocks(64)), float(ax.sum(dtype=float)), float(aty.sum(dtype=float)))
+cpu.forward(x, ax, beams)
+cpu.back(y, aty, beams, factor=np.ones((70, 70), np.float32))
+print(max(lanes for lanes, _, _ in lane_blocks(64)), float(ax.sum(dtype=float)), float(aty.sum(dtype=float)))
 """
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from ministream import registry
 from ministream.recon import memory, open_algorithm
-from ministream.recon.geometry import Geometry, padded_slices, rows_collide
-from ministream.recon.kernels import Pixels
+from ministream.recon.backend.cpu.layout import new_image, padded_slices, rows_collide
+from ministream.recon.backend.cpu.projections import Pixels
+from ministream.recon.geometry import Geometry
 from ministream.recon.window import Window
 from tests.unit.test_recon import section
 
@@ -22,7 +23,7 @@ def test_peak_memory_is_predicted(kind: str) -> None:
     geometry = Geometry(n=N, cols=N, axis_col=(N - 1) / 2)
 
     def reconstruct() -> None:
-        image = geometry.new_image(SLICES)
+        image = new_image(geometry, SLICES)
         window = Window(length=PROJECTIONS, step=PROJECTIONS, cols=N, slices=SLICES)
         algorithm = open_algorithm(section(kind), geometry, SLICES)
         for index in range(PROJECTIONS):

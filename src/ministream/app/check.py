@@ -19,9 +19,9 @@ from ministream.errors import ConfigError, MachineError
 from ministream.model import Scan
 from ministream.monitor import peak_memory_mib
 from ministream.parallel.row_scatter import RowScatter
-from ministream.recon import memory, open_algorithm
-from ministream.recon.geometry import Geometry, padded_slices
-from ministream.recon.kernels import set_threads, warm_up
+from ministream.recon import backend, memory, open_algorithm
+from ministream.recon.footprint import padded_slices
+from ministream.recon.geometry import Geometry
 from ministream.recon.window import Window
 from ministream.source import describe
 from ministream.storage import scratch_bytes
@@ -165,7 +165,7 @@ def _base_mib(slices: int) -> float:
 def idle_mib(slices: int) -> float:
     """MiB that this process has held at most, once it has loaded what a rank of `slices` slices loads."""
     importlib.import_module("ministream.app.recon.job")
-    warm_up(padded_slices(slices))
+    backend.default().warm_up(slices)
     return peak_memory_mib()
 
 
@@ -178,9 +178,9 @@ def _measured_gups(assignment: Assignment, threads: int) -> float:
     window = Window(length=projections, step=projections, cols=n, slices=slices)
     for index in range(projections):
         window.slot(index, math.pi * index / projections)
-    set_threads(threads)
+    backend.default().set_threads(threads)
     algorithm = open_algorithm(assignment.config.recon, geometry, slices)
-    image = geometry.new_image(slices)
+    image = backend.default().new_image(geometry, slices)
     algorithm.update(image, window, 1)  # makes the weights
     started = time.perf_counter()
     report = algorithm.update(image, window, 2)

@@ -1,4 +1,4 @@
-"""Reconstruction of one slab: geometry, window, kernels and algorithms."""
+"""Reconstruction of one slab: geometry, window, algorithms, and the backends that do the arithmetic."""
 
 from __future__ import annotations
 
@@ -6,20 +6,29 @@ from typing import cast
 
 from ministream import config, registry
 from ministream.recon.algorithms import Algorithm
-from ministream.recon.geometry import Geometry, Memory, memory_bytes
+from ministream.recon.backend import Backend, default
+from ministream.recon.footprint import Memory, memory_bytes
+from ministream.recon.geometry import Geometry
 from ministream.recon.weights import Sharing
 
 
 def open_algorithm(
-    section: config.ReconSection, geometry: Geometry, slices: int, sharing: Sharing | None = None
+    section: config.ReconSection,
+    geometry: Geometry,
+    slices: int,
+    sharing: Sharing | None = None,
+    backend: Backend | None = None,
 ) -> Algorithm:
-    """The algorithm that `[recon]` names, for a slab of `slices` slices, one of those of the ranks in `sharing`.
+    """The algorithm that `[recon]` names, for a slab of `slices` slices.
+
+    `sharing` are the ranks that share work with this one. The images that it updates are made by its `backend`, the
+    default one where none is given.
 
     Raises ConfigError for an unknown algorithm or a key that it does not know.
     """
     module = registry.load("ministream.recon.algorithms", section.kind)
     options = config.parse(module.Options, section.options, f"[recon] {section.kind}")
-    algorithm = cast(Algorithm, module.Algorithm(geometry, slices, options))
+    algorithm = cast(Algorithm, module.Algorithm(geometry, slices, options, backend or default()))
     if sharing is not None:
         algorithm.sharing = sharing
     return algorithm

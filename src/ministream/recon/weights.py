@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ministream.recon import kernels
-from ministream.recon.geometry import Geometry
+from ministream.recon.backend import Backend, default
+from ministream.recon.geometry import Beams, Geometry
 from ministream.recon.window import Window
 
 _NEGLIGIBLE = 1e-3
@@ -47,9 +47,15 @@ class Weights:
     """
 
     def __init__(
-        self, geometry: Geometry, length: int, support: NDArray[np.bool_] | None = None, sharing: Sharing | None = None
+        self,
+        geometry: Geometry,
+        length: int,
+        support: NDArray[np.bool_] | None = None,
+        sharing: Sharing | None = None,
+        backend: Backend | None = None,
     ) -> None:
         n = geometry.n
+        self._backend = backend or default()
         self._geometry = geometry
         self._support = np.ones((n, n), bool) if support is None else support
         self._sharing = sharing or Alone()
@@ -104,24 +110,24 @@ class Weights:
 
         self._settle = settle
 
-    def columns_of(self, beams: kernels.Beams) -> NDArray[np.float32]:
+    def columns_of(self, beams: Beams) -> NDArray[np.float32]:
         """The inverse column sums of the projections of `beams` alone, [n, n]."""
         return self._column_weights(self._seen(beams))()
 
-    def _seen(self, beams: kernels.Beams) -> NDArray[np.float64]:
+    def _seen(self, beams: Beams) -> NDArray[np.float64]:
         """Column sums of these projections, this rank's rows of them."""
-        return kernels.column_sums(beams, self._geometry.n, self._geometry.cols, self._part)
+        return self._backend.column_sums(beams, self._geometry.n, self._geometry.cols, self._part)
 
     def _column_weights(self, mine: NDArray[np.float64]) -> Callable[[], NDArray[np.float32]]:
         return self._sharing.whole(_inverse(mine) * self._support[self._part], self._geometry.n)
 
-    def _row_weights(self, beams: kernels.Beams) -> Callable[[], NDArray[np.float32]]:
+    def _row_weights(self, beams: Beams) -> Callable[[], NDArray[np.float32]]:
         count = beams.slots.size
         mine = beams._replace(slots=beams.slots[self._sharing.part(count)])
-        return self._sharing.whole(_inverse(kernels.row_sums(mine, self._support, self._geometry.cols)), count)
+        return self._sharing.whole(_inverse(self._backend.row_sums(mine, self._support, self._geometry.cols)), count)
 
-    def _beams(self, slots: NDArray[np.int64]) -> kernels.Beams:
-        return kernels.Beams.at(self._angles_rad, self._geometry.axis_col, slots)
+    def _beams(self, slots: NDArray[np.int64]) -> Beams:
+        return Beams.at(self._angles_rad, self._geometry.axis_col, slots)
 
 
 def _inverse(sums: NDArray[np.floating]) -> NDArray[np.float32]:

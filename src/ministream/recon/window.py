@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ministream.recon.geometry import aligned_zeros, padded_slices
+from ministream.recon.backend import Backend, default
 
 
 class Window:
@@ -16,13 +16,13 @@ class Window:
     changes wherever a projection was written, so that whoever keeps something per projection sees what is new.
     """
 
-    def __init__(self, *, length: int, step: int, cols: int, slices: int) -> None:
+    def __init__(self, *, length: int, step: int, cols: int, slices: int, backend: Backend | None = None) -> None:
         if not 1 <= step <= length:
             raise ValueError(f"step {step} must be between 1 and the window's length {length}")
         self.length = length
         self.step = step
         self.slices = slices
-        self.data = aligned_zeros((length, cols, padded_slices(slices)))
+        self.data = (backend or default()).new_window(length, cols, slices)
         self.held = 0
         self.fresh = 0
         self._angles_rad = np.zeros(length)

@@ -28,9 +28,8 @@ from ministream.monitor import StageClock, Summary
 from ministream.parallel import mpi
 from ministream.parallel.row_scatter import RowScatter, SlabFrame
 from ministream.prep.corrections import Corrector
-from ministream.recon import open_algorithm
+from ministream.recon import backend, open_algorithm
 from ministream.recon.geometry import Geometry
-from ministream.recon.kernels import padded_slices, set_threads, warm_up
 from ministream.recon.window import Window
 from ministream.wire.native import Share
 
@@ -61,7 +60,7 @@ def recon(
             link = stack.enter_context(ProducerLink(config, announce_to)) if comm.rank == 0 else None
         log.setup(f"rank {comm.rank}", log_level or config.log_level)
         threads = config.recon.threads or mpi.fair_threads(comm)
-        set_threads(threads)
+        backend.default().set_threads(threads)
         places = comm.gather(placement.here(threads))
         if places is not None:
             _LOG.info("%s", placement.describe(places))
@@ -111,12 +110,14 @@ class Job:
     def __init__(self, comm: mpi.Comm, assignment: Assignment, ingress: Ingress | None, console: Console) -> None:
         self._comm, self._ingress, self._clock = comm, ingress, StageClock()
         scan, slices, window = assignment.scan, assignment.slab.rows, assignment.config.window
-        warm_up(padded_slices(slices))
+        engine = backend.default()
+        engine.warm_up(slices)
         geometry = Geometry(n=scan.cols, cols=scan.cols, axis_col=assignment.axis_col)
         self._window = Window(length=window.length, step=window.step, cols=scan.cols, slices=slices)
         self._corrector = Corrector(rows=slices, cols=scan.cols, options=assignment.config.prep)
         self._algorithm = open_algorithm(assignment.config.recon, geometry, slices, _Shared(comm, self._clock))
-        self._image = geometry.new_image(slices)
+        self._image = engine.new_image(geometry, slices)
+        self._host = engine.host
         self._pacing = Pacing(comm, assignment)
         self._idle_s = 0.0
         self._group = cast(mpi.Comm, comm.split(assignment.group.start))
@@ -148,7 +149,7 @@ class Job:
         self._scatter.close()
         self._group.free()
         self._comm.agree(self._failure())
-        return self._results.finish(self._image, scattered=self._scatter.bytes_scattered)
+        return self._results.finish(self._host(self._image), scattered=self._scatter.bytes_scattered)
 
     def _take(self) -> list[SlabFrame] | None:
         began = time.perf_counter()
@@ -192,8 +193,9 @@ class Job:
                 waiting=self._ingress.waiting if self._ingress is not None else 0,
             )
         self._idle_s = 0.0
-        self._results.updated(self._image, residuals, report.iterations)
-        self._publishing.updated(self._image)
+        image = self._host(self._image)
+        self._results.updated(image, residuals, report.iterations)
+        self._publishing.updated(image)
 
     def _failure(self) -> MinistreamError | None:
         """Why there is nothing to write, on rank 0."""

@@ -1,4 +1,4 @@
-"""Algorithms: each module has `Options` and `Algorithm`, all on the two kernels, all windowed and warm-started.
+"""Algorithms: each module has `Options` and `Algorithm`; all are windowed, warm-started and run on a `Backend`.
 
 An update improves the image in place, [n, n, padded slices], with what the window holds. One iteration uses every
 projection of the window once forward and once back, unless the module says otherwise.
@@ -10,14 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ministream.recon.backend import Backend, Image, Progress
 from ministream.recon.weights import Sharing
 from ministream.recon.window import Window
 
-Image = NDArray[np.float32]
-Progress = Callable[[], None]
 Proceed = Callable[[float], bool]
 """Asked after each iteration with |b - A x|² from before it; False ends the update."""
 
@@ -39,13 +35,15 @@ class Algorithm(Protocol):
     """What every algorithm offers.
 
     `images` and `residuals` say how many arrays as large as the image and the window's data it needs at its peak,
-    the image included; `per_pixel` how many bytes per pixel of one slice its weights take. `sharing` are the ranks that
-    it may share work with: with others than itself, every update is collective.
+    the image included; `per_pixel` how many bytes per pixel of one slice its weights take. `backend` does the
+    arithmetic and makes the images. `sharing` are the ranks that it may share work with: with others than itself, every
+    update is collective.
     """
 
     images: ClassVar[int]
     residuals: ClassVar[int]
     per_pixel: ClassVar[int]
+    backend: Backend
     sharing: Sharing
 
     def update(

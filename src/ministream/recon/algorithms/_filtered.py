@@ -7,8 +7,8 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-from ministream.recon import kernels
-from ministream.recon.algorithms import Image, Progress
+from ministream.recon.backend import Backend, Image, Progress, Sinogram
+from ministream.recon.geometry import Beams, Geometry
 from ministream.recon.window import Window
 
 HALF_TURN_RAD = 0.95 * np.pi
@@ -27,7 +27,7 @@ def coverage_rad(angles_rad: NDArray[np.float64]) -> float:
 
 @functools.lru_cache(maxsize=4)
 def ramp(cols: int, window: str) -> NDArray[np.float32]:
-    """Frequency response [padded cols / 2 + 1, 1] of the band-limited ramp, zero-padded to avoid wrap-around.
+    """Frequency response [padded cols / 2 + 1] of the band-limited ramp, zero-padded to avoid wrap-around.
 
     Kak & Slaney, Principles of Computerized Tomographic Imaging (1988), equation 3-61.
     """
@@ -44,37 +44,31 @@ def ramp(cols: int, window: str) -> NDArray[np.float32]:
         "cosine": np.cos(np.pi * frequency),
         "hann": 0.5 + 0.5 * np.cos(2 * np.pi * frequency),
     }[window]
-    response: NDArray[np.float32] = (np.fft.rfft(kernel).real * window_of).astype(np.float32)[:, None]
+    response: NDArray[np.float32] = (np.fft.rfft(kernel).real * window_of).astype(np.float32)
     return response
 
 
-def filter_into(
-    out: NDArray[np.float32], data: NDArray[np.float32], slots: NDArray[np.int64], window: str, progress: Progress
-) -> None:
-    """out[slot] = filtered data[slot], for [cols, padded slices] each."""
-    cols = data.shape[1]
-    response = ramp(cols, window)
-    size = 2 * (response.shape[0] - 1)
-    for slot in slots:
-        spectrum = np.fft.rfft(data[slot], size, axis=0)
-        spectrum *= response
-        out[slot] = np.fft.irfft(spectrum, size, axis=0)[:cols]
-        progress()
-
-
 def add(
-    image: Image, filtered: NDArray[np.float32], beams: kernels.Beams, weight_rad: float, progress: Progress
+    backend: Backend,
+    image: Image,
+    filtered: Sinogram,
+    beams: Beams,
+    *,
+    n: int,
+    weight_rad: float,
+    progress: Progress,
 ) -> None:
     """image += weight · back projection of filtered projections, with linear interpolation on the detector."""
-    factor = np.full(image.shape[:2], weight_rad, np.float32)
-    kernels.back(filtered, image, beams, factor=factor, interpolate=True, progress=progress)
+    factor = np.full((n, n), weight_rad, np.float32)
+    backend.back(filtered, image, beams, factor=factor, interpolate=True, progress=progress)
 
 
 def reconstruct(
-    image: Image, window: Window, axis_col: float, scratch: NDArray[np.float32], progress: Progress
+    backend: Backend, image: Image, window: Window, geometry: Geometry, scratch: Sinogram, progress: Progress
 ) -> None:
     """image = filtered back projection of everything the window holds; `scratch` is as large as the window's data."""
-    image[:] = 0
-    filter_into(scratch, window.data, np.arange(window.held), "shepp", progress)
-    beams = kernels.Beams.at(window.angles_rad, axis_col)
-    add(image, scratch, beams, coverage_rad(window.angles_rad) / window.held, progress)
+    backend.clear(image)
+    backend.filter(scratch, window.data, np.arange(window.held), ramp(window.data.shape[1], "shepp"), progress)
+    beams = Beams.at(window.angles_rad, geometry.axis_col)
+    weight_rad = coverage_rad(window.angles_rad) / window.held
+    add(backend, image, scratch, beams, n=geometry.n, weight_rad=weight_rad, progress=progress)

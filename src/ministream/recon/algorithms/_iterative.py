@@ -7,17 +7,16 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from ministream.config import Section
-from ministream.recon import kernels
-from ministream.recon.algorithms import Image, Proceed, Progress, UpdateReport
-from ministream.recon.geometry import Geometry, aligned_zeros
-from ministream.recon.kernels.threads import idle
+from ministream.recon.algorithms import Proceed, UpdateReport
+from ministream.recon.backend import Backend, Image, Progress, Sinogram, idle
+from ministream.recon.geometry import Beams, Geometry
 from ministream.recon.weights import Alone, Sharing, Weights
 from ministream.recon.window import Window
 
@@ -85,13 +84,15 @@ class Iterative(ABC, Generic[O]):
     per_pixel: ClassVar[int] = 20
     weighted: ClassVar[bool] = True
 
-    def __init__(self, geometry: Geometry, slices: int, options: O) -> None:
+    def __init__(self, geometry: Geometry, slices: int, options: O, backend: Backend) -> None:
         self.geometry = geometry
         self.slices = slices
         self.options = options
+        self.backend = backend
         self.sharing: Sharing = Alone()
         self.support = geometry.circle() if options.circular_mask else None
-        self.residual: NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
+        self.residual: Sinogram = None
+        self._window_shape: tuple[int, ...] = ()
         self._weights: Weights | None = None
 
     @property
@@ -125,6 +126,10 @@ class Iterative(ABC, Generic[O]):
             iterations=len(norms), residual_norm2=tuple(norms), forward_s=seconds["forward"], back_s=seconds["back"]
         )
 
+    def allocate(self, window: Window) -> None:
+        """Make the arrays as large as the window's data."""
+        self.residual = self.backend.new_sinogram(window.data)
+
     def begin(self, image: Image, window: Window, clock: Clock, progress: Progress) -> None:
         """What an update does before its first iteration."""
 
@@ -139,27 +144,26 @@ class Iterative(ABC, Generic[O]):
         if self.support is not None:
             self.support = self.geometry.circle()
 
-    def beams(self, window: Window, slots: NDArray[np.int64] | None = None) -> kernels.Beams:
+    def beams(self, window: Window, slots: NDArray[np.int64] | None = None) -> Beams:
         """The window's projections, or `slots` of them."""
-        return kernels.Beams.at(window.angles_rad, self.geometry.axis_col, slots)
+        return Beams.at(window.angles_rad, self.geometry.axis_col, slots)
 
-    def subtract(self, image: Image, window: Window, beams: kernels.Beams, progress: Progress) -> None:
+    def subtract(self, image: Image, window: Window, beams: Beams, progress: Progress) -> None:
         """residual = b - A image for the projections of `beams`."""
-        for slot in beams.slots:
-            self.residual[slot] = window.data[slot]
-        kernels.forward(image, self.residual, beams, gain=-1.0, progress=progress)
+        self.backend.copy(self.residual, window.data, beams.slots)
+        self.backend.forward(image, self.residual, beams, gain=-1.0, progress=progress)
+
+    def confine(self, image: Image) -> None:
+        """image = 0 outside the circle, if there is one."""
+        if self.support is not None:
+            self.backend.mask(image, self.support)
 
     def _prepare(self, image: Image, window: Window) -> None:
-        if self.residual.shape != window.data.shape:
-            self.residual = aligned_zeros(window.data.shape)
-        if self.support is not None:
-            image[~self.support] = 0
+        if self._window_shape != window.data.shape:
+            self._window_shape = window.data.shape
+            self.allocate(window)
+        self.confine(image)
         if self.weighted:
             if self._weights is None:
-                self._weights = Weights(self.geometry, window.length, self.support, self.sharing)
+                self._weights = Weights(self.geometry, window.length, self.support, self.sharing, self.backend)
             self._weights.update(window)
-
-
-def unit(image: Any) -> NDArray[np.float32]:
-    """A factor of 1 for every pixel."""
-    return np.ones(image.shape[:2], np.float32)

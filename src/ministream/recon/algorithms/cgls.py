@@ -11,11 +11,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ministream.recon import kernels
-from ministream.recon.algorithms import Image, Progress
-from ministream.recon.algorithms._iterative import Clock, Iterative, Masked, unit
-from ministream.recon.geometry import Geometry, aligned_zeros
-from ministream.recon.kernels.arrays import PerSlice, combine, dot
+from ministream.recon.algorithms._iterative import Clock, Iterative, Masked
+from ministream.recon.backend import Backend, Image, PerSlice, Progress
+from ministream.recon.geometry import Geometry
 from ministream.recon.window import Window
 
 
@@ -31,45 +29,47 @@ class Algorithm(Iterative[Options]):
     per_pixel = 8
     weighted = False
 
-    def __init__(self, geometry: Geometry, slices: int, options: Options) -> None:
-        super().__init__(geometry, slices, options)
-        self._direction = geometry.new_image(slices)
-        self._gradient = geometry.new_image(slices)
-        self._seen: NDArray[np.float32] = aligned_zeros((0, 0, 0))
+    def __init__(self, geometry: Geometry, slices: int, options: Options, backend: Backend) -> None:
+        super().__init__(geometry, slices, options, backend)
+        self._direction = backend.new_image(geometry, slices)
+        self._gradient = backend.new_image(geometry, slices)
+
+    def allocate(self, window: Window) -> None:
+        """Residual, and what the direction looks like from the detector."""
+        super().allocate(window)
+        self._seen = self.backend.new_sinogram(window.data)
 
     def begin(self, image: Image, window: Window, clock: Clock, progress: Progress) -> None:
         """r = b − A x, p = s = Aᵀ r."""
-        if self._seen.shape != window.data.shape:
-            self._seen = aligned_zeros(window.data.shape)
         with clock.timed("forward"):
             self.subtract(image, window, self.beams(window), progress)
         with clock.timed("back"):
             self._steepest(window, progress)
-        self._direction[:] = self._gradient
-        self._gamma = dot(self._gradient, self._gradient)
+        self.backend.copy(self._direction, self._gradient)
+        self._gamma = self.backend.dot(self._gradient, self._gradient)
 
     def iterate(self, image: Image, window: Window, clock: Clock, progress: Progress) -> float:
         """One step along the direction, and the next direction."""
-        beams, held = self.beams(window), window.held
-        residual, seen = self.residual[:held], self._seen[:held]
-        norm2 = float(dot(residual, residual).sum())
+        backend, beams, held = self.backend, self.beams(window), window.held
+        norm2 = float(backend.dot(self.residual, self.residual, held).sum())
         with clock.timed("forward"):
-            seen[:] = 0
-            kernels.forward(self._direction, self._seen, beams, progress=progress)
-            alpha = _ratio(self._gamma, dot(seen, seen))
-            combine(image, self._direction, alpha=alpha)
-            combine(residual, seen, alpha=-alpha)
+            backend.clear(self._seen, beams.slots)
+            backend.forward(self._direction, self._seen, beams, progress=progress)
+            alpha = _ratio(self._gamma, backend.dot(self._seen, self._seen, held))
+            backend.combine(image, self._direction, alpha=alpha)
+            backend.combine(self.residual, self._seen, alpha=-alpha, held=held)
         with clock.timed("back"):
             self._steepest(window, progress)
-            gamma = dot(self._gradient, self._gradient)
-            combine(self._direction, self._gradient, beta=_ratio(gamma, self._gamma))
+            gamma = backend.dot(self._gradient, self._gradient)
+            backend.combine(self._direction, self._gradient, beta=_ratio(gamma, self._gamma))
             self._gamma = gamma
         return norm2
 
     def _steepest(self, window: Window, progress: Progress) -> None:
-        self._gradient[:] = 0
-        factor = unit(self._gradient) if self.support is None else self.support.astype(np.float32)
-        kernels.back(self.residual, self._gradient, self.beams(window), factor=factor, progress=progress)
+        self.backend.clear(self._gradient)
+        n = self.geometry.n
+        factor = np.ones((n, n), np.float32) if self.support is None else self.support.astype(np.float32)
+        self.backend.back(self.residual, self._gradient, self.beams(window), factor=factor, progress=progress)
 
 
 def _ratio(numerator: PerSlice, denominator: PerSlice) -> PerSlice:

@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ministream.recon import kernels
-from ministream.recon.algorithms import Image, Proceed, Progress, UpdateReport
+from ministream.recon.algorithms import Proceed, UpdateReport
 from ministream.recon.algorithms import _filtered as filtered
 from ministream.recon.algorithms._iterative import Masked, always
-from ministream.recon.geometry import Geometry, aligned_zeros
-from ministream.recon.kernels.threads import idle
+from ministream.recon.backend import Backend, Image, Progress, Sinogram, idle
+from ministream.recon.geometry import Beams, Geometry
 from ministream.recon.weights import Alone, Sharing
 from ministream.recon.window import Window
 
@@ -39,11 +38,13 @@ class Algorithm:
     residuals: ClassVar[int] = 1
     per_pixel: ClassVar[int] = 4
 
-    def __init__(self, geometry: Geometry, slices: int, options: Options) -> None:
+    def __init__(self, geometry: Geometry, slices: int, options: Options, backend: Backend) -> None:
+        self.backend = backend
         self.sharing: Sharing = Alone()
         self._geometry = geometry
         self._options = options
-        self._filtered: NDArray[np.float32] = aligned_zeros((0, 0, 0))
+        self._filtered: Sinogram = None
+        self._window_shape: tuple[int, ...] = ()
         self._angles_rad = np.zeros(0)
         self._stamps = np.zeros(0, dtype=np.int64)
         self._weight_rad = 0.0
@@ -59,8 +60,9 @@ class Algorithm:
     ) -> UpdateReport:
         """Bring the image up to date with the window."""
         start = time.perf_counter()
-        if self._filtered.shape != window.data.shape:
-            self._filtered = aligned_zeros(window.data.shape)
+        if self._window_shape != window.data.shape:
+            self._window_shape = window.data.shape
+            self._filtered = self.backend.new_sinogram(window.data)
             self._angles_rad = np.zeros(window.length)
             self._stamps = np.zeros(window.length, dtype=np.int64)
         stamps = np.zeros_like(self._stamps)
@@ -68,18 +70,19 @@ class Algorithm:
         changed = np.flatnonzero(stamps != self._stamps)
         weight_rad = filtered.coverage_rad(window.angles_rad) / max(window.held, 1)
         if changed.size == window.held or not self._weight_rad:
-            image[:] = 0  # everything is new: start without the rounding of the past
+            self.backend.clear(image)  # everything is new: start without the rounding of the past
             changed = np.arange(window.held)
         else:
-            image *= np.float32(weight_rad / self._weight_rad)
+            self.backend.scale(image, weight_rad / self._weight_rad)
             gone = changed[self._stamps[changed] != 0]
             self._add(image, gone, -weight_rad, progress)
-        filtered.filter_into(self._filtered, window.data, changed, self._options.filter, progress)
+        response = filtered.ramp(window.data.shape[1], self._options.filter)
+        self.backend.filter(self._filtered, window.data, changed, response, progress)
         self._angles_rad[: window.held] = window.angles_rad
         self._add(image, changed, weight_rad, progress)
         self._stamps, self._weight_rad = stamps, weight_rad
         if self._options.circular_mask:
-            image[~self._geometry.circle()] = 0
+            self.backend.mask(image, self._geometry.circle())
         return UpdateReport(iterations=1, residual_norm2=(), forward_s=0.0, back_s=time.perf_counter() - start)
 
     def move_axis(self, axis_col: float) -> None:
@@ -88,5 +91,7 @@ class Algorithm:
         self._weight_rad = 0.0
 
     def _add(self, image: Image, slots: NDArray[np.int64], weight_rad: float, progress: Progress) -> None:
-        beams = kernels.Beams.at(self._angles_rad, self._geometry.axis_col, slots)
-        filtered.add(image, self._filtered, beams, weight_rad, progress)
+        beams = Beams.at(self._angles_rad, self._geometry.axis_col, slots)
+        filtered.add(
+            self.backend, image, self._filtered, beams, n=self._geometry.n, weight_rad=weight_rad, progress=progress
+        )

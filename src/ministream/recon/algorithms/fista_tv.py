@@ -12,14 +12,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from ministream.recon import kernels
-from ministream.recon.algorithms import Image, Progress
 from ministream.recon.algorithms._iterative import Bounded, Clock, Iterative
-from ministream.recon.geometry import Geometry, aligned_zeros
-from ministream.recon.kernels.arrays import combine, denoise
+from ministream.recon.backend import Backend, Image, Progress
+from ministream.recon.geometry import Geometry
 from ministream.recon.window import Window
 
 
@@ -35,46 +32,40 @@ class Algorithm(Iterative[Options]):
 
     images = 5
 
-    def __init__(self, geometry: Geometry, slices: int, options: Options) -> None:
-        super().__init__(geometry, slices, options)
-        self._ahead = geometry.new_image(slices)
-        self._previous = geometry.new_image(slices)
-        self._dual = aligned_zeros((2, *image_shape(self._ahead)))
+    def __init__(self, geometry: Geometry, slices: int, options: Options, backend: Backend) -> None:
+        super().__init__(geometry, slices, options, backend)
+        self._ahead = backend.new_image(geometry, slices)
+        self._previous = backend.new_image(geometry, slices)
+        self._dual = backend.new_dual(self._ahead)
 
     def begin(self, image: Image, window: Window, clock: Clock, progress: Progress) -> None:
         """Start without momentum."""
-        self._ahead[:] = image
+        self.backend.copy(self._ahead, image)
         self._momentum = 1.0
         seen = self.weights.columns[self.weights.columns > 0]
         self._step = np.float32(seen.min() if seen.size else 0.0)
 
     def iterate(self, image: Image, window: Window, clock: Clock, progress: Progress) -> float:
         """One forward and one back projection, then the TV step; the residual is that of the point ahead."""
-        beams = self.beams(window)
+        backend, beams = self.backend, self.beams(window)
         with clock.timed("forward"):
             self.subtract(self._ahead, window, beams, progress)
-            norm2 = float(kernels.weigh(self.residual, beams, self.weights.rows).sum())
+            norm2 = float(backend.weigh(self.residual, beams, self.weights.rows).sum())
         with clock.timed("back"):
             step = self._step * (self.weights.columns > 0)
-            kernels.back(self.residual, self._ahead, beams, factor=step.astype(np.float32), progress=progress)
-            self._previous[:] = image
-            denoise(self._ahead, image, self._dual, threshold=self.options.strength, passes=self.options.tv_passes)
+            backend.back(self.residual, self._ahead, beams, factor=step.astype(np.float32), progress=progress)
+            backend.copy(self._previous, image)
+            threshold, passes = self.options.strength, self.options.tv_passes
+            backend.denoise(self._ahead, image, self._dual, threshold=threshold, passes=passes)
             self._limit(image)
             following = (1 + math.sqrt(1 + 4 * self._momentum**2)) / 2
             gain = (self._momentum - 1) / following
-            self._ahead[:] = image
-            combine(self._ahead, self._previous, alpha=-gain, beta=1 + gain)
+            backend.copy(self._ahead, image)
+            backend.combine(self._ahead, self._previous, alpha=-gain, beta=1 + gain)
             self._momentum = following
         return norm2
 
     def _limit(self, image: Image) -> None:
         if np.isfinite(self.options.floor) or np.isfinite(self.options.ceiling):
-            np.clip(image, self.options.floor, self.options.ceiling, out=image)
-        if self.support is not None:
-            image[~self.support] = 0
-
-
-def image_shape(image: NDArray[np.float32]) -> tuple[int, int, int]:
-    """[n, n, padded slices]."""
-    n, columns, slices = image.shape
-    return n, columns, slices
+            self.backend.limit(image, self.options.floor, self.options.ceiling)
+        self.confine(image)

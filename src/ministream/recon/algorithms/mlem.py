@@ -10,13 +10,11 @@ Shepp & Vardi, IEEE Trans. Med. Imaging 1 (1982) 113; OSEM: Hudson & Larkin, ibi
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from ministream.recon import kernels
-from ministream.recon.algorithms import Image, Progress
 from ministream.recon.algorithms._iterative import Clock, Iterative, Masked
 from ministream.recon.algorithms.os_sirt import subsets
+from ministream.recon.backend import Image, PerSlice, Progress
 from ministream.recon.window import Window
 
 _LIFT = 1e-3
@@ -35,10 +33,8 @@ class Algorithm(Iterative[Options]):
     def begin(self, image: Image, window: Window, clock: Clock, progress: Progress) -> None:
         """Lift the image above zero: a first guess everywhere, or the floor under a warm start."""
         mean = self._mean(window)
-        empty = ~image.any(axis=(0, 1))
-        np.maximum(image, np.where(empty, mean, _LIFT * mean).astype(np.float32), out=image)
-        if self.support is not None:
-            image[~self.support] = 0
+        self.backend.limit(image, np.where(self.backend.occupied(image), _LIFT * mean, mean))
+        self.confine(image)
         self._smallest = (1e-6 * mean).astype(np.float32)
 
     def iterate(self, image: Image, window: Window, clock: Clock, progress: Progress) -> float:
@@ -47,18 +43,18 @@ class Algorithm(Iterative[Options]):
         for slots in subsets(window.angles_rad, self.options.subsets):
             beams = self.beams(window, slots)
             with clock.timed("forward"):
-                self.residual[slots] = 0
-                kernels.forward(image, self.residual, beams, progress=progress)
-                norm2 += float(kernels.divide(self.residual, window.data, beams, self._smallest).sum())
+                self.backend.clear(self.residual, slots)
+                self.backend.forward(image, self.residual, beams, progress=progress)
+                norm2 += float(self.backend.divide(self.residual, window.data, beams, self._smallest).sum())
             with clock.timed("back"):
                 columns = self.weights.columns if self.options.subsets == 1 else self.weights.columns_of(beams)
-                kernels.back(self.residual, image, beams, factor=columns, multiply=True, progress=progress)
+                self.backend.back(self.residual, image, beams, factor=columns, multiply=True, progress=progress)
         return norm2
 
-    def _mean(self, window: Window) -> NDArray[np.float64]:
+    def _mean(self, window: Window) -> PerSlice:
         """Mean attenuation of each slice: Σ b over Σ ray lengths; 0 for the padding."""
-        total = np.maximum(window.data[: window.held], 0).sum(axis=(0, 1), dtype=np.float64)
+        total = self.backend.positive_sums(window.data, window.held)
         rows = self.weights.rows[: window.held]
         lengths = np.divide(1.0, rows, out=np.zeros(rows.shape), where=rows > 0).sum()
-        mean: NDArray[np.float64] = total / max(lengths, 1.0)
+        mean: PerSlice = total / max(lengths, 1.0)
         return mean

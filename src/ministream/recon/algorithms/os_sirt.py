@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ministream.recon import kernels
-from ministream.recon.algorithms import Image, Progress
 from ministream.recon.algorithms._iterative import Bounded, Clock, Iterative
+from ministream.recon.backend import Image, Progress
 from ministream.recon.window import Window
 
 _GOLDEN = (np.sqrt(5) - 1) / 2
@@ -38,9 +37,9 @@ class Algorithm(Iterative[Options]):
             beams = self.beams(window, slots)
             with clock.timed("forward"):
                 self.subtract(image, window, beams, progress)
-                norm2 += float(kernels.weigh(self.residual, beams, self.weights.rows).sum())
+                norm2 += float(self.backend.weigh(self.residual, beams, self.weights.rows).sum())
             with clock.timed("back"):
-                kernels.back(
+                self.backend.back(
                     self.residual,
                     image,
                     beams,

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ministream.recon.algorithms import os_sirt
 from ministream.recon.algorithms._iterative import Bounded
+from ministream.recon.backend import Backend
 from ministream.recon.geometry import Geometry
 
 
@@ -21,5 +22,5 @@ class Options(Bounded):
 class Algorithm(os_sirt.Algorithm):
     """SART on a slab."""
 
-    def __init__(self, geometry: Geometry, slices: int, options: Options) -> None:
-        super().__init__(geometry, slices, os_sirt.Options(**options.model_dump(), subsets=0))
+    def __init__(self, geometry: Geometry, slices: int, options: Options, backend: Backend) -> None:
+        super().__init__(geometry, slices, os_sirt.Options(**options.model_dump(), subsets=0), backend)

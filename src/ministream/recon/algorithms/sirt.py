@@ -8,10 +8,9 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from ministream.recon import kernels
-from ministream.recon.algorithms import Image, Progress
 from ministream.recon.algorithms import _filtered as filtered
 from ministream.recon.algorithms._iterative import Bounded, Clock, Iterative
+from ministream.recon.backend import Backend, Image, Progress
 from ministream.recon.geometry import Geometry
 from ministream.recon.window import Window
 
@@ -28,18 +27,17 @@ class Options(Bounded):
 class Algorithm(Iterative[Options]):
     """SIRT on a slab; holds one residual as large as the window, and the weights."""
 
-    def __init__(self, geometry: Geometry, slices: int, options: Options) -> None:
-        super().__init__(geometry, slices, options)
+    def __init__(self, geometry: Geometry, slices: int, options: Options, backend: Backend) -> None:
+        super().__init__(geometry, slices, options, backend)
         self._seed = options.seed_fbp
 
     def begin(self, image: Image, window: Window, clock: Clock, progress: Progress) -> None:
         """Seed the image, once."""
         if self._seed and filtered.coverage_rad(window.angles_rad) >= filtered.HALF_TURN_RAD:
             with clock.timed("back"):
-                filtered.reconstruct(image, window, self.geometry.axis_col, self.residual, progress)
-                np.clip(image, self.options.floor, self.options.ceiling, out=image)
-            if self.support is not None:
-                image[~self.support] = 0
+                filtered.reconstruct(self.backend, image, window, self.geometry, self.residual, progress)
+                self.backend.limit(image, self.options.floor, self.options.ceiling)
+            self.confine(image)
             self._seed = False
 
     def iterate(self, image: Image, window: Window, clock: Clock, progress: Progress) -> float:
@@ -47,9 +45,9 @@ class Algorithm(Iterative[Options]):
         beams = self.beams(window)
         with clock.timed("forward"):
             self.subtract(image, window, beams, progress)
-            norm2 = float(kernels.weigh(self.residual, beams, self.weights.rows).sum())
+            norm2 = float(self.backend.weigh(self.residual, beams, self.weights.rows).sum())
         with clock.timed("back"):
-            kernels.back(
+            self.backend.back(
                 self.residual,
                 image,
                 beams,

@@ -13,6 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from ministream.recon.backend import Progress, idle
+
 Work = Callable[[NDArray[np.int64], int], int]
 """Work(counter, quota): do up to `quota` units of the tasks on the counter, return how many were done."""
 
@@ -41,11 +43,7 @@ def get_threads() -> int:
     return _Crew.threads
 
 
-def idle() -> None:
-    """A `progress` that has nothing to do."""
-
-
-def run(prepare: Callable[[], Work], tasks: int, progress: Callable[[], None] = idle, *, units: int = 1) -> None:
+def run(prepare: Callable[[], Work], tasks: int, progress: Progress = idle, *, units: int = 1) -> None:
     """Do `tasks` tasks of `units` units each on all threads, each with a `Work` of its own.
 
     `progress` is called on this thread a few times in between and at the end.

@@ -1,4 +1,4 @@
-"""The numerical core: forward and back projection of a slab on all threads.
+"""Forward and back projection of a slab, and the sums of their matrix, on all threads.
 
 Images are float32 [n, n, padded slices], sinograms float32 [projections, cols, padded slices], both C-contiguous;
 `Beams` says which projections of a sinogram take part, and where they look from.
@@ -6,40 +6,22 @@ Images are float32 [n, n, padded slices], sinograms float32 [projections, cols, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ministream import jit
-from ministream.recon.geometry import aligned_zeros, padded_slices
-from ministream.recon.kernels import arrays
-from ministream.recon.kernels import back as _back
-from ministream.recon.kernels import elementwise as _elementwise
-from ministream.recon.kernels import forward as _forward
-from ministream.recon.kernels import sums as _sums
-from ministream.recon.kernels.threads import Work, get_threads, idle, run, set_threads
-from ministream.recon.kernels.vector import WIDE, Lanes
-
-__all__ = [
-    "Beams",
-    "back",
-    "column_sums",
-    "divide",
-    "forward",
-    "get_threads",
-    "lane_blocks",
-    "padded_slices",
-    "row_sums",
-    "set_threads",
-    "warm_up",
-    "weigh",
-]
+from ministream.recon.backend import Progress, idle
+from ministream.recon.backend.cpu import back as _back
+from ministream.recon.backend.cpu import forward as _forward
+from ministream.recon.backend.cpu import sums as _sums
+from ministream.recon.backend.cpu.threads import Work, get_threads, run
+from ministream.recon.backend.cpu.vector import WIDE, Lanes
+from ministream.recon.geometry import Beams
 
 Image = NDArray[np.float32]
 Sinogram = NDArray[np.float32]
-Progress = Callable[[], None]
 
 _WIDEST = WIDE if "+avx512f" in jit.processor()[1] else 16
 """Slices per weight: as many as leave registers for two sums."""
@@ -47,23 +29,6 @@ _SUMS = 32 * 64
 """Most projections times slices of one forward task: their sums and a piece of the image fit the second-level cache."""
 _FEWEST = 4
 """Projections for which passing the image once is worth while."""
-
-
-class Beams(NamedTuple):
-    """The projections `slots` of a sinogram, with the direction of every projection and the rotation axis."""
-
-    slots: NDArray[np.int64]
-    cos: NDArray[np.float64]
-    sin: NDArray[np.float64]
-    axis_col: float
-
-    @classmethod
-    def at(cls, angles_rad: NDArray[np.float64], axis_col: float, slots: NDArray[np.int64] | None = None) -> Self:
-        """Projections at `angles_rad`, [projections]; `slots` picks some of them, in any order."""
-        chosen = np.arange(len(angles_rad)) if slots is None else np.asarray(slots)
-        # neighbours in angle cross the image in the same way, so they share what is in cache
-        ordered = chosen[np.argsort(np.mod(angles_rad[chosen], np.pi), kind="stable")]
-        return cls(ordered.astype(np.int64), np.cos(angles_rad), np.sin(angles_rad), float(axis_col))
 
 
 class Pixels(NamedTuple):
@@ -78,7 +43,7 @@ class Pixels(NamedTuple):
         """Raises ValueError for an image whose pixels are not contiguous in a row."""
         n, slices = image.shape[1:]
         if image.strides[1:] != (4 * slices, 4):
-            raise ValueError("the pixels of an image's row must be contiguous: make images with Geometry.new_image")
+            raise ValueError("the pixels of an image's row must be contiguous: make images with new_image")
         row = image.strides[0]
         size = (image.shape[0] - 1) * row // 4 + n * slices
         data = np.lib.stride_tricks.as_strided(image, (size,), (4,))
@@ -177,42 +142,3 @@ def _spans(support: NDArray[np.bool_]) -> NDArray[np.int64]:
     if not np.array_equal(end - begin, length):
         raise ValueError("the support of an image must have no gaps in its rows and columns")
     return np.array([begin, end])
-
-
-def divide(sinogram: Sinogram, measured: Sinogram, beams: Beams, smallest: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Replace A x by max(b, 0) / A x, 0 where A x is not above smallest[slice]; return |b - A x|² per slice."""
-    return _over_projections(_elementwise.divide, sinogram, beams, measured, smallest)
-
-
-def weigh(sinogram: Sinogram, beams: Beams, factor: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Multiply by `factor` [projections, cols]; return the squared norm per slice from before that."""
-    return _over_projections(_elementwise.weigh, sinogram, beams, factor)
-
-
-def _over_projections(
-    kernel: Any, sinogram: Sinogram, beams: Beams, *arguments: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    slots = beams.slots
-    norms = np.zeros((sinogram.shape[0], sinogram.shape[2]))
-    run(
-        lambda: lambda counter, quota: int(kernel(counter, quota, slots.size, sinogram, slots, *arguments, norms)),
-        slots.size,
-    )
-    total: NDArray[np.float64] = norms[slots].sum(axis=0)
-    return total
-
-
-def warm_up(slices: int) -> None:
-    """Compile or load every kernel that a slab of `slices` slices uses; one process of a node at a time."""
-    with jit.one_compiles_first():
-        beams, ones = Beams.at(np.zeros(1), 0.5), np.ones((2, 2), np.float32)
-        # single slices are for the weights
-        for width in {1, *(lanes for lanes, _, _ in lane_blocks(padded_slices(slices)))}:
-            image, sinogram = aligned_zeros((2, 2, width)), aligned_zeros((1, 2, width))
-            forward(image, sinogram, beams)
-            back(sinogram, image, beams, factor=ones)
-        column_sums(beams, 2, 2)
-        row_sums(beams, ones > 0, 2)
-        weigh(sinogram, beams, ones)
-        divide(sinogram, sinogram, beams, np.ones(width, np.float32))
-        arrays.warm_up()

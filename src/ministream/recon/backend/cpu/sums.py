@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from ministream.jit import inline, jit
-from ministream.recon.kernels.vector import fetch_add
+from ministream.recon.backend.cpu.vector import fetch_add
 
 BLOCK = 64
 

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ministream.jit import inline, jit
-from ministream.recon.geometry import aligned_zeros
-from ministream.recon.kernels.vector import WIDE, add, fetch_add, fma, item, load, prefetch, store, width_of, zeros
+from ministream.recon.backend.cpu.layout import aligned_zeros
+from ministream.recon.backend.cpu.vector import WIDE, add, fetch_add, fma, item, load, prefetch, store, width_of, zeros
 
 LINES = 16
 MARGIN = LINES // 2 + 1

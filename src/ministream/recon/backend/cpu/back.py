@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ministream.jit import inline, jit
-from ministream.recon.geometry import aligned_zeros
-from ministream.recon.kernels.vector import (
+from ministream.recon.backend.cpu.layout import aligned_zeros
+from ministream.recon.backend.cpu.vector import (
     WIDE,
     add,
     clip,

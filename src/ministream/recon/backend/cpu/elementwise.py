@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from ministream.jit import inline, jit
-from ministream.recon.kernels.vector import fetch_add
+from ministream.recon.backend.cpu.vector import fetch_add
 
 
 @jit

@@ -1,0 +1,53 @@
+"""The CPU backend: arrays of NumPy, kernels of numba, threads of Python. The module is the `Backend`."""
+
+from __future__ import annotations
+
+from ministream.recon.backend.cpu.arrays import (
+    clear,
+    combine,
+    copy,
+    denoise,
+    divide,
+    dot,
+    filter,
+    host,
+    limit,
+    mask,
+    occupied,
+    positive_sums,
+    scale,
+    weigh,
+)
+from ministream.recon.backend.cpu.layout import new_dual, new_image, new_sinogram, new_window, padded_slices
+from ministream.recon.backend.cpu.projections import back, column_sums, forward, row_sums
+from ministream.recon.backend.cpu.startup import warm_up
+from ministream.recon.backend.cpu.threads import get_threads, set_threads
+
+__all__ = [
+    "back",
+    "clear",
+    "column_sums",
+    "combine",
+    "copy",
+    "denoise",
+    "divide",
+    "dot",
+    "filter",
+    "forward",
+    "get_threads",
+    "host",
+    "limit",
+    "mask",
+    "new_dual",
+    "new_image",
+    "new_sinogram",
+    "new_window",
+    "occupied",
+    "padded_slices",
+    "positive_sums",
+    "row_sums",
+    "scale",
+    "set_threads",
+    "warm_up",
+    "weigh",
+]
