@@ -1,7 +1,7 @@
 """The one policy for numba: how kernels are compiled, and where their machine code is kept.
 
 Kernels are compiled without Python objects, without the GIL (threads are Python's, see
-`recon.kernels.threads`) and kept on disk. Nodes of a cluster may share a home directory but not a
+`recon.backend.cpu.threads`) and kept on disk. Nodes of a cluster may share a home directory but not a
 processor, so the cache is keyed by what numba would compile for.
 
 numba unpickles and executes what it finds in the cache, so only a folder that nobody else can change is used.
