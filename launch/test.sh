@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up, then runs every test and prints one table; a part that fails does not stop the others.
+# Sets up, then runs every check and every test; a part that fails does not stop the others. At the end: what did not
+# run and why, the slowest tests, and a table of the parts.
 set -uo pipefail
 shopt -s nullglob
 
@@ -12,13 +13,15 @@ Without arguments every part, in this order:
   unit                               tests/unit
   parallel                           tests/parallel under mpirun; parallel-1, -2 and -4 name the ranks
   integration slurm                  whole jobs from the outside; on a real Slurm
+The tests of unit and integration run side by side, as many as the cores allow.
 The exit status is 0 when every part passed, else 1.
 TEXT
 }
 
 readonly ALL='lint format types imports shell unit parallel-1 parallel-2 parallel-4 integration slurm'
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-table=() failed=0 child=''
+cores=$(nproc)
+table=() failed=0 child='' report=''
 # shellcheck source-path=SCRIPTDIR source=lib/report.sh
 . "$root/launch/lib/report.sh"
 
@@ -34,26 +37,29 @@ select_parts() {
     done
 }
 
-# command_of PART: the array `command` and the seconds it may take, `limit`.
+# command_of PART: the array `command` and the seconds it may take, `limit`. The test runs have no limit of their own:
+# every test has one (setup.cfg), and a run in which no test ends any more gives up by itself (tests/conftest.py).
 command_of() {
-    local pytest=(python -m pytest -q --color=no --durations=8)
-    limit=600
+    local pytest=(python -m pytest -q --color=no)
+    limit=0
     case $1 in
-        lint) command=(ruff check .) ;;
-        format) command=(ruff format --check .) ;;
-        types) command=(mypy) ;;
-        imports) command=(lint-imports) ;;
-        shell) command=(shellcheck -x -a {launch,slurm}/*.{sh,sbatch} launch/lib/mpi_env.sh .ci/run) ;;
-        unit) command=("${pytest[@]}" tests/unit) ;;
+        lint) command=(ruff check .) limit=300 ;;
+        format) command=(ruff format --check .) limit=300 ;;
+        types) command=(mypy) limit=900 ;;
+        imports) command=(lint-imports) limit=300 ;;
+        shell) command=(shellcheck -x -a {launch,slurm}/*.{sh,sbatch} launch/lib/mpi_env.sh .ci/run) limit=300 ;;
+        unit) command=("${pytest[@]}" -n "$cores" tests/unit) ;;
         parallel-*) command=(mpirun -n "${1#*-}" "${pytest[@]}" --with-mpi -p no:cacheprovider tests/parallel) ;;
-        integration | slurm) command=("${pytest[@]}" "tests/$1") limit=1500 ;;
+        # Their jobs wait for each other and for timeouts most of the time.
+        integration) command=("${pytest[@]}" -n $((2 * cores)) tests/integration) ;;
+        slurm) command=("${pytest[@]}" tests/slurm) ;;
     esac
 }
 
-# bounded COMMAND…: run it for at most `limit` seconds; `interrupt` reaches it and all that it started.
+# bounded COMMAND…: run it for at most `limit` seconds, 0 is no limit; `interrupt` reaches all that it started.
 bounded() {
     local status
-    timeout --kill-after=20 "$limit" "$@" </dev/null &
+    MINISTREAM_TEST_REPORT=$report/$part timeout --kill-after=60 "$limit" "$@" </dev/null &
     child=$!
     wait "$child"
     status=$?
@@ -81,6 +87,24 @@ run_part() {
     table+=("$(printf '%-12s %7s s   %s' "$1" "$(seconds_since "$started")" "$outcome")")
 }
 
+# compile: modules and kernels once, before thousands of processes would do it again or wait for it.
+compile() {
+    python -m compileall -q src tests && python -c 'from ministream.config import PrepSection
+from ministream.prep.corrections import Corrector
+from ministream.recon.kernels import warm_up
+warm_up(1), warm_up(16), Corrector(rows=1, cols=1, options=PrepSection())'
+}
+
+# summary: what the test runs left in `report` (tests/conftest.py), over all parts.
+summary() {
+    local reports=("$report"/*)
+    ((${#reports[@]})) || return 0
+    say $'\nslowest tests:'
+    sort -t$'\t' -k2,2 -rn < <(grep -h ^took "${reports[@]}") | awk -F'\t' 'NR <= 12 { printf "%8.1f s  %s\n", $2, $3 }'
+    say $'\nskipped tests:'
+    awk -F'\t' '/^skipped/ { sub(/.*\//, "", FILENAME); printf "%-12s %3d × %s\n", FILENAME, $2, $3 }' "${reports[@]}"
+}
+
 main() {
     local part parts command limit
     [[ ${1:-} != -h && ${1:-} != --help ]] || { usage && exit 0; }
@@ -90,9 +114,13 @@ main() {
     # shellcheck source=/dev/null
     . .venv/ministream-env.sh
     trap interrupt INT TERM
+    report=$(mktemp -d)
+    trap 'rm -rf "$report"' EXIT
+    compile || exit
     for part in "${parts[@]}"; do
         run_part "$part"
     done
+    summary
     say ""
     printf '%s\n' "${table[@]}"
     say "parts: $((${#parts[@]} - failed)) passed, $failed failed"

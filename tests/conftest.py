@@ -1,13 +1,63 @@
-"""Fixtures for every test; `shared` skips cleanly where the folder beside the project is absent."""
+"""Fixtures for every test, and what a run does as a whole: how it is dealt to workers, how it ends, what it reports."""
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+# Longer than any test may take (`timeout` in setup.cfg and in the modules): only a run that hangs is silent so long.
+SILENCE_S = 900
+
+_real_stderr = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_real_stderr] = os.dup(2)
+    # Whoever ends the run lets the fixtures end what they started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    config.pluginmanager.register(_SilenceWatch(config.stash[_real_stderr]))
+
+
+class _SilenceWatch:
+    """Ends a run in which no test ends any more, with every thread's traceback."""
+
+    def __init__(self, stderr: int) -> None:
+        self._stderr = stderr
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown":
+            faulthandler.dump_traceback_later(SILENCE_S, exit=True, file=self._stderr)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Tests that share what is slow to make, or must not meet, run on one worker one after the other."""
+    from tests.scheduling import Scheduling
+
+    return Scheduling(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """For launch/test.sh: what did not run and why, and how long each test took, one line each."""
+    report = os.environ.get("MINISTREAM_TEST_REPORT")
+    if report is None or "PYTEST_XDIST_WORKER" in os.environ or os.environ.get("OMPI_COMM_WORLD_RANK", "0") != "0":
+        return
+    reasons = Counter(skip.longrepr[2].removeprefix("Skipped: ") for skip in terminalreporter.getreports("skipped"))
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for phase in reports:
+            if isinstance(phase, pytest.TestReport):
+                seconds[phase.nodeid] += phase.duration
+    with Path(report).open("a") as lines:
+        lines.writelines(f"skipped\t{count}\t{reason}\n" for reason, count in reasons.items())
+        lines.writelines(f"took\t{took:.1f}\t{test}\n" for test, took in seconds.most_common(20))
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.waiting import HANG_S, eventually
 
 MINISTREAM = [str(Path(sys.executable).with_name("ministream"))]
 
@@ -45,12 +48,17 @@ class Job:
         """Everything printed so far."""
         return self.log.read_text(errors="replace")
 
-    def wait(self, timeout_s: float = 90.0) -> int:
+    def wait(self, timeout_s: float = HANG_S) -> int:
         """The exit code; a job that hangs fails the test with its output."""
         try:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.process.args} did not end in {timeout_s} s:\n{self.text}") from None
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait for a condition that the job brings about; fails with its output, at once when the job has ended."""
+        eventually(lambda: condition() or self.process.poll() is not None, lambda: self.text)
+        assert condition(), f"{self.process.args} ended before:\n{self.text}"
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the job's first process."""
@@ -62,11 +70,13 @@ class Job:
             if not alive(self.process.pid):
                 break
             os.killpg(self.process.pid, number)
-            deadline = time.monotonic() + 5
-            while alive(self.process.pid) and time.monotonic() < deadline:
-                self.process.poll()
-                time.sleep(0.02)
+            with contextlib.suppress(AssertionError):
+                eventually(self._is_gone, limit_s=5)
         self.process.wait()
+
+    def _is_gone(self) -> bool:
+        self.process.poll()  # a zombie is no process any more
+        return not alive(self.process.pid)
 
 
 def alive(session: int) -> list[int]:
@@ -102,20 +112,20 @@ class Lab:
         announce = ["--announce", str(self.folder / "producer.json")]
         return self.start("producer", [*MINISTREAM, "produce", *arguments, *announce])
 
-    def recon(self, ranks: int, *arguments: str) -> Job:
-        """`mpirun -n RANKS ministream recon …` into the folder `out`, announcing its addresses in recon.json."""
+    def recon(self, ranks: int, *arguments: str, pictures: bool = False) -> Job:
+        """`mpirun -n RANKS ministream recon …` into the folder `out`, announcing its addresses in recon.json.
+
+        Pictures take longer than all else in a small job, so they are for the tests that look at them.
+        """
         command = [*MINISTREAM, "recon", *arguments, "--out", str(self.out)]
+        command += ["--set", f"output.pictures={str(pictures).lower()}"]
         command += ["--announce", str(self.folder / "recon.json"), "--ranks", str(ranks)]
         return self.start("recon", ["mpirun", "-n", str(ranks), *command] if ranks > 1 else command)
 
-    def announced(self, name: str, job: Job, timeout_s: float = 30.0) -> dict[str, str]:
+    def announced(self, name: str, job: Job) -> dict[str, str]:
         """The addresses that a job announces, once it listens."""
         path = self.folder / f"{name}.json"
-        deadline = time.monotonic() + timeout_s
-        while not path.exists():
-            assert job.process.poll() is None, f"{name} ended before it listened:\n{job.text}"
-            assert time.monotonic() < deadline, f"{name} does not listen after {timeout_s} s:\n{job.text}"
-            time.sleep(0.02)
+        job.until(path.exists)
         return json.loads(path.read_text())
 
     def summary(self) -> dict:
@@ -132,7 +142,7 @@ def lab(folder: Path):
         try:
             yield lab
             for job in lab.jobs:
-                job.wait(20)
+                job.wait()
             strays = {job.log.stem: pids for job in lab.jobs if (pids := _lingering(job))}
             assert not strays, f"processes outlived their jobs: {strays}"
         finally:
@@ -141,7 +151,6 @@ def lab(folder: Path):
 
 
 def _lingering(job: Job) -> list[int]:
-    deadline = time.monotonic() + 5
-    while (pids := alive(job.process.pid)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return pids
+    with contextlib.suppress(AssertionError):
+        eventually(lambda: not alive(job.process.pid), limit_s=10)
+    return alive(job.process.pid)

@@ -23,8 +23,9 @@ from ministream.wire.tracemq import Assigned, Projection, Server
 from tests.integration.jobs import MINISTREAM, Job, Lab, lab
 from tests.ports import free_ports
 from tests.recordings import timage_messages
+from tests.waiting import HANG_S
 
-WINDOW = shlex.split("--window-length 181 --window-step 181 --window-iter 5 --set output.pictures=false")
+WINDOW = shlex.split("--window-length 181 --window-step 181 --window-iter 5")
 SUPPLIED = {"sent": 181, "received": 181, "used": 181, "dropped": 0, "refused": 0, "repeated": 0}
 
 
@@ -47,7 +48,7 @@ def native(tooth: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
         producer = jobs.produce("--file", str(tooth))
         address = jobs.announced("producer", producer)["data"]
         reconstruction = jobs.recon(1, "--connect", address, "-c", "296", *WINDOW)
-        assert reconstruction.wait(240) == 0, reconstruction.text
+        assert reconstruction.wait() == 0, reconstruction.text
     return volume(folder / "out")
 
 
@@ -70,7 +71,7 @@ def distribute(jobs: Lab, *words: str) -> list[str]:
 
 def reconstruct(jobs: Lab, ranks: int, *words: str) -> Job:
     job = jobs.recon(ranks, *words, "-c", "296", *WINDOW)
-    assert job.wait(240) == 0, "\n".join(one.text for one in jobs.jobs)
+    assert job.wait() == 0, "\n".join(one.text for one in jobs.jobs)
     return job
 
 
@@ -120,7 +121,7 @@ def test_daq_wire_through_the_tunnel_of_both_jobs(jobs, tooth, native, by_itself
         cons = jobs.announced("recon", reconstruction)["control"]
         command = [*MINISTREAM, "connect", "--prod", prod, "--cons", cons, "--num-conn", "2", *credentials]
         subprocess.run(command, check=True, timeout=60)
-    assert reconstruction.wait(240) == 0, "\n".join(job.text for job in jobs.jobs)
+    assert reconstruction.wait() == 0, "\n".join(job.text for job in jobs.jobs)
     summary = jobs.summary()
     assert summary["projections"] == SUPPLIED
     assert "TLS" in summary["tunnel"]["cipher"]
@@ -148,31 +149,37 @@ def lock_step(projections: Sequence[Sequence[Projection]], rows: int, cols: int)
         sockets = [context.socket(zmq.REP) for _ in range(ranks)]
         for rank, socket in enumerate(sockets):
             socket.set(zmq.LINGER, 0)
-            socket.set(zmq.RCVTIMEO, 60_000)
             socket.bind(f"tcp://127.0.0.1:{base + rank}")
+        over = threading.Event()
+
+        def heard(socket: zmq.Socket[bytes]) -> bytes:
+            while not socket.poll(50):
+                if over.is_set():
+                    raise EOFError
+            return socket.recv()
 
         def play() -> None:
-            with contextlib.suppress(zmq.Again), contextlib.ExitStack() as stack:
+            with contextlib.suppress(EOFError), contextlib.ExitStack() as stack:
                 parties = [Server(peer=f"worker {rank}") for rank in range(ranks)]
                 for socket in sockets:
                     stack.enter_context(socket)
                 for party, socket, slab in zip(parties, sockets, slabs(rows, ranks), strict=True):
-                    party.receive(socket.recv())
+                    party.receive(heard(socket))
                     socket.send(party.assign(Assigned(rows=rows, cols=cols, slab=slab)))
                 for parts in projections:
                     for party, socket, part in zip(parties, sockets, parts, strict=True):
-                        party.receive(socket.recv())
+                        party.receive(heard(socket))
                         socket.send(party.projection(part))
-                        socket.set(zmq.RCVTIMEO, 5_000)
                 for party, socket in zip(parties, sockets, strict=True):
-                    party.receive(socket.recv())
+                    party.receive(heard(socket))
                     socket.send(party.finish())
                 for party, socket in zip(parties, sockets, strict=True):
-                    party.receive(socket.recv())
+                    party.receive(heard(socket))
 
         thread = threading.Thread(target=play)
         thread.start()
         yield ["--dest-host", "127.0.0.1", "--dest-port", str(base), "--set", "aps.every_rank=true"]
+        over.set()
         thread.join()
 
 
@@ -209,7 +216,7 @@ def played(messages: Sequence[bytes]) -> Iterator[list[str]]:
         data, sync = (one.get_string(zmq.LAST_ENDPOINT) for one in (pub, rep))
 
         def play() -> None:
-            if rep.poll(240_000):
+            if rep.poll(int(1000 * HANG_S)):
                 rep.send(rep.recv())
                 for message in messages:
                     pub.send(message)
@@ -235,7 +242,7 @@ def test_bad_messages_are_counted_or_end_a_strict_job(jobs, shared, strict, code
     del messages[195]
     with played(messages) as source:
         job = jobs.recon(1, *source, *WINDOW, *strict)
-        assert job.wait(240) == code, job.text
+        assert job.wait() == code, job.text
     assert "Traceback" not in job.text
     if not strict:
         projections = jobs.summary()["projections"]
@@ -246,7 +253,7 @@ def test_bad_messages_are_counted_or_end_a_strict_job(jobs, shared, strict, code
 def test_a_publisher_that_falls_silent_leaves_what_has_come(jobs, shared) -> None:
     with played(timage_messages(shared)[:-1]) as source:
         job = jobs.recon(1, *source, *WINDOW, "--stall-timeout", "2")
-        assert job.wait(240) == 3, job.text
+        assert job.wait() == 3, job.text
     assert jobs.summary()["projections"]["used"] == 181
     assert "without having sent end_data" in job.text
 
@@ -294,9 +301,9 @@ def test_reconstructions_are_published_and_written_as_the_original_does(jobs, to
     job = jobs.recon(
         *(2, "--source-wire", "timage", "--connect", data, "--sync", sync, "--pixel-dtype", "float32", "-c", "296"),
         *("--pub-addr", address, "--pub-freq", "2", "--write-freq", "2"),
-        *("--window-length", "60", "--window-step", "30", "--window-iter", "1", "--set", "output.pictures=false"),
+        *("--window-length", "60", "--window-step", "30", "--window-iter", "1"),
     )
-    assert job.wait(240) == 0, job.text
+    assert job.wait() == 0, job.text
     images = viewer.stop()
     updates = jobs.summary()["updates"]
     assert updates == 7
@@ -314,7 +321,7 @@ def test_corrected_projections_are_republished(jobs, tooth) -> None:
     command = ["distribute", "--data_source_addr", data, "--data_source_synch_addr", sync, "--cast_to_float32"]
     command += ["--normalize", "--my_publisher_addr", address, "--my_publisher_freq", "2"]
     job = jobs.start("distributor", [*MINISTREAM, *command])
-    assert job.wait(240) == 0, job.text
+    assert job.wait() == 0, job.text
     images = viewer.stop()
     with h5py.File(tooth) as file:
         exchange = file["exchange"]
@@ -343,7 +350,7 @@ def test_corrected_projections_are_republished(jobs, tooth) -> None:
 def test_what_the_wire_does_not_tell_must_be_said_rightly(jobs, tooth, words, code, said) -> None:
     data, sync = publish(jobs, tooth, "--set", "producer.peer_timeout_s=3")
     job = jobs.recon(1, "--source-wire", "timage", "--connect", data, "--sync", sync, *words, *WINDOW)
-    assert job.wait(240) == code, job.text
+    assert job.wait() == code, job.text
     assert said in job.text
     assert "Traceback" not in job.text
 

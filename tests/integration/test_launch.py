@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.integration.jobs import MINISTREAM, Job, Lab, alive, lab
+from tests.ports import free_ports
+from tests.waiting import eventually
 
-QUICK = '[source]\nkind = "phantom"\nrows = 4\ncols = 32\nprojections = 30\n[window]\nlength = 20\nstep = 10\n'
+QUICK = """
+[source]
+kind = "phantom"
+rows = 4
+cols = 32
+projections = 30
+[output]
+pictures = false
+[window]
+length = 20
+step = 10
+"""
 ENDLESS = QUICK.replace("projections = 30", "projections = 100000") + "[producer]\nrate = 20.0\n"
 
 
@@ -29,12 +40,8 @@ def launch(jobs: Lab, text: str, *options: str, name: str = "launch") -> Job:
     return jobs.start(name, [*MINISTREAM, "launch", str(run), "--out", str(jobs.out), *options])
 
 
-def until_streaming(job: Job, timeout_s: float = 90) -> None:
-    deadline = time.monotonic() + timeout_s
-    while "update 2" not in job.text:
-        assert job.process.poll() is None, job.text
-        assert time.monotonic() < deadline, job.text
-        time.sleep(0.1)
+def until_streaming(job: Job) -> None:
+    job.until(lambda: "update 2" in job.text)
 
 
 def descendants(pid: int) -> set[int]:
@@ -55,16 +62,13 @@ def _state(pid: int) -> str:
         return "X"
 
 
-def gone(pids: set[int], timeout_s: float = 15) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while running(pids) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return not running(pids)
+def assert_gone(pids: set[int]) -> None:
+    eventually(lambda: not running(pids), lambda: f"still running: {running(pids)}")
 
 
 def test_one_command_runs_both_jobs(jobs: Lab) -> None:
     job = launch(jobs, QUICK, "--ranks", "2")
-    assert job.wait(150) == 0, job.text
+    assert job.wait() == 0, job.text
     summary = jobs.summary()
     assert summary["complete"]
     assert (summary["ranks"], summary["threads"]) == (2, 1)
@@ -74,7 +78,7 @@ def test_one_command_runs_both_jobs(jobs: Lab) -> None:
 
 def test_several_ranks_may_receive(jobs: Lab) -> None:
     job = launch(jobs, QUICK, "--ranks", "3", "--ingress", "2", "--curve")
-    assert job.wait(150) == 0, job.text
+    assert job.wait() == 0, job.text
     summary = jobs.summary()
     assert summary["end_to_end"] == "CURVE"
     assert summary["complete"]
@@ -86,14 +90,14 @@ def test_several_ranks_may_receive(jobs: Lab) -> None:
 def test_results_may_go_by_way_of_a_scratch_disk(jobs: Lab) -> None:
     scratch = jobs.folder / "scratch"
     job = launch(jobs, QUICK + "write_freq = 1\n", "--scratch", str(scratch))
-    assert job.wait(150) == 0, job.text
+    assert job.wait() == 0, job.text
     assert {"recon.h5", "000001-recon.h5", "summary.json"} <= {path.name for path in jobs.out.iterdir()}
     assert not scratch.exists()
 
 
 def test_a_producer_that_cannot_start_is_the_pairs_outcome(jobs: Lab) -> None:
     job = launch(jobs, '[source]\nkind = "dxchange"\nfile = "/no/such/scan.h5"\n')
-    assert job.wait(90) == 2
+    assert job.wait() == 2
     assert "/no/such/scan.h5" in job.text.splitlines()[-1]
     assert "Traceback" not in job.text
 
@@ -101,7 +105,7 @@ def test_a_producer_that_cannot_start_is_the_pairs_outcome(jobs: Lab) -> None:
 def test_a_reconstruction_that_fails_after_it_was_connected_tells_the_reason(jobs: Lab) -> None:
     # The producer feels it first, and must not have the last word.
     job = launch(jobs, QUICK, "--ranks", "2", "--recon-options", "--reference nowhere.h5")
-    assert job.wait(90) == 2, job.text
+    assert job.wait() == 2, job.text
     assert "reconstruction job failed with exit code 2: nowhere.h5" in job.text.splitlines()[-1]
 
 
@@ -111,10 +115,10 @@ def test_a_signal_lets_the_reconstruction_write(jobs: Lab, number: signal.Signal
     until_streaming(job)
     children = descendants(job.process.pid)
     job.signal(number)
-    assert job.wait(90) == 3, job.text
+    assert job.wait() == 3, job.text
     assert not jobs.summary()["complete"]
     assert (jobs.out / "recon.h5").exists()
-    assert gone(children)
+    assert_gone(children)
 
 
 def test_nothing_outlives_a_launcher_that_is_killed(jobs: Lab) -> None:
@@ -123,20 +127,18 @@ def test_nothing_outlives_a_launcher_that_is_killed(jobs: Lab) -> None:
     children = descendants(job.process.pid)
     assert len(children) >= 5  # producer, its relay, mpirun, two ranks
     job.process.kill()
-    assert gone(children), f"still running: {running(children)}"
+    assert_gone(children)
 
 
 def test_each_side_alone_with_addresses_known_beforehand(jobs: Lab) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_ports(1)
     credentials = jobs.folder / "certs"
     subprocess.run([*MINISTREAM, "certs", "init", str(credentials)], check=True, capture_output=True)
     common = ("--credentials", str(credentials))
     producer = launch(jobs, QUICK, "--as", "producer", "--port", str(port), *common, name="producer")
     recon = launch(jobs, QUICK, "--as", "recon", "--producer", f"127.0.0.1:{port}", *common, name="recon")
-    assert recon.wait(150) == 0, recon.text + producer.text
-    assert producer.wait(30) == 0, producer.text
+    assert recon.wait() == 0, recon.text + producer.text
+    assert producer.wait() == 0, producer.text
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def test_each_side_alone_with_addresses_known_beforehand(jobs: Lab) -> None:
 )
 def test_what_cannot_be_launched_is_said_at_once(jobs: Lab, options: list[str], problem: str) -> None:
     job = launch(jobs, QUICK, *options)
-    assert job.wait(30) in (2, 4)
+    assert job.wait() in (2, 4)
     assert problem in job.text
     assert "Traceback" not in job.text
     assert "rank 0" not in job.text
@@ -163,7 +165,7 @@ def test_a_rendezvous_that_others_can_read_is_refused(jobs: Lab) -> None:
     folder = jobs.folder / "open"
     folder.mkdir(mode=0o755)
     job = launch(jobs, QUICK, "--rendezvous", str(folder))
-    assert job.wait(30) == 4
+    assert job.wait() == 4
     assert "chmod 700" in job.text
 
 
@@ -176,5 +178,5 @@ def test_the_launcher_itself_holds_no_secret_in_its_arguments(jobs: Lab) -> None
     arguments += [Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants(job.process.pid)]
     assert token not in "".join(arguments) + job.text
     job.signal(signal.SIGINT)
-    assert job.wait(60) == 3
+    assert job.wait() == 3
     assert json.loads((folder / "recon.end").read_text())["code"] == 3

@@ -23,9 +23,9 @@ def volume(jobs: Lab, ranks: int, ingress: int) -> np.ndarray:
     """What so many ranks reconstruct."""
     producer = jobs.produce(*(part for setting in SCAN for part in ("--set", setting)))
     address = jobs.announced("producer", producer)["data"]
-    options = ["--ingress", str(ingress), "--set", "output.pictures=false", *WINDOW]
+    options = ["--ingress", str(ingress), *WINDOW]
     reconstruction = jobs.recon(ranks, "--connect", address, *options)
-    assert (reconstruction.wait(280), producer.wait(30)) == (0, 0), reconstruction.text
+    assert (reconstruction.wait(), producer.wait()) == (0, 0), reconstruction.text
     summary = jobs.summary()
     assert summary["complete"]
     assert summary["ranks"] == len(summary["peak_memory_mib"]) == ranks

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,11 +91,9 @@ def spare_extras(checkout: Path) -> None:
 
 def assert_done(checkout: Path, env: Mapping[str, str] | None = None) -> None:
     """A second run has nothing to do and says so at once."""
-    started = time.monotonic()
     again = setup(checkout, env=env)
     assert again.returncode == 0
     assert "nothing to do" in again.stdout
-    assert time.monotonic() - started < 3, "half a second on a quiet machine"
     assert setup(checkout, "--check", env=env).returncode == 0
 
 

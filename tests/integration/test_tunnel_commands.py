@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.tunnel_ends import Echo, dial, echoing, eventually, exchange, free_port, is_cut, ping
+from tests.integration.tunnel_ends import Echo, dial, echoing, exchange, is_cut, ping
+from tests.ports import free_ports
+from tests.waiting import HANG_S, eventually
 
 PAYLOAD = os.urandom(1 << 20)
 MINISTREAM = [sys.executable, "-m", "ministream"]
 
 
-def run(*words: str | Path, code: int = 0, timeout_s: float = 60, cwd: Path | None = None) -> str:
+def run(*words: str | Path, code: int = 0, timeout_s: float = HANG_S, cwd: Path | None = None) -> str:
     """Run `ministream WORDS`; its standard output, or its error when `code` is not 0. Never a traceback."""
     done = subprocess.run(
         [*MINISTREAM, *map(str, words)], capture_output=True, text=True, timeout=timeout_s, check=False, cwd=cwd
@@ -46,8 +47,8 @@ class Server:
         """Signal it and wait; nothing of it may be left."""
         everyone = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
         self.process.send_signal(number)
-        status = self.process.wait(20)
-        _, left = psutil.wait_procs(everyone[1:], timeout=10)
+        status = self.process.wait(HANG_S)
+        _, left = psutil.wait_procs(everyone[1:], timeout=HANG_S)
         assert not left
         return status
 
@@ -61,7 +62,7 @@ def s2cs(tmp_path: Path, name: str, *words: str | Path) -> Iterator[Server]:
         (tmp_path / "t").mkdir(exist_ok=True)
         process = subprocess.Popen(command, stderr=out, text=True, env=os.environ | {"TMPDIR": str(tmp_path / "t")})
     try:
-        eventually(lambda: announced.exists() or process.poll() is not None, 30)
+        eventually(lambda: announced.exists() or process.poll() is not None)
         assert announced.exists(), log.read_text()
         server = Server(process, json.loads(announced.read_text())["control"], log)
         yield server
@@ -186,9 +187,9 @@ def test_an_interrupted_connect_leaves_nothing_open(tmp_path: Path, authority: P
             found = run("sessions", "--s2cs", prod.address, "--credentials", authority, "--json")
             return list(json.loads(found))
 
-        eventually(lambda: len(sessions()) == 1, 20)
+        eventually(lambda: len(sessions()) == 1)
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=20)
+        _, error = process.communicate(timeout=HANG_S)
         assert process.returncode == 130
         assert "Traceback" not in error
         assert sessions() == []
@@ -342,7 +343,7 @@ def test_tokens_are_masked(tmp_path: Path, authority: Path, producer: Echo) -> N
 
 
 def test_a_restarted_server_gets_its_address_and_ports_back(tmp_path: Path, producer: Echo) -> None:
-    control, data = free_port(), free_port()
+    control, data = free_ports(1), free_ports(1)
     for attempt in range(2):
         words = ("--insecure", "--target", producer.address, "--port-range", f"{data}-{data}")
         with s2cs(tmp_path, f"s{attempt}", *words, "--listen", f"127.0.0.1:{control}") as server:
@@ -355,6 +356,4 @@ def test_a_restarted_server_gets_its_address_and_ports_back(tmp_path: Path, prod
             with dial(f"127.0.0.1:{data}") as sock:
                 sock.sendall(b"x")
                 assert sock.recv(1) == b"x"
-                started = time.monotonic()
                 server.end()
-                assert time.monotonic() - started < 10

@@ -30,12 +30,12 @@ from tests.integration.tunnel_ends import (
     dial,
     echoed,
     echoing,
-    eventually,
     exchange,
     is_cut,
     make_credentials,
     ping,
 )
+from tests.waiting import HANG_S, eventually
 
 PAYLOAD = os.urandom(1 << 20) * 3
 PROGRAMS = {"relay": "python3", "haproxy": "haproxy", "nginx": "nginx", "stunnel": "stunnel"}
@@ -230,9 +230,9 @@ def test_an_impostor_gets_no_byte_from_the_consumers_side(kind: str, secrets: Cr
         control.update("s", "CONS", [impostor.address], offer)
         with dial(opened.listeners[0]) as sock:
             sock.sendall(b"secret projections")
-            assert impostor.tried.wait(10)
+            assert impostor.tried.wait(HANG_S)
             # HAProxy tries again for some seconds before it gives up.
-            assert is_cut(sock, 30)
+            assert is_cut(sock)
     assert impostor.received == b""
     impostor.close()
 

@@ -26,7 +26,9 @@ from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.policy import Policy, PolicySection
 from tests.integration.stock_server import StockServer
-from tests.integration.tunnel_ends import Echo, echoing, eventually, free_port, make_credentials, ping
+from tests.integration.tunnel_ends import Echo, echoing, make_credentials, ping
+from tests.ports import free_ports
+from tests.waiting import HANG_S, eventually
 
 UID = "4f8583bc-a4d3-11ee-9fd6-034d1fcbd7c3"
 # The scope under which stock s2uc looks for its token when it talks to this machine.
@@ -66,7 +68,7 @@ class Stock:
         self._channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(ca))
         self._metadata = (("authorization", token),)
 
-    def call(self, name: str, timeout_s: float = 5.0, **fields: Any) -> Any:
+    def call(self, name: str, timeout_s: float = HANG_S, **fields: Any) -> Any:
         sent, back = messages.METHODS[name]
         method = self._channel.unary_unary(
             f"/scistream.Control/{name}",
@@ -221,7 +223,7 @@ def test_stock_servers_are_let_go_of_when_a_connection_fails(
     stock_pair: tuple[StockServer, StockServer], secrets: Credentials, producer: Echo
 ) -> None:
     prod, login = stock_pair[0], Access(ca=secrets.ca)
-    nowhere = f"127.0.0.1:{free_port()}"
+    nowhere = f"127.0.0.1:{free_ports(1)}"
     with pytest.raises(PeerLostError):
         client.connect(prod.address, nowhere, None, targets=[producer.address], access=login, timeout_s=10)
     assert [name for name, _, _ in prod.heard if name != "hello"] == ["req", "release"]
@@ -232,7 +234,7 @@ def test_stock_servers_are_let_go_of_when_a_connection_fails(
     [
         (lambda truth: truth[:1], "gave 1 listeners instead of 2"),
         (lambda truth: [*truth, *truth], "gave 4 listeners instead of 2"),
-        (lambda truth: [truth[0], f"127.0.0.1:{free_port()}"], "does not accept connections"),
+        (lambda truth: [truth[0], f"127.0.0.1:{free_ports(1)}"], "does not accept connections"),
     ],
 )
 def test_a_server_that_says_ok_is_not_believed(
@@ -325,7 +327,7 @@ def stock_s2cs(secrets: Credentials, tmp_path: Path) -> Iterator[Any]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(kind: str) -> str:
-        port, data = free_port(), free_port()
+        port, data = free_ports(1), free_ports(1)
         command = [
             *(program, f"--port={port}", "--listener_ip=127.0.0.1", f"--type={kind}"),
             f"--port_range={data}-{data + 9}",
@@ -345,7 +347,7 @@ def stock_s2cs(secrets: Credentials, tmp_path: Path) -> Iterator[Any]:
                     return True
             return True
 
-        eventually(listens, 30)
+        eventually(listens)
         return f"127.0.0.1:{port}"
 
     yield start
@@ -387,4 +389,4 @@ def test_our_stunnel_meets_a_stock_one(stock_s2cs: Any, secrets: Credentials, pr
     with server:
         addresses = (server.address, stock) if ours == "PROD" else (stock, server.address)
         opened = client.connect(*addresses, None, targets=[producer.address], access=Access(ca=secrets.ca), uid=UID)
-        eventually(lambda: _answers(opened.cons_listeners[0]), 20)
+        eventually(lambda: _answers(opened.cons_listeners[0]))

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import h5py
@@ -62,8 +61,7 @@ def started(jobs, *recon: str, rate: float = 0.0):
     words = [word for setting in SCAN for word in ("--set", setting)]
     producer = jobs.produce(*words, *(("--rate", str(rate)) if rate else ()))
     address = jobs.announced("producer", producer)["data"]
-    options = ["--set", "output.pictures=false", *recon]
-    return producer, jobs.recon(2, "--connect", address, *WINDOW, *options)
+    return producer, jobs.recon(2, "--connect", address, *WINDOW, *recon)
 
 
 @pytest.mark.parametrize("writer", ["direct", "hdf5"])
@@ -85,18 +83,15 @@ def test_a_slow_disk_holds_nobody_up(jobs, slow_disk):
     assert (producer.wait(), reconstruction.wait()) == (0, 0), reconstruction.text
     summary = jobs.summary()
     assert len(summary["files"]) == 5
+    # two of the four snapshots at least; the last and the volume itself are waited for
     assert summary["write_hidden_s"] > 2
-    # the last snapshot and the volume itself are waited for
-    assert summary["stages"]["write"] < 3
     assert "s hidden" in reconstruction.text
 
 
 def test_an_early_end_waits_for_what_is_being_written(jobs, slow_disk):
     _, reconstruction = started(jobs, rate=5.0)
-    deadline = time.monotonic() + 60
-    while not (parts := list(jobs.out.glob(".0*.part"))):
-        assert time.monotonic() < deadline, reconstruction.text
-        time.sleep(0.01)
+    parts: list[Path] = []
+    reconstruction.until(lambda: parts.extend(jobs.out.glob(".0*.part")) or parts)
     reconstruction.signal(signal.SIGUSR1)
     assert reconstruction.wait() == 3, reconstruction.text
     written = Path(parts[0].name.removeprefix(".").removesuffix(".part"))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
 from ministream.tunnel import credentials
 from ministream.tunnel.credentials import Credentials
+from tests.waiting import HANG_S
 
 
 class Echo:
@@ -65,7 +65,7 @@ def make_credentials(directory: Path, *clients: str) -> Credentials:
     return Credentials.load(directory)
 
 
-def dial(listener: str, timeout_s: float = 20) -> socket.socket:
+def dial(listener: str, timeout_s: float = HANG_S) -> socket.socket:
     """Connect to `host:port`."""
     host, _, port = listener.rpartition(":")
     return socket.create_connection((host, int(port)), timeout=timeout_s)
@@ -104,7 +104,7 @@ def exchange(listener: str, data: bytes, *, end_first: bool = True) -> bytes:
     return bytes(received)
 
 
-def is_cut(sock: socket.socket, timeout_s: float = 10) -> bool:
+def is_cut(sock: socket.socket, timeout_s: float = HANG_S) -> bool:
     """Whether the connection ends with a reset or an end of stream, and no byte before."""
     sock.settimeout(timeout_s)
     try:
@@ -116,17 +116,3 @@ def is_cut(sock: socket.socket, timeout_s: float = 10) -> bool:
 def children() -> list[psutil.Process]:
     """This process's descendants, zombies included."""
     return psutil.Process().children(recursive=True)
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait for a condition; fail when it does not come."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.02)
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

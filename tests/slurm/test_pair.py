@@ -38,7 +38,8 @@ class Runs:
         path = self._folder / "run.toml"
         shape = {"rows": ROWS, "cols": COLS, "projections": projections, "seed": 7} if kind == "phantom" else {}
         options = "\n".join(f"{key} = {json.dumps(value)}" for key, value in ({"kind": kind} | shape | source).items())
-        path.write_text(f"[source]\n{options}\n[producer]\nrate = {rate}\n[window]\nlength = 20\nstep = 10\n")
+        rest = "[output]\npictures = false\n[window]\nlength = 20\nstep = 10\n"
+        path.write_text(f"[source]\n{options}\n[producer]\nrate = {rate}\n{rest}")
         return path
 
     def submit(self, *words: str | Path, timeout_s: float = 150) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,30 @@
+"""How pytest-xdist deals the tests to its workers.
+
+pytest-xdist's own mark for this, `xdist_group`, does nothing under pytest 9.2.
+"""
+
+from __future__ import annotations
+
+from xdist.scheduler import LoadScopeScheduling
+
+# Module → group. A group's tests run on one worker, in their order; the largest group begins first.
+GROUPS = {
+    # launch/setup.sh runs once at a time on a machine, and the demo starts it
+    "test_setup.py": "setup",
+    "test_demo.py": "setup",
+    # one volume to compare with, which takes a job of its own
+    "test_aps.py": "aps",
+    "test_aps_deployment.py": "aps",
+    # a Slurm cluster
+    "test_pair.py": "slurm",
+    "test_lab.py": "slurm",
+    "test_scaling.py": "slurm",
+}
+
+
+class Scheduling(LoadScopeScheduling):
+    """One test at a time goes to the next free worker, except for those of `GROUPS`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0].rpartition("/")[2]
+        return GROUPS.get(module, nodeid)

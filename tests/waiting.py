@@ -1,0 +1,21 @@
+"""Waiting for what must happen.
+
+A limit is there to tell a hang from a slow machine: many times what is usual, and nobody waits for it but a test that
+fails. How fast something is, benchmarks measure.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+HANG_S = 150.0
+_POLL_S = 0.02
+
+
+def eventually(condition: Callable[[], object], what: Callable[[], str] | str = "", limit_s: float = HANG_S) -> None:
+    """Return once `condition()` is true. When it does not come, fail with `what`, which may be a text made then."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, f"not within {limit_s:.0f} s: {what if isinstance(what, str) else what()}"
+        time.sleep(_POLL_S)
