@@ -91,7 +91,7 @@ run_part() {
 compile() {
     python -m compileall -q src tests && python -c 'from ministream.config import PrepSection
 from ministream.prep.corrections import Corrector
-from ministream.recon.kernels import warm_up
+from ministream.recon.backend.cpu.startup import warm_up
 warm_up(1), warm_up(16), Corrector(rows=1, cols=1, options=PrepSection())'
 }
 
