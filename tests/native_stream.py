@@ -28,7 +28,8 @@ def make_frame(scan: Scan, kind: FrameKind, index: int) -> Frame:
     """A frame whose pixels tell its kind and index."""
     pixels = np.full((scan.rows, scan.cols), (60 * kind + index) % 251, scan.dtype)
     angle = 0.01 * index if kind is FrameKind.PROJECTION else 0.0
-    return Frame(kind=kind, index=index, angle_rad=angle, pixels=pixels, acquired_s=1.7e9 + index)
+    facts = {"angle_rad": angle, "acquired_s": 1.7e9 + index, "position": index / 2}
+    return Frame(kind=kind, index=index, pixels=pixels, **facts)
 
 
 def make_frames(scan: Scan) -> Iterator[Frame]:
@@ -40,5 +41,5 @@ def make_frames(scan: Scan) -> Iterator[Frame]:
 
 def same(frame: Frame, other: Frame) -> bool:
     """Whether two frames agree in everything."""
-    facts = ("kind", "index", "angle_rad", "acquired_s")
+    facts = ("kind", "index", "angle_rad", "acquired_s", "position")
     return all(getattr(frame, f) == getattr(other, f) for f in facts) and np.array_equal(frame.pixels, other.pixels)

@@ -24,7 +24,9 @@ class Frame:
 
     `pixels` is [rows, cols] in the scan's dtype and C order. `index` counts the frames of one kind in
     acquisition order from 0; a gap means frames that were never sent. `angle_rad` is 0 for flats and
-    darks. `acquired_s` is the UNIX time of the exposure, in seconds.
+    darks. `acquired_s` is the UNIX time of the exposure, in seconds. `position` is the place in the acquisition,
+    counted in projections: of a projection its own number as recorded, of a flat or dark how many projections were
+    recorded before it. Where all flats have the same position they are one set.
     """
 
     kind: FrameKind
@@ -32,6 +34,7 @@ class Frame:
     angle_rad: float
     pixels: NDArray[Any]
     acquired_s: float
+    position: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,7 +27,14 @@ def frames(dtype="<u2"):
     for index in range(COUNT):
         pixels = rng.integers(0, 60000, (ROWS, COLS)).astype(dtype)
         pixels.flags.writeable = False  # as a receive buffer is
-        yield Frame(kind=FrameKind.PROJECTION, index=index, angle_rad=index / 10, pixels=pixels, acquired_s=1e9 + index)
+        yield Frame(
+            kind=FrameKind.PROJECTION,
+            index=index,
+            angle_rad=index / 10,
+            pixels=pixels,
+            acquired_s=1e9 + index,
+            position=index / 4,
+        )
 
 
 def feeder(batch, dtype="<u2"):
@@ -52,12 +59,18 @@ def test_every_rank_gets_its_rows_in_order(comm, batch, dtype):
     seen = []
     while (rows := distributor.take()) is not None:
         assert 1 <= len(rows) <= batch
-        seen += [(row.index, row.angle_rad, row.acquired_s, row.kind, row.pixels.copy()) for row in rows]
+        seen += [(row.index, row.angle_rad, row.acquired_s, row.position, row.kind, row.pixels.copy()) for row in rows]
     distributor.close()
     assert distributor.take() is None
     assert len(seen) == COUNT
-    for (index, angle, acquired, kind, pixels), sent in zip(seen, frames(dtype), strict=True):
-        assert (index, angle, acquired, kind) == (sent.index, sent.angle_rad, sent.acquired_s, sent.kind)
+    for (index, angle, acquired, position, kind, pixels), sent in zip(seen, frames(dtype), strict=True):
+        assert (index, angle, acquired, position, kind) == (
+            sent.index,
+            sent.angle_rad,
+            sent.acquired_s,
+            sent.position,
+            sent.kind,
+        )
         np.testing.assert_array_equal(pixels, sent.pixels[shares[comm.rank].slice])
 
 

@@ -24,7 +24,7 @@ from ministream.parallel.mpi import MPI, Comm, Request, row_type, wait_until
 EAGER_S = 2e-3
 NEXT_S = 2e-4
 
-_RECORD = np.dtype([("kind", "u1"), ("index", "i8"), ("angle_rad", "f8"), ("acquired_s", "f8")])
+_RECORD = np.dtype([("kind", "u1"), ("index", "i8"), ("angle_rad", "f8"), ("acquired_s", "f8"), ("position", "f8")])
 
 
 class Op(enum.IntEnum):
@@ -42,6 +42,7 @@ class SlabFrame:
     index: int
     angle_rad: float
     acquired_s: float
+    position: float
     pixels: NDArray[Any]
 
 
@@ -152,7 +153,7 @@ class RowScatter:
             hungry_s = time.perf_counter() - self._hungry_since if self._hungry_since is not None else 0.0
             self._control["starved_s"] = hungry_s
             self._control["records"][0, : len(self._frames)] = [
-                (frame.kind, frame.index, frame.angle_rad, frame.acquired_s) for frame in self._frames
+                (frame.kind, frame.index, frame.angle_rad, frame.acquired_s, frame.position) for frame in self._frames
             ]
         self._announced = self._comm.raw.Ibcast(self._control.view(np.uint8), root=0)
 
@@ -167,6 +168,13 @@ class RowScatter:
         own = (frame.pixels[self._slab.slice] for frame in self._frames) if self._feed else iter(self._staging)
         records = self._control["records"][0, : self._count].tolist()
         return [
-            SlabFrame(kind=FrameKind(kind), index=index, angle_rad=angle_rad, acquired_s=acquired_s, pixels=pixels)
-            for (kind, index, angle_rad, acquired_s), pixels in zip(records, own, strict=False)
+            SlabFrame(
+                kind=FrameKind(kind),
+                index=index,
+                angle_rad=angle_rad,
+                acquired_s=acquired_s,
+                position=position,
+                pixels=pixels,
+            )
+            for (kind, index, angle_rad, acquired_s, position), pixels in zip(records, own, strict=False)
         ]

@@ -60,6 +60,7 @@ def pack(frame: Frame, info: ScanInfo, *, checksum: bool) -> tuple[FrameHeader, 
         codec=info.codec,
         checksum=xxhash.xxh3_64_digest(payload) if checksum else None,
         acquired_s=float(frame.acquired_s),
+        position=float(frame.position),
     )
     return header, payload
 
@@ -95,7 +96,7 @@ def unpack(header: FrameHeader, payload: Part, info: ScanInfo) -> Frame:
     if not pixels.flags.aligned:
         pixels = pixels.copy()
     pixels.flags.writeable = False
-    if not (math.isfinite(header.angle_rad) and math.isfinite(header.acquired_s) and _finite(pixels)):
+    if not (all(map(math.isfinite, (header.angle_rad, header.acquired_s, header.position))) and _finite(pixels)):
         raise FrameError(f"{name} holds NaN or infinity", reason="not-finite")
     return Frame(
         kind=header.kind,
@@ -103,6 +104,7 @@ def unpack(header: FrameHeader, payload: Part, info: ScanInfo) -> Frame:
         angle_rad=header.angle_rad,
         pixels=pixels,
         acquired_s=header.acquired_s,
+        position=header.position,
     )
 
 

@@ -163,6 +163,7 @@ class FrameHeader(_Message, frozen=True, kw_only=True):
     codec: Token
     checksum: Digest | None
     acquired_s: float
+    position: float = 0.0
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
