@@ -43,7 +43,7 @@ def serial_h5py(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("how", "way"), [("direct", "every rank its own slab, behind the computing"), ("hdf5", "HDF5 through rank 0")]
+    ("how", "way"), [("direct", "one writer per rank, overlapped with computation"), ("hdf5", "HDF5 through rank 0")]
 )
 def test_three_ranks_without_parallel_hdf5(serial_h5py, tmp_path, how, way):
     allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

@@ -21,11 +21,11 @@ def held(window: Window) -> list[int]:
 def test_the_first_update_is_due_before_the_window_is_full() -> None:
     window = Window(length=6, step=2, cols=3, slices=1)
     fill(window, 0)
-    assert (window.held, window.due, window.until_due) == (1, False, 1)
+    assert (window.held, window.due) == (1, False)
     fill(window, 1)
-    assert (window.held, window.due, window.until_due) == (2, True, 0)
+    assert (window.held, window.due) == (2, True)
     window.updated()
-    assert (window.fresh, window.due, window.until_due) == (0, False, 2)
+    assert (window.fresh, window.due) == (0, False)
 
 
 def test_the_oldest_leaves_when_full() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from ministream.state import State
 
 Clock = Callable[[], float]
 
@@ -57,7 +60,7 @@ class Latency:
     """Percentiles of seconds from the acquisition of a projection to the image that contains it.
 
     A histogram of 1 %-wide logarithmic bins from 1 µs to about 12 days: memory is bounded, a percentile
-    is right to 0.5 %, and histograms of several ranks or jobs can be added. `negative` counts values
+    is right to 0.5 %. `negative` counts values
     below zero, which mean that the clocks of the two machines disagree; they go into the lowest bin.
     """
 
@@ -75,10 +78,13 @@ class Latency:
         position = math.log(max(seconds, self._LOWEST_S) / self._LOWEST_S) / self._STEP
         self._counts[min(int(position), self._BINS - 1)] += projections
 
-    def add(self, other: Latency) -> None:
-        """Take in what another one has recorded."""
-        self._counts += other._counts
-        self.negative += other.negative
+    def state(self) -> State:
+        """The histogram."""
+        return {"counts": self._counts, "negative": self.negative}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back a histogram."""
+        self._counts[:], self.negative = state["counts"], state["negative"]
 
     @property
     def count(self) -> int:

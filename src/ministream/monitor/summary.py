@@ -27,7 +27,8 @@ class Summary:
     the pixels of all volumes; `stages` seconds per stage on rank 0, `stages_per_rank` on every rank; `quality` ssim
     and psnr (dB) against the truth, None where it is not known; `residuals` the residual norm before the last
     iteration of each update, `iterations` how many it had; `storage` how volumes were written, `write_hidden_s` the
-    seconds of it on rank 0 that nothing waited for (what was waited for is the stage `write`).
+    seconds of it on rank 0 that nothing waited for (what was waited for is the stage `write`);
+    `failures` names each observer of the run (pictures, snapshots, …) that failed, with its first error.
     """
 
     scan_id: str
@@ -56,6 +57,7 @@ class Summary:
     peak_memory_mib: Sequence[float] = ()
     storage: str = ""
     write_hidden_s: float = 0.0
+    failures: Mapping[str, str] = dataclasses.field(default_factory=dict)
     files: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -112,6 +114,7 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("residual norm", _residuals(summary.residuals)),
         ("quality", _quality(summary.quality)),
         ("written by", _storage(summary)),
+        ("not done", "\n".join(f"{name}: {error}" for name, error in summary.failures.items())),
         ("results in", str(Path(summary.files[0]).parent) if summary.files else ""),
         ("files", _files(summary.files)),
     ]

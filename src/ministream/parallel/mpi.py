@@ -110,6 +110,14 @@ class Comm:
         """Where each rank's part of `count` rows begins, and where the last one's ends."""
         return [count * rank // self.size for rank in range(self.size + 1)]
 
+    def start_bcast(self, buffer: NDArray[np.uint8]) -> Request:
+        """Begin to copy rank 0's `buffer` to every rank's."""
+        return self.raw.Ibcast(buffer, root=0)
+
+    def start_allgather(self, mine: NDArray[np.uint8], everyone: NDArray[np.uint8]) -> Request:
+        """Begin to collect the `mine` of all ranks, in rank order, in `everyone` on every rank."""
+        return self.raw.Iallgather(mine, everyone)
+
     def send_array(self, array: NDArray[Any], destination: int) -> None:
         """Send one C-contiguous array; the receiver knows its shape and dtype."""
         self.raw.Send(row_buffer(array), dest=destination)
@@ -126,6 +134,9 @@ class Comm:
             yield
         except MinistreamError as error:
             failed = error
+        except Exception as error:  # noqa: BLE001 - a defect here must not leave the other ranks waiting
+            _LOG.debug("the failing rank's traceback", exc_info=True)
+            failed = MachineError(f"{type(error).__name__}: {error}")
         self.agree(failed)
 
     def agree(self, error: MinistreamError | None) -> None:

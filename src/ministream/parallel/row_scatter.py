@@ -155,7 +155,7 @@ class RowScatter:
             self._control["records"][0, : len(self._frames)] = [
                 (frame.kind, frame.index, frame.angle_rad, frame.acquired_s, frame.position) for frame in self._frames
             ]
-        self._announced = self._comm.raw.Ibcast(self._control.view(np.uint8), root=0)
+        self._announced = self._comm.start_bcast(self._control.view(np.uint8))
 
     def _scatter(self, k: int) -> Request:
         if self._feed is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ministream import config
 from ministream.errors import InputError
 from ministream.model import FrameKind
 from ministream.prep import kernels
+from ministream.state import Slabwise, State, Value
 
 MIN_TRANSMISSION = 1e-5
 """Where no photon was counted (p ≤ d) the sample counts as letting this much through: a line integral of 11.5."""
@@ -72,6 +74,23 @@ class Corrector:
         )  # fmt: skip
         return repaired
 
+    def state(self) -> State:
+        """The calibration frames so far, as sums and counts."""
+        found: dict[str, Value] = {"settled": self.settled}
+        for kind, mean in self._sets.items():
+            name = kind.name.lower()
+            found[f"{name}_sum"] = Slabwise(array=mean.sum, axis=0)
+            found[f"{name}_count"], found[f"{name}_complete"] = mean.count, mean.complete
+        return found
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what a corrector of the same options knew, for this slab. Raises InputError as `settle` does."""
+        for kind, mean in self._sets.items():
+            name = kind.name.lower()
+            mean.sum[:] = state[f"{name}_sum"]
+            mean.count, mean.complete = state[f"{name}_count"], state[f"{name}_complete"]
+        self._fields = self._make_fields() if state["settled"] else None
+
     def _make_fields(self) -> _Fields:
         if not self._options.flat_dark:
             return _Fields(np.zeros(self._shape), np.ones(self._shape))
@@ -96,20 +115,20 @@ class _Mean:
     """Running mean of one set of calibration frames."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
-        self._sum = np.zeros(shape)
+        self.sum = np.zeros(shape)
         self.count = 0
         self.complete = False
 
     @property
     def value(self) -> NDArray[np.float64]:
-        return self._sum / self.count
+        return self.sum / self.count
 
     def add(self, raw: NDArray[Any]) -> None:
         if self.complete:
-            self._sum[:] = 0
+            self.sum[:] = 0
             self.count = 0
             self.complete = False
-        self._sum += raw
+        self.sum += raw
         self.count += 1
 
 

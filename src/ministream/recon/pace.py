@@ -5,7 +5,11 @@ Every rank must feed it the same numbers (sums or maxima over the ranks), and th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ministream.config import WindowSection
+from ministream.state import State
 
 _HEADROOM = 0.9
 """Share of the time between updates that iterations may take: the rest is for frames, output and jitter."""
@@ -68,6 +72,20 @@ class Pace:
         self._other_s += weight * (other_s - self._other_s)
         self._period_s += weight * (period_s - self._period_s)
         self._behind = behind
+
+    def state(self) -> State:
+        """What was measured so far."""
+        return {
+            "iteration_s": self._iteration_s,
+            "other_s": self._other_s,
+            "period_s": self._period_s,
+            "behind": self._behind,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what was measured before."""
+        self._iteration_s, self._other_s = state["iteration_s"], state["other_s"]
+        self._period_s, self._behind = state["period_s"], state["behind"]
 
     def __str__(self) -> str:
         """What was chosen and why, for the log and the summary."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ministream.recon.backend import Backend, default
 from ministream.recon.geometry import Beams, Geometry
 from ministream.recon.window import Window
+from ministream.state import Shared, State
 
 _NEGLIGIBLE = 1e-3
 """Sums below this (a pixel's width is 1) count as not seen at all."""
@@ -102,6 +103,10 @@ class Weights:
         self._stamps = stamps
         new = self._beams(changed)
         self._column_sums += self._seen(new)
+        self._begin(new)
+
+    def _begin(self, new: Beams) -> None:
+        """Set out to have the weights of the sums and of the projections `new`."""
         rows, columns = self._row_weights(new), self._column_weights(self._column_sums)
 
         def settle() -> None:
@@ -109,6 +114,23 @@ class Weights:
             self._columns = columns()
 
         self._settle = settle
+
+    def state(self) -> State:
+        """The sums, with the rounding of their past, and what they are of; the rest follows."""
+        self.settle()
+        total = self._geometry.n
+        return {
+            "column_sums": Shared(array=self._column_sums, part=self._part, total=total),
+            "angles_rad": self._angles_rad,
+            "stamps": self._stamps,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what weights of the same geometry and length knew; collective over `sharing`."""
+        self.settle()
+        self._column_sums[:] = state["column_sums"]
+        self._angles_rad[:], self._stamps[:] = state["angles_rad"], state["stamps"]
+        self._begin(self._beams(np.flatnonzero(self._stamps)))
 
     def columns_of(self, beams: Beams) -> NDArray[np.float32]:
         """The inverse column sums of the projections of `beams` alone, [n, n]."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ministream.recon.backend import Backend, default
+from ministream.state import Slabwise, State
 
 
 class Window:
@@ -48,11 +52,6 @@ class Window:
         return tuple(self._index_in)
 
     @property
-    def until_due(self) -> int:
-        """How many new projections are missing until an update is due."""
-        return max(self.step - self.fresh, 0)
-
-    @property
     def due(self) -> bool:
         """An update is due: `step` projections are new since the last one."""
         return self.fresh >= self.step
@@ -75,6 +74,27 @@ class Window:
     def updated(self) -> None:
         """An update has used everything held: count new projections from here."""
         self.fresh = 0
+
+    def state(self) -> State:
+        """What it holds, in the order of its slots, and where the next projection goes."""
+        return {
+            "data": Slabwise(array=self.data[: self.held, :, : self.slices], axis=2),
+            "angles_rad": self.angles_rad,
+            "stamps": self.stamps,
+            "indices": np.array(self._index_in, np.int64),
+            "fresh": self.fresh,
+            "next": self._next,
+            "written": self._written,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what a window of the same length held; the slices may be others."""
+        self._index_in = [int(index) for index in state["indices"]]
+        self._slot_of = {index: place for place, index in enumerate(self._index_in)}
+        self.held = len(self._index_in)
+        self.data[: self.held, :, : self.slices] = state["data"]
+        self.angles_rad[:], self.stamps[:] = state["angles_rad"], state["stamps"]
+        self.fresh, self._next, self._written = state["fresh"], state["next"], state["written"]
 
     def _take(self, index: int) -> int:
         place = self._next

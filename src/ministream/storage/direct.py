@@ -80,7 +80,7 @@ class Direct:
     `hidden_s` are the seconds of writing for which nobody waited.
     """
 
-    name = "every rank its own slab, behind the computing"
+    name = "one writer per rank, overlapped with computation"
 
     def __init__(self, comm: Communicator, slab: Slab, largest: int, n: int) -> None:
         self._comm, self._slab, self._largest, self._n = comm, slab, largest, n
@@ -90,11 +90,6 @@ class Direct:
         self._abandoned = threading.Event()
         self._pending: _Pending | None = None
         self.hidden_s = 0.0
-
-    @property
-    def pending(self) -> bool:
-        """Whether a volume is on its way, as far as all ranks have agreed."""
-        return self._pending is not None
 
     def begin(self, part: Path, path: Path, places: Places, image: Image, *, copied: bool) -> None:
         """Start to write this rank's slab of the laid-out file `part`, which becomes `path` when all are done.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -70,6 +70,9 @@ class VolumeWriter:
         shared = self._all_see_the_directory()
         self._direct = Direct(comm, slab, self._largest, n) if how != "hdf5" and shared else None
         self._collective = shared and comm.raw is not None and comm.size > 1 and h5py.get_config().mpi
+        self._behind: Path | None = None
+        self._late: StorageError | None = None
+        self.lost: list[Path] = []
         self._final_direct = self._direct is not None and (how == "direct" or not self._collective)
         if comm.rank == 0:
             _LOG.info("volumes go to %s: %s, %d ranks", directory, self.way, comm.size)
@@ -87,16 +90,10 @@ class VolumeWriter:
         """Seconds that this rank wrote while its caller went on."""
         return self._direct.hidden_s if self._direct is not None else 0.0
 
-    @property
-    def pending(self) -> bool:
-        """Whether a snapshot is on its way; the same on all ranks."""
-        return self._direct is not None and self._direct.pending
-
     def snapshot(self, number: int, image: NDArray[np.float32], state: VolumeState) -> Path:
         """Write `000012-recon.h5`, the name that aps-mini-apps gives the image after update 12.
 
-        It may still be on its way afterwards; the image may change. One that has failed is reported by `settle`,
-        or by the next volume.
+        It may still be on its way afterwards; the image may change. `settle` reports one that fails then.
         """
         return self._write(f"{number:06d}-{FINAL}", image, state, behind=True)
 
@@ -110,19 +107,38 @@ class VolumeWriter:
             self._direct.poll()
 
     def settle(self) -> None:
-        """Learn, without waiting for the disk, how a snapshot that was on its way has ended."""
+        """Learn, without waiting for the disk, how a snapshot that was on its way has ended.
+
+        Raises the StorageError of one that failed, once; its path is then in `lost`.
+        """
         if self._direct is not None:
-            self._direct.settle()
+            self._ended(self._direct.settle)
+        late, self._late = self._late, None
+        if late is not None:
+            raise late
 
     def finish(self) -> None:
-        """Wait until a snapshot that is on its way has its name."""
-        if self._direct is not None:
-            self._direct.finish()
+        """Wait until a snapshot that is on its way has its name. Raises as `settle` does."""
+        self._wait()
+        self.settle()
 
     def close(self) -> None:
         """Give up what is on its way."""
         if self._direct is not None:
             self._direct.close()
+
+    def _wait(self) -> None:
+        """Wait for a snapshot that is on its way: its failure must not cost the volume that comes next."""
+        if self._direct is not None:
+            self._ended(self._direct.finish)
+
+    def _ended(self, end: Callable[[], None]) -> None:
+        try:
+            end()
+        except StorageError as error:
+            self._late = error
+            if self._behind is not None:
+                self.lost.append(self._behind)
 
     def _all_see_the_directory(self) -> bool:
         """Whether what rank 0 makes in the directory is there for every rank."""
@@ -136,11 +152,12 @@ class VolumeWriter:
     def _write(self, name: str, image: NDArray[np.float32], state: VolumeState, *, behind: bool) -> Path:
         path = self._directory / name
         part = atomic.part_of(path)
-        self.finish()
+        self._wait()
         try:
             together(self._comm, path, self._lay_out, part, state, root_only=True)
             if self._direct is not None and (behind or self._final_direct):
                 places = self._comm.allgather(self._places)[0]
+                self._behind = path
                 self._direct.begin(part, path, places, image, copied=behind)
                 if not behind:
                     self._direct.finish()

@@ -185,7 +185,7 @@ class Ingress:
         reasons[:] = b""
         for k, due in zip(range(reasons.size), self._due, strict=False):
             reasons[k] = due.reason.encode()[:_REASON_BYTES]
-        self._round = self._comm.raw.Iallgather(self._mine.view(np.uint8), self._all.view(np.uint8))
+        self._round = self._comm.start_allgather(self._mine.view(np.uint8), self._all.view(np.uint8))
 
     def _hand_out(self, count: int) -> list[Frame]:
         """The next `count` frames of the stream, or those up to the window's next update, without the refused ones."""

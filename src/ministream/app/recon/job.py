@@ -16,14 +16,16 @@ from rich.console import Console
 from ministream import log
 from ministream.app import placement
 from ministream.app.recon.assignment import Assignment, assign, groups_of
+from ministream.app.recon.books import Books
 from ministream.app.recon.ingress import Ingress
+from ministream.app.recon.observing import Observers, Run
+from ministream.app.recon.outcome import Outcome
 from ministream.app.recon.pacing import Pacing
 from ministream.app.recon.producer_link import ProducerLink
-from ministream.app.recon.publishing import Publishing
-from ministream.app.recon.results import Results
+from ministream.app.recon.reference import ReferenceComparison
 from ministream.config import Config
 from ministream.errors import MinistreamError, PeerLostError
-from ministream.model import FrameKind, Scan
+from ministream.model import Counters, FrameKind, Scan
 from ministream.monitor import StageClock, Summary
 from ministream.parallel import mpi
 from ministream.parallel.row_scatter import RowScatter, SlabFrame
@@ -31,6 +33,7 @@ from ministream.prep.corrections import Corrector
 from ministream.recon import backend, open_algorithm
 from ministream.recon.geometry import Geometry
 from ministream.recon.window import Window
+from ministream.storage import VolumeWriter
 from ministream.wire.native import Share
 
 _LOG = log.get(__name__)
@@ -78,8 +81,8 @@ def recon(
                 signal.signal(number, signal.SIG_IGN)
         with comm.together():
             assignment = assign(comm.rank, comm.size, config, scan, threads)
-            job = Job(comm, assignment, ingress, console)
-            stack.callback(job.close)
+            run = _run(comm, assignment, console, stack)
+            job = Job(run, ingress)
         if ingress is not None:
             ingress.begin(
                 batch=assignment.batch, step=assignment.config.window.step, shape=(assignment.band[-1].stop, scan.cols)
@@ -104,11 +107,29 @@ class _Shared:
         return wait
 
 
+def _run(comm: mpi.Comm, assignment: Assignment, console: Console, stack: ExitStack) -> Run:
+    """What the observers of a run may use; collective."""
+    writer = VolumeWriter(
+        comm.dup(),
+        assignment.config.output.directory,
+        scan=assignment.scan,
+        n=assignment.scan.cols,
+        slab=assignment.slab,
+        axis_col=assignment.axis_col,
+        config=assignment.config.as_dict(),
+        how=assignment.config.output.writer,
+    )
+    stack.callback(writer.close)
+    comparison = ReferenceComparison(comm, assignment)
+    return Run(comm=comm, assignment=assignment, writer=writer, comparison=comparison, console=console, stack=stack)
+
+
 class Job:
     """One rank's part of one scan: its slab, its window, its image."""
 
-    def __init__(self, comm: mpi.Comm, assignment: Assignment, ingress: Ingress | None, console: Console) -> None:
-        self._comm, self._ingress, self._clock = comm, ingress, StageClock()
+    def __init__(self, run: Run, ingress: Ingress | None) -> None:
+        self._comm, self._ingress, self._clock = run.comm, ingress, StageClock()
+        comm, assignment, self._writer = run.comm, run.assignment, run.writer
         scan, slices, window = assignment.scan, assignment.slab.rows, assignment.config.window
         engine = backend.default()
         engine.warm_up(slices)
@@ -124,16 +145,15 @@ class Job:
         self._scatter = RowScatter(
             self._group, scan, assignment.band, assignment.batch, ingress.feed if ingress else None
         )
-        self._results = Results(comm, assignment, self._clock, ingress if comm.rank == 0 else None, console)
-        self._publishing = Publishing(comm, assignment, self._clock)
-
-    def close(self) -> None:
-        """End what goes on beside the computing."""
-        self._results.close()
-        self._publishing.close()
+        # the stream is counted where it arrives, and rank 0 tells of it
+        telling = ingress if comm.rank == 0 else None
+        self._books = Books(counters=telling.counters if telling is not None else Counters())
+        self._observers = Observers(run, self._clock)
+        self._outcome = Outcome(run, self._books, self._observers, self._clock, telling)
 
     def run(self) -> Summary | None:
         """Take batches until the stream ends; update the image whenever the window is due."""
+        self._observers.started()
         while (batch := self._take()) is not None:
             with self._clock.timed("prep"):
                 for rows in batch:
@@ -149,12 +169,12 @@ class Job:
         self._scatter.close()
         self._group.free()
         self._comm.agree(self._failure())
-        return self._results.finish(self._host(self._image), scattered=self._scatter.bytes_scattered)
+        return self._outcome.write(self._host(self._image), scattered=self._scatter.bytes_scattered)
 
     def _take(self) -> list[SlabFrame] | None:
         began = time.perf_counter()
         with self._clock.timed("receive"):
-            batch = self._scatter.take(self._results.poll)
+            batch = self._scatter.take(self._writer.poll)
             self._clock.add("idle", self._scatter.waits.idle_s)
             self._clock.add("scatter", self._scatter.waits.scatter_s)
         self._idle_s += time.perf_counter() - began
@@ -171,7 +191,7 @@ class Job:
         before = self._window.fresh
         slot = self._window.slot(rows.index, rows.angle_rad)
         repaired = self._corrector.correct(rows.pixels, slot)
-        self._results.accepted(rows, new=self._window.fresh > before, repaired=repaired)
+        self._books.accepted(rows, new=self._window.fresh > before, repaired=repaired)
 
     def _update(self) -> None:
         with self._clock.timed("update"):
@@ -188,14 +208,12 @@ class Job:
         with self._clock.timed("idle"):  # the ranks meet here
             residuals = self._pacing.learn(
                 report,
-                acquired_s=self._results.not_yet_in_image,
+                acquired_s=self._books.not_yet_in_image,
                 idle_s=self._idle_s,
                 waiting=self._ingress.waiting if self._ingress is not None else 0,
             )
         self._idle_s = 0.0
-        image = self._host(self._image)
-        self._results.updated(image, residuals, report.iterations)
-        self._publishing.updated(image)
+        self._observers.updated(self._books.updated(self._host(self._image), residuals, report.iterations))
 
     def _failure(self) -> MinistreamError | None:
         """Why there is nothing to write, on rank 0."""
@@ -205,4 +223,4 @@ class Job:
 
     def _move_frames(self) -> None:
         self._scatter.poll()
-        self._results.poll()
+        self._writer.poll()

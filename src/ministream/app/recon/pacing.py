@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from ministream.app.recon.assignment import Assignment
 from ministream.parallel.mpi import Comm
 from ministream.recon.algorithms import UpdateReport
 from ministream.recon.pace import Pace
+from ministream.state import State
 
 _LOG = log.get(__name__)
 
@@ -59,6 +62,15 @@ class Pacing:
             _LOG.info("%d iterations; %s", report.iterations, self._pace)
         self._ended = time.perf_counter()
         return np.sum(norms, axis=0, dtype=np.float64)  # type: ignore[no-any-return]
+
+    def state(self) -> State:
+        """What was measured so far, and the acquisition time of the newest projection."""
+        return {**self._pace.state(), "newest_s": self._newest_s}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what was measured before."""
+        self._pace.restore(state)
+        self._newest_s = state["newest_s"]
 
     def _period_s(self, acquired_s: list[float]) -> float:
         """The time in which the beam delivered these projections."""

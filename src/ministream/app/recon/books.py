@@ -1,0 +1,112 @@
+"""The books of a run: what was counted and measured on the way, for the volume, the summary and the observers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ministream.app.recon.observing import Update
+from ministream.model import Counters
+from ministream.monitor import Latency
+from ministream.parallel.row_scatter import SlabFrame
+from ministream.state import State
+from ministream.storage import VolumeState
+
+
+@dataclass(kw_only=True)
+class Books:
+    """Every rank keeps them; only those of rank 0 know the `counters` of the stream.
+
+    `not_yet_in_image` are the acquisition times of the projections that came since the last update.
+    """
+
+    counters: Counters = field(default_factory=Counters)
+    latency: Latency = field(default_factory=Latency)
+    not_yet_in_image: list[float] = field(default_factory=list)
+    angles_rad: tuple[float, float] | None = None
+    updates: int = 0
+    repaired: int = 0
+    residuals: list[float] = field(default_factory=list)
+    iterations: list[int] = field(default_factory=list)
+    _started: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the run started."""
+        return time.monotonic() - self._started
+
+    def accepted(self, rows: SlabFrame, *, new: bool, repaired: int) -> None:
+        """One projection is in the window; `new` unless it was there before; `repaired` counts its mended pixels."""
+        self.repaired += repaired
+        if new:
+            self.counters.used += 1
+        else:
+            self.counters.repeated += 1
+        low, high = self.angles_rad or (rows.angle_rad, rows.angle_rad)
+        self.angles_rad = min(low, rows.angle_rad), max(high, rows.angle_rad)
+        self.not_yet_in_image.append(rows.acquired_s)
+
+    def updated(self, image: NDArray[np.float32], residual_norm2: NDArray[np.float64], iterations: int) -> Update:
+        """The image contains every accepted projection.
+
+        `residual_norm2` is |b - A x|² before each of its iterations, empty for an algorithm that has none.
+        """
+        self.updates += 1
+        now = time.time()
+        for acquired_s in self.not_yet_in_image:
+            self.latency.record(now - acquired_s)
+        behind_s = now - max(self.not_yet_in_image) if self.not_yet_in_image else None
+        self.not_yet_in_image.clear()
+        norms = [float(norm2) ** 0.5 for norm2 in residual_norm2[-1:]]
+        self.residuals += norms
+        self.iterations.append(iterations)
+        return Update(
+            index=self.updates,
+            image=image,
+            iterations=iterations,
+            residual_norm=norms[0] if norms else None,
+            counters=self.counters,
+            elapsed_s=self.elapsed_s,
+            behind_s=behind_s,
+            state=self.volume_state(complete=False),
+        )
+
+    def state(self) -> State:
+        """What was counted and measured so far, apart from the stream's counters."""
+        found = {f"latency.{name}": value for name, value in self.latency.state().items()}
+        return {
+            **found,
+            "not_yet_in_image": np.array(self.not_yet_in_image),
+            "angles_rad": np.array(self.angles_rad or ()),
+            "updates": self.updates,
+            "repaired": self.repaired,
+            "residuals": np.array(self.residuals),
+            "iterations": np.array(self.iterations, np.int64),
+            "elapsed_s": self.elapsed_s,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with the books of the run before."""
+        self.latency.restore({"counts": state["latency.counts"], "negative": state["latency.negative"]})
+        self.not_yet_in_image = state["not_yet_in_image"].tolist()
+        low_high = state["angles_rad"].tolist()
+        self.angles_rad = (low_high[0], low_high[1]) if low_high else None
+        self.updates, self.repaired = state["updates"], state["repaired"]
+        self.residuals, self.iterations = state["residuals"].tolist(), state["iterations"].tolist()
+        self._started = time.monotonic() - state["elapsed_s"]
+
+    def volume_state(self, *, complete: bool, quality: Mapping[str, float] | None = None) -> VolumeState:
+        """What a volume says about itself that is written now."""
+        return VolumeState(
+            counters=self.counters,
+            complete=complete,
+            updates=self.updates,
+            elapsed_s=self.elapsed_s,
+            angles_rad=self.angles_rad,
+            quality=quality or {},
+        )

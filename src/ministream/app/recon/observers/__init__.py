@@ -1,0 +1,1 @@
+"""Observers of a run, one per module; each module's `observe(run)` makes one, or None where nothing asks for it."""

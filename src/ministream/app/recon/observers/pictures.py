@@ -1,0 +1,58 @@
+"""Pictures of the volume and of its first slice over time, drawn at the end, on rank 0, from the files."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ministream.app.recon.observing import Quiet, Run
+from ministream.model import Scan, Slab
+from ministream.monitor import pictures
+from ministream.source import truth
+from ministream.storage import FINAL, Volume, snapshots
+
+# 64 MiB: what rank 0 may hold for a picture of the ground truth.
+_MOST_TRUTH_VOXELS = 2**24
+
+
+class DrawPictures(Quiet):
+    """Draws when the volume is written; each picture that succeeds is listed."""
+
+    stage = "pictures"
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._scan, self._directory = run.assignment.scan, run.assignment.config.output.directory
+
+    def finished(self) -> None:
+        """Draw all of them."""
+        with ExitStack() as stack:
+            volume = stack.enter_context(Volume(self._directory / FINAL))
+            moments = [stack.enter_context(Volume(path)) for path in snapshots(self._directory)]
+            self._draw("orthogonal.png", partial(pictures.orthogonal, volume))
+            self._draw("over-time.png", partial(pictures.over_time, [*moments, volume]))
+            ideal = _whole_truth(self._scan)
+            if ideal is not None:
+                known = pictures.Array(path=self._directory / "truth.png", values=ideal, attributes=volume.attributes)
+                self._draw("truth.png", partial(pictures.against_truth, volume, known))
+
+    def _draw(self, name: str, draw: partial[None]) -> None:
+        path: Path = self._directory / name
+        draw(path)
+        self._files.append(path)
+
+
+def _whole_truth(scan: Scan) -> NDArray[np.float32] | None:
+    """The ground truth of all slices, where it is known and small enough for rank 0 to hold."""
+    if scan.truth is None or scan.rows * scan.cols**2 > _MOST_TRUTH_VOXELS:
+        return None
+    return truth(scan, Slab(0, scan.rows))
+
+
+def observe(run: Run) -> DrawPictures | None:
+    """One on rank 0, unless `[output] pictures` says no."""
+    return DrawPictures(run) if run.assignment.config.output.pictures and run.comm.rank == 0 else None

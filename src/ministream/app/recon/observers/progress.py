@@ -1,0 +1,33 @@
+"""A bar on a terminal, or a line per update elsewhere; on rank 0."""
+
+from __future__ import annotations
+
+from ministream.app.recon.observing import Quiet, Run, Update
+from ministream.monitor import Progress
+
+
+class ShowProgress(Quiet):
+    """Shows where the job is."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._progress = Progress(run.assignment.scan.projections, run.console)
+        run.stack.callback(self._progress.close)
+
+    def updated(self, update: Update) -> None:
+        """Show the new numbers."""
+        self._progress.update(
+            used=update.counters.used,
+            received=update.counters.received,
+            updates=update.index,
+            behind_s=update.behind_s,
+        )
+
+    def finished(self) -> None:
+        """Show the last numbers."""
+        self._progress.close()
+
+
+def observe(run: Run) -> ShowProgress | None:
+    """One on rank 0."""
+    return ShowProgress(run) if run.comm.rank == 0 else None

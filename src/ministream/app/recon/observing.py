@@ -1,0 +1,181 @@
+"""Observers of a run: what they learn of each update, and how one that fails is kept from the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from ministream import log, registry
+from ministream.app.recon.assignment import Assignment
+from ministream.app.recon.reference import ReferenceComparison
+from ministream.errors import MinistreamError
+from ministream.model import Counters
+from ministream.monitor import StageClock
+from ministream.parallel.mpi import Comm
+from ministream.storage import VolumeState, VolumeWriter
+
+_LOG = log.get(__name__)
+
+_PLUGINS = "ministream.app.recon.observers"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Update:
+    """What one update of the image was.
+
+    `index` counts updates from 1. `image` [row, col, padded slices] is this rank's slab, valid during the call.
+    `residual_norm` is |b - A x| of the volume before the last of `iterations`, None for an algorithm that has none.
+    `counters` and `behind_s`, the age of the newest projection in the image, are rank 0's. `elapsed_s` counts from the
+    start of the run. `state` is what a file with this image says about itself.
+    """
+
+    index: int
+    image: NDArray[np.float32]
+    iterations: int
+    residual_norm: float | None
+    counters: Counters
+    elapsed_s: float
+    behind_s: float | None
+    state: VolumeState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What an observer may use; the same objects for all of them.
+
+    `stack` closes at the end of the job, however it ends. `console` belongs to the user, on rank 0.
+    """
+
+    comm: Comm
+    assignment: Assignment
+    writer: VolumeWriter
+    comparison: ReferenceComparison
+    console: Console
+    stack: ExitStack
+
+
+class Observer(Protocol):
+    """Watches a run; each module in `observers` makes one with `observe(run)`, or None where there is nothing to do.
+
+    `stage` is where its seconds are booked. `collective`: every rank has one, and its calls wait for the other ranks;
+    what can fail on one rank alone must then be inside `Comm.together`.
+    """
+
+    stage: ClassVar[str]
+    collective: ClassVar[bool]
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """What it has written."""
+        ...
+
+    def started(self) -> None:
+        """The first frames are awaited."""
+        ...
+
+    def updated(self, update: Update) -> None:
+        """The image has been updated."""
+        ...
+
+    def finished(self) -> None:
+        """The volume and the summary are written."""
+        ...
+
+
+class Quiet:
+    """An observer that does nothing; a base for others."""
+
+    stage: ClassVar[str] = "observers"
+    collective: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self._files: list[Path] = []
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """What it has written."""
+        return self._files
+
+    def started(self) -> None:
+        """Nothing."""
+
+    def updated(self, update: Update) -> None:
+        """Nothing."""
+
+    def finished(self) -> None:
+        """Nothing."""
+
+
+class Observers:
+    """All observers of this rank, in the same order on every rank.
+
+    One that fails is reported once, asked again the next time, and listed in `failures` with the first error and how
+    often it failed. An error of one rank alone in a collective observer cannot be survived by the others: it goes up.
+
+    Raises ConfigError where an observer that was asked for cannot be had.
+    """
+
+    def __init__(self, run: Run, clock: StageClock, names: Sequence[str] | None = None) -> None:
+        found = {name: _open(name, run) for name in names or registry.names(_PLUGINS)}
+        self._observers = {name: observer for name, observer in found.items() if observer is not None}
+        self._comm, self._clock = run.comm, clock
+        self._failed: dict[str, tuple[str, int]] = {}
+
+    def started(self) -> None:
+        """Tell all of them."""
+        self._tell(lambda observer: observer.started())
+
+    def updated(self, update: Update) -> None:
+        """Tell all of them."""
+        self._tell(lambda observer: observer.updated(update))
+
+    def finished(self) -> None:
+        """Tell all of them."""
+        self._tell(lambda observer: observer.finished())
+
+    @property
+    def files(self) -> list[Path]:
+        """What they have written so far."""
+        return [path for observer in self._observers.values() for path in observer.files]
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """The first error of each that failed, and how often it did."""
+        return {
+            name: error + (f" ({count} times)" if count > 1 else "") for name, (error, count) in self._failed.items()
+        }
+
+    def _tell(self, call: Callable[[Observer], None]) -> None:
+        for name, observer in self._observers.items():
+            with self._clock.timed(observer.stage), self._surviving(name, observer):
+                call(observer)
+
+    @contextmanager
+    def _surviving(self, name: str, observer: Observer) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            together = isinstance(error, MinistreamError) and error.everywhere
+            if observer.collective and not together and self._comm.size > 1:
+                raise
+            first, count = self._failed.get(name, (_line(error), 0))
+            self._failed[name] = first, count + 1
+            if not count and (self._comm.rank == 0 or not together):
+                _LOG.warning("%s failed, the run continues: %s", name, first)
+                _LOG.debug("the traceback of %s", name, exc_info=True)
+
+
+def _open(name: str, run: Run) -> Observer | None:
+    return cast("Observer | None", registry.load(_PLUGINS, name).observe(run))
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, MinistreamError) else f"{type(error).__name__}: {text}"
