@@ -14,6 +14,7 @@ from rich.console import Console
 from ministream.errors import StorageError
 from ministream.model import Counters
 from ministream.monitor import Latency, Progress, Rate, StageClock, Summary, peak_memory_mib, render
+from ministream.state import bare
 
 
 class Hand:

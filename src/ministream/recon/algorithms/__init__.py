@@ -6,13 +6,14 @@ projection of the window once forward and once back, unless the module says othe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ministream.recon.backend import Backend, Image, Progress
 from ministream.recon.weights import Sharing
 from ministream.recon.window import Window
+from ministream.state import State
 
 Proceed = Callable[[float], bool]
 """Asked after each iteration with |b - A x|² from before it; False ends the update."""
@@ -54,4 +55,12 @@ class Algorithm(Protocol):
 
     def move_axis(self, axis_col: float) -> None:
         """From the next update on the rotation axis is at this detector column, for all the window holds."""
+        ...
+
+    def state(self) -> State:
+        """What an update leaves for the next beside the image."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave, with bare arrays, for the same options; collective over `sharing`."""
         ...

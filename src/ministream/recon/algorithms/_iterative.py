@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from ministream.recon.backend import Backend, Image, Progress, Sinogram, idle
 from ministream.recon.geometry import Beams, Geometry
 from ministream.recon.weights import Alone, Sharing, Weights
 from ministream.recon.window import Window
+from ministream.state import State
 
 
 class Masked(Section):
@@ -143,6 +144,19 @@ class Iterative(ABC, Generic[O]):
         self._weights = None
         if self.support is not None:
             self.support = self.geometry.circle()
+
+    def state(self) -> State:
+        """What an update leaves for the next beside the image."""
+        weights = self._weights.state() if self._weights is not None else {}
+        return {f"weights.{name}": value for name, value in weights.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave, for the same options; collective over `sharing`."""
+        weights = {name.removeprefix("weights."): value for name, value in state.items() if name.startswith("weights.")}
+        if weights:
+            length = len(weights["stamps"])
+            self._weights = Weights(self.geometry, length, self.support, self.sharing, self.backend)
+            self._weights.restore(weights)
 
     def beams(self, window: Window, slots: NDArray[np.int64] | None = None) -> Beams:
         """The window's projections, or `slots` of them."""

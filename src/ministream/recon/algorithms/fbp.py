@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from ministream.recon.backend import Backend, Image, Progress, Sinogram, idle
 from ministream.recon.geometry import Beams, Geometry
 from ministream.recon.weights import Alone, Sharing
 from ministream.recon.window import Window
+from ministream.state import State
 
 
 class Options(Masked):
@@ -89,6 +91,13 @@ class Algorithm:
         """From the next update on the rotation axis is at this detector column, for all the window holds."""
         self._geometry = dataclasses.replace(self._geometry, axis_col=axis_col)
         self._weight_rad = 0.0
+
+    def state(self) -> State:
+        """Nothing: the first update after a restart takes in the window anew, without the rounding of the past."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing to take back."""
 
     def _add(self, image: Image, slots: NDArray[np.int64], weight_rad: float, progress: Progress) -> None:
         beams = Beams.at(self._angles_rad, self._geometry.axis_col, slots)

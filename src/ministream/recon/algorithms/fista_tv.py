@@ -10,6 +10,8 @@ Beck & Teboulle, IEEE Trans. Image Process. 18 (2009) 2419.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -18,6 +20,7 @@ from ministream.recon.algorithms._iterative import Bounded, Clock, Iterative
 from ministream.recon.backend import Backend, Image, Progress
 from ministream.recon.geometry import Geometry
 from ministream.recon.window import Window
+from ministream.state import Slabwise, State
 
 
 class Options(Bounded):
@@ -44,6 +47,18 @@ class Algorithm(Iterative[Options]):
         self._momentum = 1.0
         seen = self.weights.columns[self.weights.columns > 0]
         self._step = np.float32(seen.min() if seen.size else 0.0)
+
+    def state(self) -> State:
+        """The weights, and the dual variable."""
+        dual = self.backend.host(self._dual)[..., : self.slices]
+        return {**super().state(), "dual": Slabwise(array=dual, axis=3)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+        super().restore(state)
+        padded = np.zeros_like(self.backend.host(self._dual))
+        padded[..., : self.slices] = state["dual"]
+        self.backend.copy(self._dual, padded)
 
     def iterate(self, image: Image, window: Window, clock: Clock, progress: Progress) -> float:
         """One forward and one back projection, then the TV step; the residual is that of the point ahead."""

@@ -5,6 +5,9 @@ Gilbert, J. Theor. Biol. 36 (1972) 105; in this form Gregor & Benson, IEEE Trans
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from pydantic import Field
 
@@ -13,6 +16,7 @@ from ministream.recon.algorithms._iterative import Bounded, Clock, Iterative
 from ministream.recon.backend import Backend, Image, Progress
 from ministream.recon.geometry import Geometry
 from ministream.recon.window import Window
+from ministream.state import State
 
 
 class Options(Bounded):
@@ -39,6 +43,15 @@ class Algorithm(Iterative[Options]):
                 self.backend.limit(image, self.options.floor, self.options.ceiling)
             self.confine(image)
             self._seed = False
+
+    def state(self) -> State:
+        """The weights, and whether the image is still to be seeded."""
+        return {**super().state(), "seed": self._seed}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+        super().restore(state)
+        self._seed = state["seed"]
 
     def iterate(self, image: Image, window: Window, clock: Clock, progress: Progress) -> float:
         """One forward and one back projection of everything in the window."""

@@ -65,8 +65,8 @@ class Backend(Protocol):
         """A zero vector per pixel, for `denoise`."""
         ...
 
-    def host(self, image: Image) -> NDArray[np.float32]:
-        """The image in the host's memory, [n, n, padded slices], read-only and valid until the image changes."""
+    def host(self, image: Array) -> NDArray[np.float32]:
+        """The image (or dual) in the host's memory, [n, n, padded slices], read-only, valid until it changes."""
         ...
 
     def clear(self, array: Array, slots: NDArray[np.int64] | None = None) -> None:
