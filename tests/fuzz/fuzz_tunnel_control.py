@@ -18,18 +18,19 @@ from google.protobuf.message import DecodeError
 from harness import fuzz
 
 with atheris.instrument_imports(include=["ministream.tunnel"]):
-    from ministream.tunnel import gateway, messages
+    from ministream.tunnel import messages, session_manager
     from ministream.tunnel.address import parse_endpoint
     from ministream.tunnel.auth import Authenticator
-    from ministream.tunnel.policy import Policy, PolicySection, QuotaSection
+    from ministream.tunnel.policy import Policy, PolicySection
     from ministream.tunnel.ports import PortPool
     from ministream.tunnel.refusal import RefusedError
     from ministream.tunnel.service import Service
+    from ministream.tunnel.sessions import Quota
 
 METHODS = list(messages.METHODS)
 # Nothing may be waited for here, and nobody listens on the only target.
-gateway._HELLO_GRACE_S = 0.0
-QUOTA = QuotaSection(sessions=4, sessions_per_identity=3, connections_per_session=3, connections_per_identity=4)
+session_manager._HELLO_GRACE_S = 0.0
+QUOTA = Quota(sessions=4, sessions_per_identity=3, connections_per_session=3, connections_per_identity=4)
 
 
 class Call:
@@ -73,21 +74,23 @@ def message(method: str, chosen: Any) -> Any:
 
 async def talk(chosen: Any) -> None:
     """A conversation of calls."""
-    serving = gateway.Gateway(
+    policy = Policy(PolicySection(targets=("127.0.0.1:1",), quota=QUOTA))
+    serving = session_manager.SessionManager(
         side=None,
         kind="relay",
         ports=PortPool("127.0.0.1", None),
-        policy=Policy(PolicySection(targets=("127.0.0.1:1",), quota=QUOTA)),
+        policy=policy,
         targets=[parse_endpoint("127.0.0.1:1")],
         plain_data=False,
         options={},
     )
-    service = Service(serving, Authenticator(revocations=None, verifiers=(), anonymous_allowed=True), None)
+    anyone = Authenticator(revocations=None, verifiers=(), anonymous_allowed=True)
+    service = Service(serving, anyone, policy, None)
     waiting: list[asyncio.Task[None]] = []
     while chosen.remaining_bytes():
         method = chosen.PickValueInList(METHODS)
         peer = chosen.ConsumeBytes(200) if chosen.ConsumeBool() else None
-        waiting.append(asyncio.create_task(answered(getattr(service, method)(message(method, chosen), Call(peer)))))
+        waiting.append(asyncio.create_task(answered(service, method, message(method, chosen), Call(peer))))
         await asyncio.sleep(0)
     await asyncio.sleep(0)
     await serving.close()
@@ -95,9 +98,9 @@ async def talk(chosen: Any) -> None:
     assert await serving.list(None) == []
 
 
-async def answered(call: Any) -> None:
+async def answered(service: Service, method: str, request: Any, call: Call) -> None:
     with contextlib.suppress(RefusedError):
-        await call
+        await getattr(service, method)(await service.admitted(request, call), request, call)
 
 
 def one(data: bytes) -> None:

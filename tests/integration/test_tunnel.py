@@ -18,7 +18,8 @@ from ministream.tunnel import certificates, client, credentials
 from ministream.tunnel.control import ControlServer
 from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
-from ministream.tunnel.policy import Policy, PolicySection, QuotaSection
+from ministream.tunnel.policy import Policy, PolicySection
+from ministream.tunnel.sessions import Quota
 from tests.integration.tunnel_ends import (
     Echo,
     children,
@@ -158,7 +159,7 @@ def test_only_the_jobs_own_address_is_a_target(
 
 def test_the_second_server_on_an_address_does_not_start(gateways: tuple[ControlServer, ControlServer]) -> None:
     second = ControlServer(side="PROD", address=gateways[0].address, insecure=True)
-    with pytest.raises(TunnelError, match="cannot be had"):
+    with pytest.raises(TunnelError, match="cannot bind"):
         second.start()
 
 
@@ -321,7 +322,7 @@ def test_a_caller_that_goes_away_takes_its_waiting_session_along(plain: ControlS
 
 
 def test_sessions_that_wait_too_long_expire_and_give_their_ports_back() -> None:
-    policy = Policy(PolicySection(quota=QuotaSection(pending_s=1.5)))
+    policy = Policy(PolicySection(quota=Quota(pending_s=1.5)))
     with ControlServer(side=None, insecure=True, policy=policy) as server:
         channel, future = waiting_req(server, "s")
         (listener,) = server.sessions()[0].listeners
@@ -503,7 +504,7 @@ def test_the_session_of_a_block_ends_with_it(
 def test_quotas_keep_one_client_from_taking_everything(
     secrets: Credentials, mallory: Credentials, producer: Echo
 ) -> None:
-    policy = Policy(PolicySection(quota=QuotaSection(sessions_per_identity=2)))
+    policy = Policy(PolicySection(quota=Quota(sessions_per_identity=2)))
     with ControlServer(side="PROD", credentials=secrets, targets=[producer.address], policy=policy) as prod:
         for uid in ("a", "b"):
             open_side(prod, Access.of(mallory), uid, "PROD", [])

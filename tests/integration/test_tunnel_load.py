@@ -134,7 +134,7 @@ def test_any_message_is_answered_or_refused_and_nothing_is_made(
     target: ControlServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: tuple[str, dict[str, Any]]
 ) -> None:
     name, fields = call
-    monkeypatch.setattr("ministream.tunnel.gateway._HELLO_GRACE_S", 0.01)
+    monkeypatch.setattr("ministream.tunnel.session_manager._HELLO_GRACE_S", 0.01)
     with grpc.insecure_channel(target.address) as channel:
         try:
             method(channel, name)(messages.message_class(messages.METHODS[name][0])(**fields), timeout=10)
@@ -194,7 +194,7 @@ def test_only_tls_1_3_is_spoken(secrets: Credentials) -> None:
 
 
 def test_strangers_that_linger_are_sent_away(secrets: Credentials, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ministream.tunnel.front._STRANGER_S", 0.5)
+    monkeypatch.setattr("ministream.tunnel.tls_listener._STRANGER_S", 0.5)
     context = ssl.create_default_context(cadata=secrets.ca.decode())
     with (
         ControlServer(side="PROD", credentials=secrets) as server,

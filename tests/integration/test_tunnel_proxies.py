@@ -22,8 +22,9 @@ from ministream.tunnel import certificates, client
 from ministream.tunnel.control import ControlServer
 from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
-from ministream.tunnel.gateway import PROXIES
 from ministream.tunnel.policy import Policy, PolicySection
+from ministream.tunnel.role import Role
+from ministream.tunnel.session_manager import PROXIES
 from tests.integration.tunnel_ends import (
     Echo,
     children,
@@ -306,7 +307,7 @@ def test_what_a_program_says_when_it_fails_is_reported(secrets: Credentials) -> 
     from ministream.tunnel.proxy import Setup
 
     listener = socket.create_server(("127.0.0.1", 0))
-    setup = Setup(uid="s", listeners=[listener], side="PROD", rate_kbytes_s=0, on_failure=lambda _: None, options={})
+    setup = Setup(uid="s", listeners=[listener], side=Role.PROD, rate_kbytes_s=0, on_failure=lambda _: None, options={})
 
     async def run() -> None:
         proxy = Broken(setup)

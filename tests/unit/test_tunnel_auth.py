@@ -19,8 +19,8 @@ from ministream.errors import ConfigError
 from ministream.tunnel import credentials
 from ministream.tunnel.auth import Authenticator, Introspection, IntrospectionSection, TokenFile, Verifier
 from ministream.tunnel.credentials import RevocationList
-from ministream.tunnel.front import Caller
 from ministream.tunnel.refusal import Code, RefusedError
+from ministream.tunnel.tls_listener import Caller
 
 
 def authenticator(*verifiers: Verifier, directory: Path | None = None, anonymous: bool = False) -> Authenticator:

@@ -10,6 +10,7 @@ import pytest
 from ministream.tunnel.address import parse_endpoint
 from ministream.tunnel.policy import Policy, PolicySection, Target
 from ministream.tunnel.refusal import Code, RefusedError
+from ministream.tunnel.role import Role
 from ministream.tunnel.targets import default_rules, parse_all, resolve
 
 OWN = (parse_endpoint("127.0.0.1:7000"),)
@@ -26,15 +27,15 @@ def test_listeners_are_read_or_refused() -> None:
 
 def test_beside_the_consumer_anywhere_but_only_to_a_known_peer() -> None:
     own = (Target("127.0.0.1", 7000, 7000),)
-    assert default_rules("PROD", b"certificate", OWN) == own
-    assert default_rules("CONS", None, OWN) == own
-    assert default_rules("CONS", b"certificate", OWN) == (Target("*", 1, 65535),)
+    assert default_rules(Role.PROD, b"certificate", OWN) == own
+    assert default_rules(Role.CONS, None, OWN) == own
+    assert default_rules(Role.CONS, b"certificate", OWN) == (Target("*", 1, 65535),)
 
 
 def test_every_address_of_a_target_is_judged() -> None:
     def find(text: str) -> object:
         policy = Policy(PolicySection())
-        return asyncio.run(resolve(parse_endpoint(text), "someone", policy, default_rules("PROD", None, OWN)))
+        return asyncio.run(resolve(parse_endpoint(text), "someone", policy, default_rules(Role.PROD, None, OWN)))
 
     assert find("127.0.0.1:7000") == ((socket.AF_INET, ("127.0.0.1", 7000)),)
     with pytest.raises(RefusedError) as caught:

@@ -22,8 +22,8 @@ from ministream import config, log
 from ministream.errors import ConfigError
 from ministream.tunnel.address import parse_endpoint
 from ministream.tunnel.credentials import RevocationList, check_name
-from ministream.tunnel.front import Caller
 from ministream.tunnel.refusal import Code, RefusedError
+from ministream.tunnel.tls_listener import Caller
 
 ANONYMOUS = "anonymous"
 # What stock s2uc sends when it has no token.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
@@ -24,13 +25,14 @@ from ministream.tunnel import messages
 from ministream.tunnel.address import Endpoint, parse_endpoint
 from ministream.tunnel.auth import Authenticator, Introspection, TokenFile, Verifier
 from ministream.tunnel.credentials import Credentials, RevocationList
-from ministream.tunnel.front import Front
-from ministream.tunnel.gateway import Gateway
 from ministream.tunnel.policy import Policy
 from ministream.tunnel.ports import PortPool
 from ministream.tunnel.refusal import RefusedError
+from ministream.tunnel.role import Role
 from ministream.tunnel.service import Service
 from ministream.tunnel.session_info import SessionInfo
+from ministream.tunnel.session_manager import SessionManager
+from ministream.tunnel.tls_listener import TlsListener
 
 _STOP_S = 1.0
 _OPTIONS = [
@@ -86,9 +88,8 @@ class ControlServer:
             verifiers=_verifiers(self._policy, credentials) if allow_token else (),
             anonymous_allowed=insecure,
         )
-        self._strangers_stay = allow_token or insecure
-        self._gateway = Gateway(
-            side=side,
+        self._manager = SessionManager(
+            side=_side(side),
             kind=kind,
             ports=PortPool(data_host, port_range or self._policy.section.port_range),
             policy=self._policy,
@@ -96,7 +97,7 @@ class ControlServer:
             plain_data=insecure or self._policy.section.plain_data,
             options=options or {},
         )
-        self._front: Front | None = None
+        self._listener: TlsListener | None = None
         self._server: Any = None
         self._sweeper: asyncio.Task[None] | None = None
         self._loop = asyncio.new_event_loop()
@@ -125,11 +126,11 @@ class ControlServer:
 
     def wait_session(self, timeout_s: float) -> SessionInfo:
         """Block until a session is active. Raises PeerLostError."""
-        return self._call(self._gateway.wait_active(timeout_s))
+        return self._call(self._manager.wait_active(timeout_s))
 
     def sessions(self) -> list[SessionInfo]:
         """All live sessions with their counters."""
-        return self._call(self._gateway.list(None))
+        return self._call(self._manager.list(None))
 
     def close(self) -> None:
         """End every session and child, then the server. May be called again."""
@@ -145,32 +146,32 @@ class ControlServer:
         if self._credentials is None:
             self._address = Endpoint(self._address.host, self._add_port(str(self._address)))
         else:
-            self._front = Front(self._credentials, strangers_stay=self._strangers_stay)
-            self._add_port(self._front.backend)
-        service = Service(self._gateway, self._authenticator, self._front)
+            self._listener = TlsListener(self._credentials)
+            self._add_port(self._listener.backend)
+        service = Service(self._manager, self._authenticator, self._policy, self._listener)
         self._server.add_generic_rpc_handlers(_handlers(service))
         await self._server.start()
-        if self._front is not None:
-            self._address = await self._front.start(self._address)
-        self._sweeper = asyncio.create_task(self._gateway.sweep())
+        if self._listener is not None:
+            self._address = await self._listener.start(self._address)
+        self._sweeper = asyncio.create_task(self._manager.sweep())
         security = "insecure" if self._insecure else "mutual TLS 1.3"
-        _LOG.info("control server on %s (%s, data server %s)", self._address, security, self._gateway.kind)
+        _LOG.info("control server on %s (%s, data server %s)", self._address, security, self._manager.kind)
 
     def _add_port(self, address: str) -> int:
         try:
             return int(self._server.add_insecure_port(address))
         except RuntimeError as error:
-            text = f"control address {address} cannot be had, perhaps another server has it: name another"
+            text = f"cannot bind {address} (already in use?): choose another address or port with --listen, --control"
             raise TunnelError(text) from error
 
     async def _stop(self) -> None:
         if self._sweeper is not None:
             self._sweeper.cancel()
-        await self._gateway.close()
+        await self._manager.close()
         if self._server is not None:
             await self._server.stop(grace=_STOP_S)
-        if self._front is not None:
-            await self._front.close()
+        if self._listener is not None:
+            await self._listener.close()
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:
             task.cancel()
@@ -185,6 +186,15 @@ class ControlServer:
             coroutine.close()
             raise TunnelError(f"the control server on {self._address} is not running")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+def _side(text: str | None) -> Role | None:
+    if text is None:
+        return None
+    try:
+        return Role(text)
+    except ValueError:
+        raise ConfigError(f"side {text!r}: choose PROD or CONS, or leave it out to serve both") from None
 
 
 def _verifiers(policy: Policy, credentials: Credentials | None) -> tuple[Verifier, ...]:
@@ -204,33 +214,39 @@ def _verifiers(policy: Policy, credentials: Credentials | None) -> tuple[Verifie
 def _handlers(service: Service) -> tuple[Any, Any]:
     control = {
         method: grpc.unary_unary_rpc_method_handler(
-            _answer(getattr(service, method)),
+            _answer(service, getattr(service, method)),
             request_deserializer=messages.message_class(sent).FromString,
             response_serializer=messages.message_class(back).SerializeToString,
         )
         for method, (sent, back) in messages.METHODS.items()
     }
-    sessions = {"sessions": grpc.unary_unary_rpc_method_handler(_answer(service.sessions))}
+    sessions = {"sessions": grpc.unary_unary_rpc_method_handler(_answer(service, service.sessions))}
     return (
         grpc.method_handlers_generic_handler(messages.SERVICE, control),
         grpc.method_handlers_generic_handler(messages.SESSIONS_SERVICE, sessions),
     )
 
 
-def _answer(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-    """Refusals become gRPC statuses; anything unexpected is logged here and tells the caller nothing."""
+def _answer(
+    service: Service, method: Callable[[str, Any, Any], Awaitable[Any]]
+) -> Callable[[Any, Any], Awaitable[Any]]:
+    """One method behind the check of its caller. Refusals become gRPC statuses; of anything else the caller learns
+    only under which number the log has it.
+    """
 
     async def answer(request: Any, context: Any) -> Any:
         try:
-            return await method(request, context)
+            return await method(await service.admitted(request, context), request, context)
         except RefusedError as refusal:
             _LOG.warning("%s refused: %s: %s", method.__name__, refusal.code.value, refusal)
             await context.abort(grpc.StatusCode[refusal.code.value], str(refusal))
         except MinistreamError as error:
-            _LOG.error("%s failed: %s", method.__name__, error)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+            number = secrets.token_hex(4)
+            _LOG.error("%s failed (%s): %s", method.__name__, number, error)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"this server cannot answer: see its log for {number}")
         except Exception:  # noqa: BLE001 - the traceback goes to the log, never to the caller
-            _LOG.exception("%s failed", method.__name__)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error: see the server's log")
+            number = secrets.token_hex(4)
+            _LOG.exception("%s failed (%s)", method.__name__, number)
+            await context.abort(grpc.StatusCode.INTERNAL, f"internal error: see this server's log for {number}")
 
     return answer

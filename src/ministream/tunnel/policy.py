@@ -16,6 +16,7 @@ from ministream.errors import ConfigError
 from ministream.tunnel.address import Endpoint, parse_endpoint
 from ministream.tunnel.auth import IntrospectionSection
 from ministream.tunnel.refusal import Code, RefusedError
+from ministream.tunnel.role import Role
 from ministream.tunnel.sessions import Quota
 
 
@@ -66,21 +67,10 @@ def _numeric(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return mapped or parsed
 
 
-class QuotaSection(config.Section):
-    """`[quota]`: see sessions.Quota."""
-
-    sessions_per_identity: int = Field(default=64, ge=1)
-    connections_per_identity: int = Field(default=256, ge=1)
-    connections_per_session: int = Field(default=64, ge=1)
-    sessions: int = Field(default=1024, ge=1)
-    pending_s: float = Field(default=180.0, gt=0)
-    lifetime_s: float | None = Field(default=None, gt=0)
-
-
 class IdentitySection(config.Section):
     """`[identities.NAME]`: one certificate's common name or one token's name."""
 
-    roles: tuple[str, ...] = Field(default=("PROD", "CONS"), strict=False)
+    roles: tuple[Role, ...] = Field(default=tuple(Role), strict=False)
     targets: tuple[str, ...] | None = Field(default=None, strict=False, description="none: the server's")
     admin: bool = Field(default=False, description="sees every session and may release any")
 
@@ -91,7 +81,7 @@ class PolicySection(config.Section):
     targets: tuple[str, ...] | None = Field(default=None, strict=False)
     port_range: tuple[int, int] | None = Field(default=None, strict=False)
     plain_data: bool = Field(default=False, description="let sessions without TLS between the gateways happen")
-    quota: QuotaSection = QuotaSection()
+    quota: Quota = Quota()
     introspection: IntrospectionSection | None = None
     identities: dict[str, IdentitySection] = Field(default={}, description="none: everyone who authenticates")
 
@@ -125,15 +115,15 @@ class Policy:
 
     @property
     def quota(self) -> Quota:
-        """The limits, as the session store takes them."""
-        return Quota(**self.section.quota.model_dump())
+        """The limits."""
+        return self.section.quota
 
     def admit(self, identity: str) -> None:
         """Whether this identity may use the server at all."""
         if self.section.identities and identity not in self.section.identities:
             raise RefusedError(Code.PERMISSION_DENIED, f"{identity!r} is not in this server's policy: ask its operator")
 
-    def check_role(self, identity: str, role: str) -> None:
+    def check_role(self, identity: str, role: Role) -> None:
         """Whether this identity may open sessions of this role."""
         if role not in self._of(identity).roles:
             raise RefusedError(Code.PERMISSION_DENIED, f"{identity!r} may not open {role} sessions here")

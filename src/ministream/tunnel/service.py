@@ -1,4 +1,6 @@
-"""The methods that callers reach: names who calls, asks the gateway, forms the answer. gRPC stays in control.py."""
+"""The methods that callers reach. Every call passes one check (`Service.admitted`) before its method runs; gRPC stays
+in control.py.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,13 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ministream.tunnel import messages
+from ministream.tunnel.address import check_uid
 from ministream.tunnel.auth import Authenticator
-from ministream.tunnel.front import Front
-from ministream.tunnel.gateway import Gateway
+from ministream.tunnel.policy import Policy
+from ministream.tunnel.refusal import Code, RefusedError
+from ministream.tunnel.role import Role
+from ministream.tunnel.session_manager import SessionManager
+from ministream.tunnel.tls_listener import TlsListener
 
 
 class Context(Protocol):
@@ -25,56 +31,81 @@ class Context(Protocol):
 
 
 class Service:
-    """`scistream.Control`, and beside it the list of sessions, which SciStream has no method for."""
+    """`scistream.Control`, and beside it the list of sessions, which SciStream has no method for.
 
-    def __init__(self, gateway: Gateway, authenticator: Authenticator, front: Front | None) -> None:
-        self._gateway = gateway
+    A method gets its caller's identity, which only `admitted` can give.
+    """
+
+    def __init__(
+        self,
+        manager: SessionManager,
+        authenticator: Authenticator,
+        policy: Policy,
+        listener: TlsListener | None,
+    ) -> None:
+        self._manager = manager
         self._authenticator = authenticator
-        self._front = front
+        self._policy = policy
+        self._listener = listener
 
-    async def req(self, request: Any, context: Context) -> Any:
+    async def admitted(self, request: Any, context: Context) -> str:
+        """The caller's identity, once it is known and may use this server; the request's uid is well-formed then.
+
+        Raises RefusedError.
+        """
+        peer = context.peer()
+        known = self._listener.caller(peer) if self._listener else None
+        identity = await self._authenticator.identify(known, _metadata(context))
+        self._policy.admit(identity)
+        if self._listener:
+            self._listener.authenticated(peer, identity)
+        if hasattr(request, "uid"):
+            check_uid(request.uid)
+        return identity
+
+    async def req(self, caller: str, request: Any, context: Context) -> Any:
         """Answered when the session's hello has come."""
-        caller = await self._caller(context)
-        session, offer = await self._gateway.request(
-            caller, request.uid, role=request.role, num_conn=request.num_conn, rate=request.rate
+        session, offer = await self._manager.request(
+            caller, request.uid, role=_role(request.role), num_conn=request.num_conn, rate=request.rate
         )
         try:
-            await self._gateway.wait_hello(session)
+            await self._manager.wait_hello(session)
         except asyncio.CancelledError:
-            await self._gateway.abandon(session)
+            await self._manager.abandon(session)
             raise
         _give(context, offer)
         return messages.Response(listeners=map(str, session.listeners), prod_listeners=map(str, session.hello_targets))
 
-    async def hello(self, request: Any, context: Context) -> Any:
+    async def hello(self, caller: str, request: Any, _context: Context) -> Any:
         """Role PROD is told nothing but a greeting, every other the session's listeners."""
-        caller = await self._caller(context)
-        session = await self._gateway.hello(caller, request.uid, request.prod_listeners)
-        if request.role == "PROD":
+        session = await self._manager.hello(caller, request.uid, request.prod_listeners)
+        if request.role == Role.PROD:
             return messages.AppResponse(message="Sending Prod listeners...")
         return messages.AppResponse(message="Sending listeners...", listeners=map(str, session.listeners))
 
-    async def update(self, request: Any, context: Context) -> Any:
+    async def update(self, caller: str, request: Any, context: Context) -> Any:
         """Set where the session's connections go."""
-        caller = await self._caller(context)
         peer = _metadata(context).get(messages.PEER_KEY)
-        session, offer = await self._gateway.update(caller, request.uid, request.remote_listeners, peer)
+        session, offer = await self._manager.update(caller, request.uid, request.remote_listeners, peer)
         _give(context, offer)
         return messages.Response(listeners=map(str, session.listeners), prod_listeners=map(str, session.targets))
 
-    async def release(self, request: Any, context: Context) -> Any:
+    async def release(self, caller: str, request: Any, _context: Context) -> Any:
         """End the session; no error if it has ended."""
-        await self._gateway.release(await self._caller(context), request.uid)
+        await self._manager.release(caller, request.uid)
         return messages.Response()
 
-    async def sessions(self, _request: bytes, context: Context) -> bytes:
+    async def sessions(self, caller: str, _request: bytes, _context: Context) -> bytes:
         """The caller's sessions as JSON."""
-        found = await self._gateway.list(await self._caller(context))
+        found = await self._manager.list(caller)
         return json.dumps([dataclasses.asdict(info) for info in found]).encode()
 
-    async def _caller(self, context: Context) -> str:
-        known = self._front.caller(context.peer()) if self._front else None
-        return await self._authenticator.identify(known, _metadata(context))
+
+def _role(text: str) -> Role:
+    try:
+        return Role(text)
+    except ValueError:
+        raise RefusedError(Code.INVALID_ARGUMENT, "role must be PROD or CONS") from None
 
 
 def _give(context: Context, offer: bytes | None) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from ministream.tunnel.proxy import Traffic
-from ministream.tunnel.sessions import Session
+from ministream.tunnel.role import Role
+from ministream.tunnel.sessions import Session, State
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,8 +16,8 @@ class SessionInfo:
 
     uid: str
     owner: str
-    role: str
-    state: str
+    role: Role
+    state: State
     kind: str
     listeners: tuple[str, ...]
     targets: tuple[str, ...]
@@ -36,7 +37,7 @@ class SessionInfo:
             uid=session.uid,
             owner=session.owner,
             role=session.role,
-            state=session.state.value,
+            state=session.state,
             kind=kind,
             listeners=tuple(map(str, session.listeners)),
             targets=tuple(map(str, session.targets)),

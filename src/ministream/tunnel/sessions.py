@@ -12,11 +12,15 @@ import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from pydantic import Field
+
+from ministream import config
 from ministream.tunnel.address import Endpoint
 from ministream.tunnel.refusal import Code, RefusedError
+from ministream.tunnel.role import Role
 
 
-class State(enum.Enum):
+class State(enum.StrEnum):
     """Where a session stands."""
 
     PENDING = "pending"
@@ -32,7 +36,7 @@ class Session:
 
     uid: str
     owner: str
-    role: str
+    role: Role
     num_conn: int
     rate_kbytes_s: int
     opened_s: float
@@ -43,16 +47,15 @@ class Session:
     changed_s: float = field(default=0.0)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Quota:
-    """What one identity, and all of them together, may hold at a time."""
+class Quota(config.Section):
+    """`[quota]` of the policy file: what one identity, and all of them together, may hold at a time."""
 
-    sessions_per_identity: int = 64
-    connections_per_identity: int = 256
-    connections_per_session: int = 64
-    sessions: int = 1024
-    pending_s: float = 180.0
-    lifetime_s: float | None = None
+    sessions_per_identity: int = Field(default=64, ge=1)
+    connections_per_identity: int = Field(default=256, ge=1)
+    connections_per_session: int = Field(default=64, ge=1)
+    sessions: int = Field(default=1024, ge=1)
+    pending_s: float = Field(default=180.0, gt=0, description="how long a session waits for hello and update")
+    lifetime_s: float | None = Field(default=None, gt=0, description="none: until it is released")
 
 
 class Sessions:
@@ -83,10 +86,8 @@ class Sessions:
             raise RefusedError(Code.PERMISSION_DENIED, f"session {uid} belongs to another identity")
         return session
 
-    def open(self, *, uid: str, caller: str, role: str, num_conn: int, rate_kbytes_s: int, now_s: float) -> Session:
+    def open(self, *, uid: str, caller: str, role: Role, num_conn: int, rate_kbytes_s: int, now_s: float) -> Session:
         """A new pending session. Raises RefusedError: INVALID_ARGUMENT, ALREADY_EXISTS or RESOURCE_EXHAUSTED."""
-        if role not in ("PROD", "CONS"):
-            raise RefusedError(Code.INVALID_ARGUMENT, "role must be PROD or CONS")
         if num_conn < 1:
             raise RefusedError(Code.INVALID_ARGUMENT, f"num_conn is {num_conn}; it must be at least 1")
         if rate_kbytes_s < 0:

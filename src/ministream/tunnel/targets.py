@@ -10,6 +10,7 @@ from ministream.tunnel.address import Endpoint, parse_endpoint
 from ministream.tunnel.policy import Policy, Target
 from ministream.tunnel.proxy import Addresses
 from ministream.tunnel.refusal import Code, RefusedError
+from ministream.tunnel.role import Role
 
 _MAX_TARGETS = 256
 _ANYWHERE = (Target("*", 1, 65535),)
@@ -22,14 +23,14 @@ def parse_all(listeners: Sequence[str]) -> tuple[Endpoint, ...]:
     return tuple(parse_endpoint(text.strip()) for text in listeners)
 
 
-def default_rules(role: str, peer: bytes | None, own: Sequence[Endpoint]) -> tuple[Target, ...]:
+def default_rules(role: Role, peer: bytes | None, own: Sequence[Endpoint]) -> tuple[Target, ...]:
     """Where a server without a list of targets may connect to; `own` is the embedding job's, `peer` the other side's
     offer.
 
     Beside the producer only the embedding job itself. Beside the consumer anywhere, if whoever answers there
     must prove to be the other side of this session before a byte of data moves.
     """
-    if role == "CONS" and peer is not None:
+    if role is Role.CONS and peer is not None:
         return _ANYWHERE
     return tuple(Target(end.host, end.port, end.port) for end in own)
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ministream.tunnel.role import Role
+
 # How long a session's certificate is good for new connections.
 SESSION_DAYS = 30.0
 # One target of one listener: the resolved addresses to try in turn, as (family, socket address).
@@ -21,13 +23,13 @@ class Setup:
     """What a data server needs to know about its session.
 
     `uid` is opaque: no path, command line or configuration is made of it. `listeners` are bound and listening
-    already; the data server owns them from now on. `side` is PROD or CONS. `on_failure` is called once, with a
+    already; the data server owns them from now on. `on_failure` is called once, with a
     reason, if the data server dies before it is closed. `options` are the plug-in's own.
     """
 
     uid: str
     listeners: Sequence[socket.socket]
-    side: str
+    side: Role
     rate_kbytes_s: int
     on_failure: Callable[[str], None]
     options: Mapping[str, Any]

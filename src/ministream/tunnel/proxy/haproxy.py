@@ -9,6 +9,7 @@ from ministream.tunnel.proxy import Addresses
 from ministream.tunnel.proxy._configured import CertifiedProxy, address_text
 from ministream.tunnel.proxy._launch import FIRST_LISTENER
 from ministream.tunnel.proxy._program import path
+from ministream.tunnel.role import Role
 
 # HAProxy cuts idle connections after a time it must be given; 24 days is the most it takes.
 _GLOBAL = """\
@@ -49,7 +50,7 @@ class Proxy(CertifiedProxy):
 
     def configuration(self, targets: Sequence[Addresses], *, secure: bool) -> str:
         tls = f" ssl crt {path(1)} ca-file {path(2)} verify required" if secure else ""
-        accepts = self.setup.side == "PROD"
+        accepts = self.setup.side is Role.PROD
         blocks = [
             _LISTEN.format(
                 index=index,

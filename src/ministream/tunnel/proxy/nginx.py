@@ -14,6 +14,7 @@ from ministream.tunnel.ports import endpoint_of
 from ministream.tunnel.proxy import Addresses
 from ministream.tunnel.proxy._configured import CertifiedProxy, address_text
 from ministream.tunnel.proxy._program import path
+from ministream.tunnel.role import Role
 
 # Debian keeps the module in a file of its own; elsewhere it is compiled in.
 _MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
@@ -65,7 +66,7 @@ class Proxy(CertifiedProxy):
         return [*super().files(targets, peer), b""]
 
     def configuration(self, targets: Sequence[Addresses], *, secure: bool) -> str:
-        accepts = self.setup.side == "PROD"
+        accepts = self.setup.side is Role.PROD
         load = f"load_module {_MODULE};\n" if _MODULE.exists() else ""
         # Over TLS nginx would end one direction without saying so, which the other side must take for a cut.
         text = load + _HEAD.format(pid=path(3 if secure else 1), half_close="off" if secure else "on")

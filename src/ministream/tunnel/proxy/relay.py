@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ministream.tunnel.certificates import check_peer, make_session_pair
 from ministream.tunnel.proxy import SESSION_DAYS, Addresses, Setup, Traffic
 from ministream.tunnel.proxy._process import RelayProcess
+from ministream.tunnel.role import Role
 
 _MAX_PROCESSES = 8
 
@@ -44,7 +45,7 @@ class Proxy:
                 {
                     "targets": targets[first::step],
                     "tls": tls,
-                    "accepts_tls": self._setup.side == "PROD",
+                    "accepts_tls": self._setup.side is Role.PROD,
                     "rate_bytes_s": self._setup.rate_kbytes_s * 1000,
                 }
             )

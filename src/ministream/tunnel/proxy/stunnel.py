@@ -14,14 +14,15 @@ from ministream.tunnel.proxy._configured import ConfiguredProxy, address_text
 from ministream.tunnel.proxy._launch import FIRST_FILE
 from ministream.tunnel.proxy._program import path
 from ministream.tunnel.refusal import Code, RefusedError
+from ministream.tunnel.role import Role
 
 _OFFER = re.compile(rb"psk:([0-9a-f]{64})")
 _IDENTITY = "session"
 _LEGACY_IDENTITY = "client1"
 # "Connection closed" or "reset"; the dialled side is the one without TLS beside the producer, the one with it else.
 _ENDED = {
-    "PROD": re.compile(r"(?P<outward>\d+) byte\(s\) sent to TLS, (?P<inward>\d+) byte\(s\) sent to socket"),
-    "CONS": re.compile(r"(?P<inward>\d+) byte\(s\) sent to TLS, (?P<outward>\d+) byte\(s\) sent to socket"),
+    Role.PROD: re.compile(r"(?P<outward>\d+) byte\(s\) sent to TLS, (?P<inward>\d+) byte\(s\) sent to socket"),
+    Role.CONS: re.compile(r"(?P<inward>\d+) byte\(s\) sent to TLS, (?P<outward>\d+) byte\(s\) sent to socket"),
 }
 # stunnel closes idle connections after a time it must be given.
 _YEAR_S = 31_536_000
@@ -93,7 +94,7 @@ class Proxy(ConfiguredProxy):
     def files(self, targets: Sequence[Addresses], peer: bytes | None) -> Sequence[bytes]:
         identity, key = self._secret(peer)
         text = _GLOBAL + f"PSKsecrets = {path(1)}\n" + (_LEGACY if self._legacy else _TLS_1_3)
-        dials = self.setup.side == "CONS"
+        dials = self.setup.side is Role.CONS
         for index, (listener, addresses) in enumerate(zip(self.setup.listeners, targets, strict=True)):
             text += f"[connection-{index}]\nclient = {'yes' if dials else 'no'}\n"
             # The address is for the log: the socket itself is inherited.
@@ -114,4 +115,4 @@ class Proxy(ConfiguredProxy):
                 "stunnel needs the other side's key: use stunnel on both sides, and `ministream connect` to join them"
             )
             raise RefusedError(Code.INVALID_ARGUMENT, text)
-        return _IDENTITY, self._key if self.setup.side == "PROD" else match[1].decode()
+        return _IDENTITY, self._key if self.setup.side is Role.PROD else match[1].decode()

@@ -1,4 +1,4 @@
-"""What a control server does for a caller it knows: sessions, ports and data servers in step. Nothing of gRPC."""
+"""What a control server does for an admitted caller: sessions, ports and data servers in step. Nothing of gRPC."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 
 from ministream import log, registry
 from ministream.errors import PeerLostError
-from ministream.tunnel.address import Endpoint, check_uid
+from ministream.tunnel.address import Endpoint
 from ministream.tunnel.policy import Policy
 from ministream.tunnel.ports import PortPool, endpoint_of
 from ministream.tunnel.proxy import DataServer, Setup, Traffic
 from ministream.tunnel.refusal import Code, RefusedError
+from ministream.tunnel.role import Role
 from ministream.tunnel.session_info import SessionInfo
 from ministream.tunnel.sessions import Session, Sessions, State
 from ministream.tunnel.targets import default_rules, parse_all, resolve
@@ -38,8 +39,8 @@ class _Live:
     secure: bool = False
 
 
-class Gateway:
-    """One side of the tunnel.
+class SessionManager:
+    """One side of the tunnel. Callers were identified and admitted, and uids checked, by the service.
 
     `targets` are the embedding job's own: what a hello that names none means, and all that is allowed by default.
     """
@@ -47,7 +48,7 @@ class Gateway:
     def __init__(
         self,
         *,
-        side: str | None,
+        side: Role | None,
         kind: str,
         ports: PortPool,
         policy: Policy,
@@ -55,7 +56,7 @@ class Gateway:
         plain_data: bool,
         options: dict[str, Any],
     ) -> None:
-        """`side` PROD or CONS restricts the sessions' role; raises ConfigError for an unknown `kind`."""
+        """`side` restricts the sessions' role; raises ConfigError for an unknown `kind`."""
         self.kind = kind
         self._proxy = registry.load(PROXIES, kind).Proxy
         self._side = side
@@ -70,11 +71,9 @@ class Gateway:
         self._waiting_hellos: dict[str, int] = {}
 
     async def request(
-        self, caller: str, uid: str, *, role: str, num_conn: int, rate: int
+        self, caller: str, uid: str, *, role: Role, num_conn: int, rate: int
     ) -> tuple[Session, bytes | None]:
         """Open a session with its listeners. Returns it, and the data server's offer to the other side."""
-        check_uid(uid)
-        self._policy.admit(caller)
         if self._side is not None and role != self._side:
             raise RefusedError(
                 Code.PERMISSION_DENIED, f"this server is the {self._side} side: it opens no {role} session"
@@ -107,8 +106,6 @@ class Gateway:
 
     async def hello(self, caller: str, uid: str, listeners: Sequence[str]) -> Session:
         """The application is there and listens on `listeners`; comes at most a few seconds before its req."""
-        check_uid(uid)
-        self._policy.admit(caller)
         targets = parse_all(listeners) or self._own
         session = await self._find_soon(caller, uid)
         self._sessions.hello(session, targets, time.monotonic())
@@ -123,8 +120,6 @@ class Gateway:
 
         Returns the session, and once more this side's own offer.
         """
-        check_uid(uid)
-        self._policy.admit(caller)
         named = parse_all(listeners)
         session = self._sessions.owned(uid, caller)
         live = self._live[uid]
@@ -149,8 +144,6 @@ class Gateway:
 
     async def release(self, caller: str, uid: str) -> None:
         """End a session; no error if there is none."""
-        check_uid(uid)
-        self._policy.admit(caller)
         session = self._sessions.find(uid)
         if session is not None:
             if not self._policy.is_admin(caller):

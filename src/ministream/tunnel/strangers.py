@@ -1,0 +1,43 @@
+"""Places for callers that have not yet proved who they are; the control port and the relay's data ports share it.
+
+Pure bookkeeping: no sockets, no clocks, importable by the relay process without anything else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+
+class Strangers:
+    """A fixed number of places. A newcomer always gets one: when all are taken, the oldest one of the address that
+    holds most is dropped, so that callers who wait cannot keep out one who answers at once.
+    """
+
+    def __init__(self, places: int, per_address: int) -> None:
+        self._places = places
+        self._per_address = per_address
+        self._waiting: dict[object, tuple[str, Callable[[], object]]] = {}
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def enter(self, key: object, address: str, drop: Callable[[], object]) -> None:
+        """Give `key` a place; `drop` ends it if another needs the place."""
+        held = Counter(host for host, _ in self._waiting.values())
+        if held[address] >= self._per_address:
+            self._drop_oldest(address)
+        elif len(self._waiting) >= self._places:
+            self._drop_oldest(held.most_common(1)[0][0])
+        self._waiting[key] = (address, drop)
+
+    def leave(self, key: object) -> None:
+        """Give the place back: the caller has proved who it is, or has gone."""
+        self._waiting.pop(key, None)
+
+    def _drop_oldest(self, address: str) -> None:
+        key = next(key for key, (host, _) in self._waiting.items() if host == address)
+        _, drop = self._waiting.pop(key)
+        self.dropped += 1
+        drop()
