@@ -22,7 +22,7 @@ from ministream.app.recon.observers.publisher import ReconstructionPublisher
 from ministream.model import FrameKind, Scan
 from ministream.monitor import Summary
 from ministream.parallel.mpi import Comm
-from ministream.transport import FrameSender
+from ministream.transport.native import FrameSender
 from tests.native_stream import make_frames, make_scan
 from tests.ports import free_ports
 
