@@ -71,7 +71,8 @@ def read_volume(path: Path, dataset: str = DATASET, slab: Slab | None = None) ->
 
 def snapshots(directory: Path) -> list[Path]:
     """The snapshots in a folder of results, in the order in which they were written."""
-    return sorted(directory.glob(f"[0-9][0-9][0-9][0-9][0-9][0-9]*-{FINAL}"))
+    found = directory.glob(f"[0-9][0-9][0-9][0-9][0-9][0-9]*-{FINAL}")
+    return sorted(path for path in found if path.is_file())
 
 
 def _open(path: Path) -> h5py.File:

@@ -82,7 +82,7 @@ def recon(
         with comm.together():
             assignment = assign(comm.rank, comm.size, config, scan, threads)
             run = _run(comm, assignment, console, stack)
-            job = Job(run, ingress)
+            job = Job(run, ingress, stack)
         if ingress is not None:
             ingress.begin(
                 batch=assignment.batch, step=assignment.config.window.step, shape=(assignment.band[-1].stop, scan.cols)
@@ -121,13 +121,13 @@ def _run(comm: mpi.Comm, assignment: Assignment, console: Console, stack: ExitSt
     )
     stack.callback(writer.close)
     comparison = ReferenceComparison(comm, assignment)
-    return Run(comm=comm, assignment=assignment, writer=writer, comparison=comparison, console=console, stack=stack)
+    return Run(comm=comm, assignment=assignment, writer=writer, comparison=comparison, console=console)
 
 
 class Job:
     """One rank's part of one scan: its slab, its window, its image."""
 
-    def __init__(self, run: Run, ingress: Ingress | None) -> None:
+    def __init__(self, run: Run, ingress: Ingress | None, stack: ExitStack) -> None:
         self._comm, self._ingress, self._clock = run.comm, ingress, StageClock()
         comm, assignment, self._writer = run.comm, run.assignment, run.writer
         scan, slices, window = assignment.scan, assignment.slab.rows, assignment.config.window
@@ -149,6 +149,7 @@ class Job:
         telling = ingress if comm.rank == 0 else None
         self._books = Books(counters=telling.counters if telling is not None else Counters())
         self._observers = Observers(run, self._clock)
+        stack.callback(self._observers.close)
         self._outcome = Outcome(run, self._books, self._observers, self._clock, telling)
 
     def run(self) -> Summary | None:

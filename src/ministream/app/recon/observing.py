@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, cast
@@ -48,17 +48,13 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What an observer may use; the same objects for all of them.
-
-    `stack` closes at the end of the job, however it ends. `console` belongs to the user, on rank 0.
-    """
+    """What an observer may use; the same objects for all of them. `console` is the user's, on rank 0."""
 
     comm: Comm
     assignment: Assignment
     writer: VolumeWriter
     comparison: ReferenceComparison
     console: Console
-    stack: ExitStack
 
 
 class Observer(Protocol):
@@ -88,6 +84,10 @@ class Observer(Protocol):
         """The volume and the summary are written."""
         ...
 
+    def close(self) -> None:
+        """The job ends, in whatever way: give back what is held; not collective."""
+        ...
+
 
 class Quiet:
     """An observer that does nothing; a base for others."""
@@ -110,6 +110,9 @@ class Quiet:
         """Nothing."""
 
     def finished(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
         """Nothing."""
 
 
@@ -140,6 +143,12 @@ class Observers:
         """Tell all of them."""
         self._tell(lambda observer: observer.finished())
 
+    def close(self) -> None:
+        """Tell all of them, whatever else has failed."""
+        for name, observer in self._observers.items():
+            with self._surviving(name, observer, alone=True):
+                observer.close()
+
     @property
     def files(self) -> list[Path]:
         """What they have written so far."""
@@ -158,12 +167,12 @@ class Observers:
                 call(observer)
 
     @contextmanager
-    def _surviving(self, name: str, observer: Observer) -> Iterator[None]:
+    def _surviving(self, name: str, observer: Observer, *, alone: bool = False) -> Iterator[None]:
         try:
             yield
         except Exception as error:
             together = isinstance(error, MinistreamError) and error.everywhere
-            if observer.collective and not together and self._comm.size > 1:
+            if observer.collective and not (together or alone) and self._comm.size > 1:
                 raise
             first, count = self._failed.get(name, (_line(error), 0))
             self._failed[name] = first, count + 1

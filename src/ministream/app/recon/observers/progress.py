@@ -12,7 +12,6 @@ class ShowProgress(Quiet):
     def __init__(self, run: Run) -> None:
         super().__init__()
         self._progress = Progress(run.assignment.scan.projections, run.console)
-        run.stack.callback(self._progress.close)
 
     def updated(self, update: Update) -> None:
         """Show the new numbers."""
@@ -23,8 +22,8 @@ class ShowProgress(Quiet):
             behind_s=update.behind_s,
         )
 
-    def finished(self) -> None:
-        """Show the last numbers."""
+    def close(self) -> None:
+        """Give the terminal back."""
         self._progress.close()
 
 

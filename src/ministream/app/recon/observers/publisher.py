@@ -33,7 +33,6 @@ class PublishImages(Quiet):
                     "and read snapshots instead (--write-freq)."
                 )
             self._publisher = ReconstructionPublisher(address)
-            run.stack.callback(self._publisher.close)
 
     def updated(self, update: Update) -> None:
         """Publish the image if that is due."""
@@ -43,6 +42,11 @@ class PublishImages(Quiet):
         with self._comm.together():
             if self._publisher is not None and volume is not None:
                 self._publisher.publish(volume, update=update.index, axis_col=self._assignment.axis_col)
+
+    def close(self) -> None:
+        """What has been published gets a second to leave."""
+        if self._publisher is not None:
+            self._publisher.close()
 
     def _gathered(self, image: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """The whole image [slice, row, col] on rank 0."""
