@@ -15,32 +15,14 @@ import pytest
 
 from ministream import partition, storage
 from ministream.errors import StorageError
-from ministream.model import Counters, Scan
 from ministream.parallel import mpi
+from tests.parallel.volumes import state, whole, writer_and_image
 
 pytestmark = pytest.mark.mpi
 
 
-def state():
-    return storage.VolumeState(counters=Counters(sent=4, used=4), complete=True, updates=1, elapsed_s=0.5)
-
-
 def names(folder):
     return sorted(file.name for file in folder.iterdir())
-
-
-def whole(rows, n):
-    """The volume [slice, row, col]; every value differs."""
-    return np.random.default_rng(11).permutation(rows * n * n).astype(np.float32).reshape(rows, n, n)
-
-
-def writer_and_image(comm, directory, rows, n, how="auto"):
-    slab = partition.slabs(rows, comm.size)[comm.rank]
-    image = np.zeros((n, n, -(-slab.rows // 16) * 16), np.float32)
-    image[:, :, : slab.rows] = whole(rows, n)[slab.slice].transpose(1, 2, 0)
-    scan = Scan(scan_id="p", rows=rows, cols=n, projections=4, flats=1, darks=1, dtype="<u2")
-    writer = storage.VolumeWriter(comm, directory, scan=scan, n=n, slab=slab, axis_col=(n - 1) / 2, config={}, how=how)
-    return writer, image
 
 
 class WithoutMpi:
@@ -247,8 +229,7 @@ def test_a_failure_behind_the_computing_is_told_to_every_rank(comm, shared_tmp):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_storage_volumes import state, writer_and_image
+from tests.parallel.volumes import state, writer_and_image
 from ministream.parallel import mpi
 from ministream.storage import direct
 comm = mpi.world()
@@ -270,8 +251,11 @@ def test_a_rank_killed_while_writing_leaves_the_earlier_snapshot(tmp_path):
     allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     allowed |= {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
     clean = {name: text for name, text in os.environ.items() if not name.startswith(("OMPI_", "PMIX_", "PMI_"))}
-    command = ["mpirun", "-n", "2", sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
-    job = subprocess.run(command, env=clean | allowed, check=False, timeout=60, capture_output=True, text=True)
+    command = ["mpirun", "-n", "2", sys.executable, "-c", KILLED, str(tmp_path)]
+    project = Path(__file__).parents[2]
+    job = subprocess.run(
+        command, cwd=project, env=clean | allowed, check=False, timeout=60, capture_output=True, text=True
+    )
     assert job.returncode != 0
     assert f"signal {signal.SIGKILL.value}" in job.stdout + job.stderr
     assert storage.snapshots(tmp_path) == [tmp_path / "000000-recon.h5"]

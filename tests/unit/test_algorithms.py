@@ -11,7 +11,7 @@ from ministream.recon.algorithms._filtered import coverage_rad
 from ministream.recon.algorithms.os_sirt import subsets
 from ministream.recon.backend.cpu import new_image
 from ministream.recon.geometry import Geometry
-from tests.unit.test_recon import Case
+from tests.unit.dense import Case
 
 KINDS = registry.names("ministream.recon.algorithms")
 

@@ -12,7 +12,7 @@ from ministream.recon import open_algorithm
 from ministream.recon.backend.cpu import new_image
 from ministream.recon.geometry import Geometry
 from ministream.recon.window import Window
-from tests.unit.test_recon import discs, section
+from tests.unit.dense import discs, section
 
 astra: Any = pytest.importorskip("astra", reason="astra-toolbox is not installed")
 

@@ -10,23 +10,11 @@ from ministream.recon.backend import cpu
 from ministream.recon.backend.cpu.layout import aligned_zeros
 from ministream.recon.backend.cpu.projections import lane_blocks
 from ministream.recon.geometry import Beams, Geometry
+from tests.unit.dense import matrix
 
 ANGLES_RAD = np.concatenate(
     [np.arange(8) * np.pi / 4, [0.1, 0.9, 1.7, 2.5, 3.3, 4.4, 5.2, 6.1, -1.0, 7.7, np.pi / 4 + 1e-9, 21.0]]
 )
-
-
-def matrix(n: int, cols: int, angles_rad: NDArray[np.float64], axis_col: float) -> NDArray[np.float64]:
-    """Joseph's A as [projections, cols, rows, columns] float64, straight from the definition."""
-    centre = (n - 1) / 2
-    row, column = np.mgrid[:n, :n]
-    ray = np.arange(cols)[:, None, None]
-    blocks = []
-    for angle in angles_rad:
-        u = (column - centre) * np.cos(angle) + (centre - row) * np.sin(angle) + axis_col
-        length = 1 / max(abs(np.cos(angle)), abs(np.sin(angle)))
-        blocks.append(length * np.maximum(0, 1 - length * np.abs(ray - u)))
-    return np.array(blocks)
 
 
 def random(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.float32]:

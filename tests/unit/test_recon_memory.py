@@ -13,7 +13,7 @@ from ministream.recon.backend.cpu.layout import new_image, padded_slices, rows_c
 from ministream.recon.backend.cpu.projections import Pixels
 from ministream.recon.geometry import Geometry
 from ministream.recon.window import Window
-from tests.unit.test_recon import section
+from tests.unit.dense import section
 
 N, PROJECTIONS, SLICES = 192, 48, 32
 

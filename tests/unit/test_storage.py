@@ -17,74 +17,12 @@ import pytest
 
 from ministream import atomic, storage
 from ministream.errors import InputError, MachineError, StorageError
-from ministream.model import Counters, Scan, Slab
+from ministream.model import Slab
 from ministream.storage import layout
 from ministream.storage.reserve import reserve
+from tests.unit.one_rank import Alone, random_image, scan, state, volume_writer
 
-
-class Own:
-    """What one rank gathers of itself."""
-
-    given = None
-
-    def give(self, value):
-        self.given = [value]
-
-    def take(self):
-        return self.given
-
-    def drop(self):
-        self.given = None
-
-
-class Alone:
-    """A run without MPI."""
-
-    rank = 0
-    size = 1
-    raw = None
-
-    def allgather(self, value):
-        return [value]
-
-    def agree(self, error):
-        if error is not None:
-            raise error
-
-    def gathering(self):
-        return Own()
-
-    def send_array(self, array, destination):
-        raise AssertionError("nobody to send to")
-
-    recv_array = send_array
-
-
-def scan(rows, n, **known):
-    return Scan(scan_id="s-1", rows=rows, cols=n, projections=9, flats=1, darks=1, dtype="<u2", **known)
-
-
-def state(**changes):
-    counters = Counters(sent=9, received=8, used=7, refused=1, reasons={"checksum": 1})
-    known = {"counters": counters, "complete": False, "updates": 3, "elapsed_s": 1.5, "angles_rad": (0.0, math.pi)}
-    return storage.VolumeState(**(known | changes))
-
-
-def volume_writer(directory, rows=5, n=33, how="auto", **known):
-    return storage.VolumeWriter(
-        Alone(),
-        directory,
-        scan=scan(rows, n, **known),
-        n=n,
-        slab=Slab(0, rows),
-        axis_col=16.25,
-        config={"window": 7},
-        how=how,
-    )
-
-
-def random_image(rows, n, padded):
-    return np.random.default_rng(3).random((n, n, padded), dtype=np.float32)
+PROJECT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("how", ["auto", "direct", "hdf5"])
@@ -244,8 +182,7 @@ def test_slabs_that_do_not_tile_are_refused(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_storage import random_image, state, volume_writer
+from tests.unit.one_rank import random_image, state, volume_writer
 from ministream.storage import direct
 writer = volume_writer(Path(sys.argv[1]))
 image = random_image(5, 33, 5)
@@ -262,7 +199,7 @@ writer.finish()
 
 
 def test_killed_while_writing_leaves_the_earlier_snapshot(tmp_path):
-    job = subprocess.run([sys.executable, "-c", KILLED, tmp_path, Path(__file__).parent], check=False, timeout=60)
+    job = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=PROJECT, check=False, timeout=60)
     assert job.returncode == -signal.SIGKILL
     assert storage.snapshots(tmp_path) == [tmp_path / "000000-recon.h5"]
     assert np.array_equal(storage.read_volume(tmp_path / "000000-recon.h5"), random_image(5, 33, 5).transpose(2, 0, 1))
@@ -276,8 +213,8 @@ def test_killed_while_writing_leaves_the_earlier_snapshot(tmp_path):
 MEASURED = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_storage import random_image, state, volume_writer
+from pathlib import Path
+from tests.unit.one_rank import random_image, state, volume_writer
 from ministream.storage import scratch_bytes
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
@@ -289,8 +226,8 @@ print(image.nbytes, scratch_bytes(80, 640), peak() - before)
 
 
 def test_writing_takes_the_memory_that_was_predicted(tmp_path):
-    command = [sys.executable, "-c", MEASURED, tmp_path, Path(__file__).parent]
-    job = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+    command = [sys.executable, "-c", MEASURED, tmp_path]
+    job = subprocess.run(command, cwd=PROJECT, check=True, timeout=60, capture_output=True, text=True)
     image, predicted, grown = map(int, job.stdout.split())
     assert predicted < image / 3
     assert 0.8 * predicted <= grown <= 1.2 * predicted + (4 << 20)

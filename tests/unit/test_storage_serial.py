@@ -11,18 +11,17 @@ import h5py
 import numpy as np
 import pytest
 
-PARALLEL_TESTS = Path(__file__).parents[1] / "parallel"
+PROJECT = Path(__file__).parents[2]
 
 JOB = """
 import sys
 from pathlib import Path
-sys.path[:0] = [sys.argv[2]]
 import h5py
 assert not h5py.get_config().mpi, h5py.__file__
-from test_storage_volumes import state, writer_and_image
+from tests.parallel.volumes import state, writer_and_image
 from ministream.parallel import mpi
 comm = mpi.world(3)
-writer, image = writer_and_image(comm.dup(), Path(sys.argv[1]), 7, 40, sys.argv[3])
+writer, image = writer_and_image(comm.dup(), Path(sys.argv[1]), 7, 40, sys.argv[2])
 writer.snapshot(0, image, state())
 writer.final(image, state())
 if comm.rank == 0:
@@ -49,8 +48,9 @@ def test_three_ranks_without_parallel_hdf5(serial_h5py, tmp_path, how, way):
     allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     allowed |= {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
     clean = {name: text for name, text in os.environ.items() if not name.startswith(("OMPI_", "PMIX_", "PMI_"))}
-    environment = clean | allowed | {"PYTHONPATH": str(serial_h5py)}
-    command = ["mpirun", "-n", "3", sys.executable, "-c", JOB, str(tmp_path), str(PARALLEL_TESTS), how]
+    path = os.pathsep.join([str(serial_h5py), str(PROJECT), os.environ.get("PYTHONPATH", "")])
+    environment = clean | allowed | {"PYTHONPATH": path}
+    command = ["mpirun", "-n", "3", sys.executable, "-c", JOB, str(tmp_path), how]
     job = subprocess.run(command, env=environment, check=False, timeout=120, capture_output=True, text=True)
     assert job.returncode == 0, job.stderr
     assert way in job.stdout

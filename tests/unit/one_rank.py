@@ -1,0 +1,75 @@
+"""Volumes as a run without MPI writes them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ministream import storage
+from ministream.model import Counters, Scan, Slab
+
+
+class Own:
+    """What one rank gathers of itself."""
+
+    given = None
+
+    def give(self, value):
+        self.given = [value]
+
+    def take(self):
+        return self.given
+
+    def drop(self):
+        self.given = None
+
+
+class Alone:
+    """A run without MPI."""
+
+    rank = 0
+    size = 1
+    raw = None
+
+    def allgather(self, value):
+        return [value]
+
+    def agree(self, error):
+        if error is not None:
+            raise error
+
+    def gathering(self):
+        return Own()
+
+    def send_array(self, array, destination):
+        raise AssertionError("nobody to send to")
+
+    recv_array = send_array
+
+
+def scan(rows, n, **known):
+    return Scan(scan_id="s-1", rows=rows, cols=n, projections=9, flats=1, darks=1, dtype="<u2", **known)
+
+
+def state(**changes):
+    counters = Counters(sent=9, received=8, used=7, refused=1, reasons={"checksum": 1})
+    known = {"counters": counters, "complete": False, "updates": 3, "elapsed_s": 1.5, "angles_rad": (0.0, math.pi)}
+    return storage.VolumeState(**(known | changes))
+
+
+def volume_writer(directory, rows=5, n=33, how="auto", **known):
+    return storage.VolumeWriter(
+        Alone(),
+        directory,
+        scan=scan(rows, n, **known),
+        n=n,
+        slab=Slab(0, rows),
+        axis_col=16.25,
+        config={"window": 7},
+        how=how,
+    )
+
+
+def random_image(rows, n, padded):
+    return np.random.default_rng(3).random((n, n, padded), dtype=np.float32)
