@@ -17,6 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ministream import registry
+from ministream.tunnel.gateway import PROXIES
 from tests.integration.tunnel_ends import Echo, dial, echoing, exchange, is_cut, ping
 from tests.ports import free_ports
 from tests.waiting import HANG_S, eventually
@@ -118,7 +120,7 @@ def test_the_whole_way_by_command_line(tmp_path: Path, authority: Path, producer
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("kind", ["relay", "haproxy", "nginx", "stunnel"])
+@pytest.mark.parametrize("kind", registry.names(PROXIES))
 def test_everything_ends_with_the_server(
     tmp_path: Path, authority: Path, producer: Echo, kind: str, number: signal.Signals
 ) -> None:
@@ -144,7 +146,7 @@ def test_everything_ends_with_the_server(
     assert list((tmp_path / "t").iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["relay", "haproxy", "nginx", "stunnel"])
+@pytest.mark.parametrize("kind", registry.names(PROXIES))
 def test_no_orphan_even_when_the_server_is_killed(tmp_path: Path, authority: Path, producer: Echo, kind: str) -> None:
     if kind != "relay" and shutil.which(kind, path=f"{os.environ['PATH']}:/usr/sbin") is None:
         pytest.skip(f"{kind} is not installed")

@@ -60,7 +60,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
     return make_credentials(tmp_path_factory.mktemp("credentials") / "d")
 
 
-@pytest.fixture(params=["relay", "haproxy", "nginx", "stunnel"])
+@pytest.fixture(params=registry.names(PROXIES))
 def kind(request: pytest.FixtureRequest) -> str:
     need(request.param)
     return str(request.param)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from ministream.app.launch.processes import Child, session_members
 from ministream.errors import MachineError
+from tests.waiting import eventually
 
 
 def alive(pid: int) -> bool:
@@ -22,19 +23,13 @@ def alive(pid: int) -> bool:
         return False
 
 
-def gone(pid: int, within_s: float = 5) -> bool:
-    end = time.monotonic() + within_s
-    while alive(pid) and time.monotonic() < end:
-        time.sleep(0.02)
-    return not alive(pid)
+def assert_gone(pid: int) -> None:
+    eventually(lambda: not alive(pid), f"process {pid} is still there")
 
 
 def pid_in(file: Path) -> int:
-    for _ in range(100):
-        if file.exists() and file.read_text().strip():
-            return int(file.read_text())
-        time.sleep(0.05)
-    raise AssertionError(f"{file} never came")
+    eventually(lambda: file.exists() and file.read_text().strip(), f"{file} never came")
+    return int(file.read_text())
 
 
 def test_exit_code_and_explanation() -> None:
@@ -64,10 +59,10 @@ def test_a_signal_becomes_an_exit_code() -> None:
         assert child.wait(5) == 128 + signal.SIGUSR1
 
 
-def test_a_deaf_child_is_killed() -> None:
-    script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
-    with Child("a job", [sys.executable, "-c", script]) as child:
-        time.sleep(0.5)
+def test_a_deaf_child_is_killed(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    with Child("a job", ["sh", "-c", f"trap '' TERM; echo $$ > {note}; while :; do sleep 60; done"]) as child:
+        pid_in(note)
         assert child.end(0.2) == 128 + signal.SIGKILL
 
 
@@ -78,7 +73,7 @@ def test_what_a_child_leaves_in_its_session_is_ended(tmp_path: Path) -> None:
         left = pid_in(note)
         assert alive(left)
         child.end(0.0)
-    assert gone(left)
+    assert_gone(left)
 
 
 def test_a_missing_program_is_named() -> None:
@@ -96,9 +91,11 @@ def test_a_child_ends_when_its_launcher_is_killed(tmp_path: Path) -> None:
     child = pid_in(note)
     launcher.kill()
     launcher.wait()
-    if not gone(child):
-        os.kill(child, signal.SIGKILL)
-        pytest.fail("the child outlived its launcher")
+    try:
+        assert_gone(child)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 def test_session_members_are_found() -> None:

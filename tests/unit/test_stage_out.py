@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 
 from ministream.app.launch.stage_out import StageOut
 from ministream.errors import StorageError
+from tests.waiting import eventually
 
 
 def test_finished_files_are_copied_on_the_way_and_at_the_end(tmp_path: Path) -> None:
@@ -17,9 +17,7 @@ def test_finished_files_are_copied_on_the_way_and_at_the_end(tmp_path: Path) -> 
     with StageOut(scratch, target) as copy:
         (scratch / "000001-recon.h5").write_bytes(b"one")
         (scratch / ".000002-recon.h5.part").write_bytes(b"half")
-        deadline = time.monotonic() + 10
-        while not (target / "000001-recon.h5").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        eventually((target / "000001-recon.h5").exists)
         assert [path.name for path in target.iterdir()] == ["000001-recon.h5"]
         (scratch / ".000002-recon.h5.part").rename(scratch / "000002-recon.h5")
         (scratch / "pictures" / "slices.png").write_bytes(b"png")
@@ -34,7 +32,7 @@ def test_a_file_that_is_replaced_is_copied_again(tmp_path: Path) -> None:
     scratch.mkdir()
     (scratch / "summary.json").write_bytes(b"first")
     with StageOut(scratch, target) as copy:
-        time.sleep(0.8)
+        eventually((target / "summary.json").exists)
         (scratch / "summary.json").write_bytes(b"the second")
         copy.finish()
     assert (target / "summary.json").read_bytes() == b"the second"
