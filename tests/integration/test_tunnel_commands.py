@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from ministream import registry
-from ministream.tunnel.gateway import PROXIES
+from ministream.tunnel.session_manager import PROXIES
 from tests.integration.tunnel_ends import Echo, dial, echoing, exchange, is_cut, ping
 from tests.ports import free_ports
 from tests.waiting import HANG_S, eventually
