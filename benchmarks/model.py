@@ -25,6 +25,7 @@ from scipy.optimize import nnls
 
 from benchmarks import _ranks, ingress, machine
 from benchmarks._pair import Case
+from ministream.app.check import idle_rank_mib
 from ministream.cli.performance import load_machine
 from ministream.performance import Layout, Machine, Workload, exchange_s, moments, nodes_for, scan_s
 from ministream.recon.footprint import padded_slices
@@ -79,6 +80,7 @@ def calibrate(points: Sequence[Point], name: str, timeout_s: float) -> Machine:
         cores_per_node=_cores(),
         ranks_per_node=1,
         memory_gib_per_node=machine.describe()["memory_gib"],
+        idle_rank_mib=idle_rank_mib(64),
         **fit(points, scatter_bytes),
         **_ingress(),
         scatter_bytes=scatter_bytes,

@@ -1,4 +1,4 @@
-"""What `ministream check` predicts of memory."""
+"""Memory and speed as `ministream check` predicts them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ import pytest
 
 from ministream import config
 from ministream.app import check
-from ministream.app.recon.assignment import assign
 from ministream.errors import MachineError
-from ministream.model import Scan
 
 CODE = "from ministream.cli import main; main()"
 SCAN = ["source.kind=phantom", "source.rows=16", "source.cols=256", "source.projections=32", "window.length=32"]
@@ -35,42 +33,31 @@ def test_compiling_does_not_count(tmp_path: Path) -> None:
     assert base_mib(tmp_path) == pytest.approx(base_mib(tmp_path), rel=0.03)
 
 
-def writing(**changes: dict[str, object]) -> tuple[int, int]:
-    """Bytes that writing takes on a rank, and that MPI-IO takes on rank 0."""
-    scan = Scan(scan_id="s", rows=16, cols=256, projections=32, flats=1, darks=1, dtype="<u2")
-    known = config.load(None, changes)
-    parts = check._memory(assign(0, 2, known, scan, threads=1))
-    return parts["writing"], parts["MPI-IO"]
+def test_the_prediction_is_the_models(tmp_path: Path) -> None:
+    """`check` and `model` count the same memory, and the kernels measured here are the model's only limit."""
+    settings = {"source": {"rows": 32, "cols": 64, "projections": 12}, "output": {"directory": str(tmp_path)}}
+    found = check.check(config.load(None, settings | {"window": {"write_freq": 1, "step": 6}}), 2)
+    assert found.prediction.bound == "update"
+    visits = 32 * 64 * 64 * 12
+    assert found.prediction.seconds == pytest.approx(visits / found.gups / 1e9)
+    assert found.memory_mib["writing"] > 16 * 64 * 64 * 4 / 2**20
 
 
-def test_snapshots_that_are_written_behind_need_a_copy() -> None:
-    plain, mpi_io = writing()
-    behind, _ = writing(window={"write_freq": 1})
-    waited, _ = writing(window={"write_freq": 1}, output={"writer": "hdf5"})
-    _, no_mpi_io = writing(output={"writer": "direct"})
-    assert behind - plain == 256 * 256 * 8 * 4
-    assert waited == plain
-    assert no_mpi_io == 0 < mpi_io
-
-
-def test_each_receiving_rank_holds_the_credit_of_its_own_band() -> None:
-    scan = Scan(scan_id="s", rows=10, cols=256, projections=32, flats=0, darks=0, dtype="<u2")
-    credit = {}
-    for ingress in (1, 2, 4):
-        known = config.load(None, {"stream": {"ingress": ingress}})
-        credit[ingress] = check._memory(assign(0, 4, known, scan, threads=1))["credit"]
-    # 10 rows on 4 ranks are slabs of 3, 3, 2, 2
-    assert credit == {1: 32 * 10 * 512, 2: 32 * 6 * 512, 4: 32 * 3 * 512}
+def test_too_little_memory_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sysconf", lambda name: 1 << 13)  # 64 MiB
+    settings = {"source": {"rows": 32, "cols": 64, "projections": 12}, "output": {"directory": str(tmp_path)}}
+    warnings = check.check(config.load(None, settings), 2).warnings
+    assert any("this machine has 0.1 GiB: use more nodes or a shorter window" in warning for warning in warnings)
 
 
 def test_the_ranks_that_receive_are_named(tmp_path: Path) -> None:
     small = {"source": {"rows": 9, "cols": 16, "projections": 8}, "output": {"directory": str(tmp_path)}}
     predicted = check.check(config.load(None, small | {"stream": {"ingress": 2}}), 3)
-    assert predicted.receiving == (0, 2)
+    assert predicted.prediction.memory.receiving == (0, 2)
     assert set(predicted.peak_mib) == {"rank 0", "ranks that receive", "other ranks"}
 
 
 def test_an_idle_rank_that_cannot_be_started_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "_IDLE", "raise SystemExit('no such kernel')")
-    with pytest.raises(MachineError, match="idle rank cannot be measured: no such kernel"):
-        check._base_mib(1)
+    with pytest.raises(MachineError, match="cannot measure the memory of an idle rank: no such kernel"):
+        check.idle_rank_mib(1)

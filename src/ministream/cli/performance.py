@@ -16,7 +16,7 @@ from ministream import config
 from ministream.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ministream.performance import Machine, StepPrediction, Workload
+    from ministream.performance import Machine, Prediction, Workload
 
 
 def register(cli: typer.Typer) -> None:
@@ -50,7 +50,7 @@ def model(
         iterations=iterations,
         write_freq=write_freq,
     )
-    wanted: list[tuple[float | None, StepPrediction | None]] = [
+    wanted: list[tuple[float | None, Prediction | None]] = [
         *((None, performance.on_nodes(known, work, n, ingress)) for n in nodes or []),
         *((r, performance.nodes_for(known, work, r, ingress)) for r in rate or []),
     ]
@@ -77,14 +77,12 @@ def load_machine(path: Path) -> Machine:
     return config.parse(Machine, tables, str(path))
 
 
-def _as_dict(found: StepPrediction) -> dict[str, object]:
+def _as_dict(found: Prediction) -> dict[str, object]:
     known = dataclasses.asdict(found)
     return known | {"projections_per_s": found.projections_per_s, "bound": found.bound}
 
 
-def _table(
-    machine: Machine, work: Workload, wanted: list[tuple[float | None, StepPrediction | None]], limit: str
-) -> Table:
+def _table(machine: Machine, work: Workload, wanted: list[tuple[float | None, Prediction | None]], limit: str) -> Table:
     """`limit` bounds any number of nodes."""
     shape = f"{work.rows} × {work.cols}, window {work.length}, step {work.step}, {work.iterations} iterations"
     table = Table(title=f"{shape}, on {machine.name}", title_justify="left")

@@ -94,11 +94,6 @@ class RowScatter:
         self.ended = False
         self.bytes_scattered = 0
 
-    @staticmethod
-    def memory_bytes(scan: Scan, slab: Slab, batch: int, rank: int) -> int:
-        """Bytes of pixels that a rank's distributor holds."""
-        return 0 if rank == 0 else batch * slab.rows * scan.cols * np.dtype(scan.dtype).itemsize
-
     def poll(self) -> bool:
         """Move the next batch on without waiting; True when it is complete on this rank."""
         if self.ended:

@@ -1,0 +1,65 @@
+"""Predicted memory against the peaks that real ranks report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.integration.jobs import MINISTREAM, lab
+
+# Large enough for image, window and snapshot copy to outweigh what an idle rank holds.
+ROWS, COLS, PROJECTIONS = 128, 512, 64
+WINDOW = {"window.length": 64, "window.step": 16, "output.pictures": "false", "recon.threads": 1}
+IMAGE_MIB = ROWS * COLS * COLS * 4 / 2**20
+
+
+def words(settings: dict[str, object]) -> list[str]:
+    return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory) -> dict[str, object]:
+    """A recorded scan: the quality of an image without ground truth is not computed, which would take memory too."""
+    path = tmp_path_factory.mktemp("scan") / "scan.h5"
+    with h5py.File(path, "w") as file:
+        for name, count, level in (("data", PROJECTIONS, 9000), ("data_white", 2, 20000), ("data_dark", 2, 50)):
+            file[f"exchange/{name}"] = np.full((count, ROWS, COLS), level, np.uint16)
+        file["exchange/theta"] = np.linspace(0, 180, PROJECTIONS, endpoint=False)
+    return {"source.kind": "dxchange", "source.file": path}
+
+
+def predicted_mib(scan: dict[str, object], ranks: int, write_freq: int) -> list[float]:
+    """Peaks of the ranks as `ministream check` predicts them."""
+    settings = scan | WINDOW | {"window.write_freq": write_freq}
+    command = [*MINISTREAM, "check", "--json", "--ranks", str(ranks), *words(settings)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    peaks = json.loads(told.stdout)["peak_mib"]
+    return [peaks["rank 0"]] + [peaks["other ranks"]] * (ranks - 1)
+
+
+def measured_mib(folder: Path, scan: dict[str, object], ranks: int, write_freq: int) -> list[float]:
+    folder.mkdir()
+    with lab(folder) as jobs:
+        producer = jobs.produce(*words(scan))
+        address = jobs.announced("producer", producer)["data"]
+        settings = words(WINDOW | {"window.write_freq": write_freq})
+        reconstruction = jobs.recon(ranks, "--connect", address, *settings)
+        assert reconstruction.wait() == 0, reconstruction.text
+        return jobs.summary()["peak_memory_mib"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_every_rank_peaks_where_it_was_predicted(tmp_path, scan, ranks):
+    """Also the step from a run without snapshots to one with them, which no error of the base can hide."""
+    plain, snapshots = (predicted_mib(scan, ranks, freq) for freq in (0, 1))
+    measured_plain, measured_snapshots = (measured_mib(tmp_path / str(freq), scan, ranks, freq) for freq in (0, 1))
+    assert measured_plain == pytest.approx(plain, rel=0.1)
+    assert measured_snapshots == pytest.approx(snapshots, rel=0.1)
+    for before, after in zip(measured_plain, measured_snapshots, strict=True):
+        assert after - before == pytest.approx(IMAGE_MIB / ranks, abs=24)
