@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 
@@ -37,6 +39,47 @@ class Frame:
     position: float = 0.0
 
 
+MAX_LISTED_FRAMES = 64
+"""Frames that one notice lists; its number `frames` counts them all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Notice:
+    """Something odd about a scan that does not stop it; whoever cannot go on raises InputError instead.
+
+    `code` is short and stable, such as `angles-duplicate`; `--accept CODE` acknowledges it. `text` is one sentence with
+    the numbers, and the remedy. `numbers` are the same numbers for a script; `frames` are the indices of the
+    projections concerned, the first MAX_LISTED_FRAMES of them. The limits hold where a notice crosses the wire.
+    """
+
+    code: Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9-]{1,47}\Z")]
+    text: Annotated[str, Meta(min_length=1, max_length=1000, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
+    numbers: Annotated[Mapping[Annotated[str, Meta(max_length=32)], float], Meta(max_length=16)] = field(
+        default_factory=dict
+    )
+    frames: Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**53)], ...], Meta(max_length=MAX_LISTED_FRAMES)] = ()
+
+
+def notice(code: str, text: str, *, frames: Iterable[int] = (), **numbers: float) -> Notice:
+    """A notice about any number of `frames`; where there are some, the number `frames` says how many."""
+    concerned = sorted(map(int, frames))
+    counted = {"frames": float(len(concerned))} if concerned else {}
+    values = {name: float(value) for name, value in numbers.items()}
+    return Notice(code=code, text=text, numbers=values | counted, frames=tuple(concerned[:MAX_LISTED_FRAMES]))
+
+
+def ranges(indices: Iterable[int], most: int = 6) -> str:
+    """Frame numbers as people write them, `3, 20–29`; after `most` ranges an ellipsis."""
+    spans: list[list[int]] = []
+    for index in sorted(indices):
+        if spans and index <= spans[-1][1] + 1:
+            spans[-1][1] = index
+        else:
+            spans.append([index, index])
+    shown = [str(first) if first == last else f"{first}–{last}" for first, last in spans[:most]]
+    return ", ".join(shown + ["…"] * (len(spans) > most))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scan:
     """One acquisition: what the receiver must know before the first frame.
@@ -44,7 +87,8 @@ class Scan:
     `projections`, `flats` and `darks` are the counts to expect; 0 projections means not known in
     advance. `dtype` is a NumPy dtype string such as `<u2`. `axis_col` is the detector column of the
     rotation axis, pixel centres at integers; None stands for the middle, (cols - 1) / 2.
-    `truth` is a source's own recipe for the ground truth (JSON text), opaque to everyone else.
+    `truth` is a source's own recipe for the ground truth (JSON text), opaque to everyone else. `notices` are what the
+    source, or the producer job, found odd.
     """
 
     scan_id: str
@@ -59,6 +103,7 @@ class Scan:
     energy_kev: float | None = None
     sample: str = ""
     truth: str | None = None
+    notices: tuple[Notice, ...] = ()
 
     @property
     def frame_bytes(self) -> int:

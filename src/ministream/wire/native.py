@@ -33,10 +33,11 @@ from msgspec import Meta
 
 from ministream import partition
 from ministream.errors import ConfigError, ProtocolError
-from ministream.model import FrameKind, Scan, Slab
+from ministream.model import FrameKind, Notice, Scan, Slab
 
 VERSION = 1
 MAX_HEADER_BYTES = 64 * 1024
+MAX_NOTICES = 16
 
 Part: TypeAlias = bytes | memoryview
 
@@ -123,7 +124,8 @@ class ScanInfo(_Message, frozen=True, kw_only=True):
     pixel_size_um: Annotated[float, Meta(gt=0, le=1e9)] | None
     energy_kev: Annotated[float, Meta(gt=0, le=1e9)] | None
     sample: Line
-    truth: Annotated[str, Meta(max_length=48 * 1024)] | None
+    truth: Annotated[str, Meta(max_length=8 * 1024)] | None
+    notices: Annotated[tuple[Notice, ...], Meta(max_length=MAX_NOTICES)] = ()
     first: Count = 0
     codec: Token = "none"
     band: tuple[Count, Extent]
@@ -132,7 +134,7 @@ class ScanInfo(_Message, frozen=True, kw_only=True):
     def of(cls, scan: Scan, *, codec: str, band: Slab | None = None) -> Self:
         """Describe `scan` for the wire, and the frames that hold `band` of its rows (None: all)."""
         facts: dict[str, Any] = {name: getattr(scan, name) for name in Scan.__slots__}
-        facts |= {"dtype": np.dtype(scan.dtype).str, "sample": line(scan.sample)}
+        facts |= {"dtype": np.dtype(scan.dtype).str, "sample": line(scan.sample), "notices": scan.notices[:MAX_NOTICES]}
         return cls(**facts, codec=codec, band=(band.first, band.rows) if band else (0, scan.rows))
 
     @property
