@@ -2,28 +2,27 @@
 
 Projections are read from `/exchange/data` [theta, y, x], flats from `data_white`, darks from `data_dark`, angles in
 degrees from `theta`. Where these are missing, the detector levels and the rotation's start and step under
-`/process/acquisition` stand in, under the names that both older and newer beamline templates use.
+`/process/acquisition` stand in, under the names that both older and newer beamline templates use. A scan in numbered
+parts (`/entry/data/data_000001`, …, as DECTRIS detectors write it) is read in their order.
 """
 
 from __future__ import annotations
 
 import re
-import time
-import uuid
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ministream import config, source
 from ministream.errors import ConfigError, InputError
-from ministream.model import Frame, FrameKind, Scan, Slab
-from ministream.source import _order
-from ministream.source._hdf5 import DataFile, Stack
+from ministream.model import Notice
+from ministream.source import _angles
+from ministream.source._axes import axes_of
+from ministream.source._hdf5 import DataFile
+from ministream.source._images import Images, Joined, Level, is_blank
+from ministream.source._recording import CalibrationSet, RecordedSource, Recording, RecordingOptions
 
 ACQUISITION = "/process/acquisition"
 INSTRUMENT = "/measurement/instrument"
@@ -40,214 +39,273 @@ DETECTOR_PIXEL = (f"{INSTRUMENT}/detector/pixel_size", f"{INSTRUMENT}/detector/p
 MAGNIFICATION = f"{INSTRUMENT}/detection_system/objective/magnification"
 ENERGY = f"{INSTRUMENT}/monochromator/energy"
 SAMPLE_NAME = "/measurement/sample/name"
+PARTS = "/entry/data"
+CALIBRATION = {"flats": "data_white", "darks": "data_dark"}
+# What beamlines append to the name of a set that was taken before or after the projections.
+BEFORE, AFTER = ("_pre", "_before", "_start"), ("_post", "_after", "_end")
 
 TO_UM = dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers"), 1.0)
 TO_UM |= {"nm": 1e-3, "mm": 1e3, "m": 1e6}
 TO_KEV = {"kev": 1.0, "ev": 1e-3}
-TO_RAD = dict.fromkeys(("", "deg", "degs", "degree", "degrees", "°"), float(np.pi / 180))
-TO_RAD |= dict.fromkeys(("rad", "rads", "radian", "radians"), 1.0)
-
-Range = tuple[int, int]
 
 
-class Options(config.Section):
+class Options(RecordingOptions):
     """`[source]` with `kind = "dxchange"`."""
 
     file: Path = Field(strict=False)
-    axis: float | None = Field(default=None, allow_inf_nan=False, description="rotation axis column; none: unknown")
-    rows: Range | None = Field(default=None, strict=False, description="detector rows [first, stop]; none: all")
-    projections: Range | None = Field(default=None, strict=False, description="[first, stop] as recorded; none: all")
-    every: int = Field(default=1, ge=1, description="play every n-th projection")
-    data: str = Field(default="/exchange/data", description="dataset of the projections")
-    flats: str = Field(default="/exchange/data_white", description='dataset of the flats; "none": without flats')
-    darks: str = Field(default="/exchange/data_dark", description='dataset of the darks; "none": without darks')
-    theta: str = Field(default="/exchange/theta", description="dataset of the angles")
-    pixel_size_um: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="none: the file's")
+    data: str | None = Field(default=None, description="dataset, or group of parts; none: /exchange/data")
+    flats: str | list[str] | None = Field(
+        default=None, description='datasets of flats, NAME or FILE:NAME; none: data_white; "none": without flats'
+    )
+    darks: str | list[str] | None = Field(
+        default=None, description='datasets of darks; none: data_dark; "none": without darks'
+    )
+    flats_at: list[int] | None = Field(default=None, description="projections recorded before each dataset of flats")
+    darks_at: list[int] | None = Field(default=None, description="projections recorded before each dataset of darks")
+    theta: str | None = Field(default=None, description="dataset of the angles; none: theta beside the projections")
+    follow_links: bool = Field(default=False, description="follow links to files outside the scan's folder")
 
 
-class Source(source.Recorded):
-    """Reads frames when they are asked for; everything about them but their pixels is checked on opening.
-
-    Frames keep the file's dtype in native byte order; where the calibration's differs, the scan takes the dtype that
-    holds both, float32 for averaged flats of integer counts.
-    """
+class Source(RecordedSource):
+    """Reads a DXchange file; everything about the frames but their pixels is checked on opening."""
 
     def __init__(self, options: Options, *, order: str, repeat: int) -> None:
-        self._file = DataFile(options.file.expanduser())
+        self._files: list[DataFile] = []
         try:
-            self._prepare(options, order, repeat)
+            scan = _DXchange(self._open(options.file, options), options, self._open)
+            super().__init__(scan.recording(), options, order=order, repeat=repeat)
         except BaseException:
             self.close()
             raise
 
-    def _prepare(self, options: Options, order: str, repeat: int) -> None:
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+
+    def _open(self, path: Path, options: Options) -> DataFile:
+        self._files.append(DataFile(path.expanduser(), follow_links=options.follow_links))
+        return self._files[-1]
+
+
+class _DXchange:
+    """One file and what the options say about it."""
+
+    def __init__(self, file: DataFile, options: Options, opened: Callable[[Path, Options], DataFile]) -> None:
+        self._file, self._options, self._opened = file, options, opened
+        self._data = options.data or self._default_data()
+        self._group = self._data.rpartition("/")[0] or "/"
+        self._notices: list[Notice] = []
+
+    def recording(self) -> Recording:
+        """Everything that is played. Raises InputError for what is missing or does not fit together."""
         file = self._file
-        self._projections = _projections(file, options)
-        self._flats = _calibration(file, "flats", options.flats, self._projections)
-        self._darks = _calibration(file, "darks", options.darks, self._projections)
-        self._rows = _rows(options, self._projections.rows)
-        recorded = np.arange(*_selection("projections", options.projections, self._projections.count), options.every)
-        angles_rad = _angles_rad(file, options, self._projections.count)[recorded]
-        if not np.isfinite(angles_rad).all():
-            raise InputError(
-                f"{file.path}: the angles of the projections are not all finite: leave those out, or repair"
-            )
-        play = np.tile(_order.permutation(order, angles_rad), repeat)
-        self._played, self._angles_rad = recorded[play].tolist(), angles_rad[play].tolist()
-        self._dtype = _common_dtype(self._projections.dtype, self._flats.dtype, self._darks.dtype)
-        self._scan = Scan(
-            scan_id=uuid.uuid4().hex,
-            rows=self._rows.rows,
-            cols=self._projections.cols,
-            projections=len(self._played),
-            flats=self._flats.count,
-            darks=self._darks.count,
-            dtype=self._dtype.str,
-            axis_col=_axis(options, self._projections.cols),
-            pixel_size_um=options.pixel_size_um or _pixel_size_um(file),
+        self._images = self._projections()
+        return Recording(
+            name=str(file.path),
+            projections=self._images,
+            flats=self._calibration("flats", self._options.flats, self._options.flats_at),
+            darks=self._calibration("darks", self._options.darks, self._options.darks_at),
+            angles_rad=self._angles_rad(),
+            pixel_size_um=_pixel_size_um(file),
             energy_kev=file.quantity(ENERGY, TO_KEV),
             sample=file.text(SAMPLE_NAME),
+            notices=self._notices,
         )
 
-    def describe(self) -> Scan:
-        """Geometry and counts, with the order and repetition asked for."""
-        return self._scan
+    # where the data are
 
-    def frames(self) -> Iterator[Frame]:
-        """Darks, flats, then projections. Raises InputError where the file is damaged."""
-        for kind, images in ((FrameKind.DARK, self._darks), (FrameKind.FLAT, self._flats)):
-            for index, pixels in enumerate(images.images(range(images.count), self._rows, self._dtype)):
-                yield Frame(kind=kind, index=index, angle_rad=0.0, pixels=pixels, acquired_s=time.time())
-        images_played = self._projections.images(self._played, self._rows, self._dtype)
-        for index, (pixels, angle_rad) in enumerate(zip(images_played, self._angles_rad, strict=True)):
-            yield Frame(
-                kind=FrameKind.PROJECTION, index=index, angle_rad=angle_rad, pixels=pixels, acquired_s=time.time()
+    def _default_data(self) -> str:
+        """`/exchange/data`, else the only `exchangeN/data`, else the numbered parts of `/entry/data`."""
+        if self._file.has("/exchange/data"):
+            return "/exchange/data"
+        numbered = [f"/{name}/data" for name in self._file.groups() if re.fullmatch(r"exchange_?\d+", name)]
+        found = [name for name in numbered if self._file.has(name)]
+        if len(found) > 1:
+            raise InputError(
+                f"{self._file.path}: there is no /exchange/data but {len(found)} others ({', '.join(found)}). Choose "
+                f"one with --set source.data={found[0]}"
             )
+        if found:
+            return found[0]
+        return PARTS if self._file.has(PARTS) and self._file.parts(PARTS) else "/exchange/data"
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+    def _projections(self) -> Images:
+        file, name = self._file, self._data
+        parts = file.parts(name)
+        if not parts:
+            dataset = file.find(name)
+            if dataset is None:
+                raise InputError(
+                    f"{file.path}: dataset {name} is missing (the file has: {file.contents()}). Name the dataset of "
+                    f"the projections with --set source.data=NAME{self._nxtomo_hint()}"
+                )
+            parts = [dataset]
+        self._refuse_nxtomo(int(sum(part.shape[0] for part in parts if part.shape)))
+        axes, found = axes_of(str(file.path), name, file.texts(name, "axes"))
+        self._notices += found
+        stacks = [file.images(part, axes=axes, unsigned=bool(self._options.unsigned)) for part in parts]
+        return stacks[0] if len(stacks) == 1 else Joined(f"{file.path}: {name}", stacks)
 
+    def _nxtomo_hint(self) -> str:
+        return ", or read it as NXtomo with --source nxtomo" if self._file.named("image_key") else ""
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Level:
-    """Calibration of which only a level is known: `count` images (0 or 1) of one value."""
+    def _refuse_nxtomo(self, images: int) -> None:
+        for name in self._file.named("image_key"):
+            keys = self._file.find(name)
+            if keys is not None and keys.size == images:
+                raise InputError(
+                    f"{self._file.path}: {name} says that flats, darks and projections lie in one dataset, as in "
+                    "NXtomo. Read the file with --source nxtomo"
+                )
 
-    count: int
-    cols: int
-    value: float
-    dtype: np.dtype[Any]
+    # flats and darks
 
-    def images(self, indices: Iterable[int], rows: Slab, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-        for _ in indices:
-            yield np.full((rows.rows, self.cols), self.value, dtype=dtype)
+    def _calibration(self, what: str, names: str | list[str] | None, at: list[int] | None) -> list[CalibrationSet]:
+        """Flats or darks: from their datasets, else their level; none where the user says so.
 
+        A single blank image is what beamlines write in place of calibration they did not take.
+        """
+        if names == "none":
+            return []
+        given = [names] if isinstance(names, str) else names or self._default_calibration(what)
+        stacks = [(name, images) for name in given if (images := self._calibration_images(what, name)) is not None]
+        level = self._level(what) if not stacks or (len(stacks) == 1 and is_blank(stacks[0][1])) else None
+        if level is not None:
+            return [CalibrationSet(images=level)]
+        if not stacks:
+            raise InputError(
+                f"{self._file.path}: {what} are missing: no images in {', '.join(given)} and no level in "
+                f"{LEVELS[what][0]}. Name their dataset with --set source.{what}=NAME, or go without them with "
+                f"--set source.{what}=none"
+            )
+        if missing := sorted(set(given) - {name for name, _ in stacks}) if names is not None else []:
+            raise InputError(f"{self._file.path}: {what} are missing: no images in {', '.join(missing)}")
+        positions = self._positions(what, [name for name, _ in stacks], at)
+        return [CalibrationSet(images=images, position=k) for (_, images), k in zip(stacks, positions, strict=True)]
 
-def _projections(file: DataFile, options: Options) -> Stack:
-    dataset = file.find(options.data)
-    if dataset is None:
-        raise InputError(
-            f"{file.path}: dataset {options.data} is missing (the file has: {file.contents()}): "
-            "name the dataset of the projections with data = ..."
-        )
-    axes = re.split(r"[:,\s]+", file.attribute(options.data, "axes"))
-    if "theta" in axes[1:]:
-        raise InputError(f"{file.path}: {options.data} has axes {':'.join(axes)}: transpose it to theta:y:x")
-    return file.stack(dataset)
+    def _default_calibration(self, what: str) -> list[str]:
+        """The usual dataset, and those taken before and after the projections."""
+        usual = f"{self._group.rstrip('/')}/{CALIBRATION[what]}"
+        if not self._file.has(usual) and self._file.has(f"/exchange/{CALIBRATION[what]}"):
+            usual = f"/exchange/{CALIBRATION[what]}"
+        around = [name for end in BEFORE + AFTER if self._file.has(name := usual + end)]
+        return [usual, *around] if self._file.has(usual) or not around else around
 
+    def _calibration_images(self, what: str, name: str) -> Images | None:
+        """The images of one dataset, 2-D for one image; a number is a level. None where it is absent or empty."""
+        file, inside = self._file, name
+        path, colon, rest = name.partition(":")
+        if colon and rest:
+            inside = rest
+            file = self._opened(self._file.path.parent / Path(path).expanduser(), self._options)
+        dataset = file.find(inside)
+        if dataset is None or dataset.shape is None or 0 in dataset.shape:
+            return None
+        like = self._images
+        if dataset.size == 1 and dataset.ndim < 3:
+            value = float(file.values(dataset)[0])
+            return Level(f"{file.path}: {inside}", value, rows=like.rows, cols=like.cols, dtype=like.dtype)
+        unsigned = bool(self._options.unsigned)
+        if dataset.ndim == 2:
+            images: Images = file.image(dataset, unsigned=unsigned)
+        else:
+            axes, found = axes_of(str(file.path), inside, file.texts(inside, "axes"))
+            self._notices += found
+            images = file.images(dataset, axes=axes, unsigned=unsigned)
+        if (images.rows, images.cols) != (like.rows, like.cols):
+            raise InputError(
+                f"{file.path}: {inside} has images of {images.rows} x {images.cols} pixels, expected those of "
+                f"{like.name}, {like.rows} x {like.cols}. Name other {what} with --set source.{what}=NAME"
+            )
+        return images
 
-def _calibration(file: DataFile, what: str, name: str, projections: Stack) -> Stack | _Level:
-    """Flats or darks: from their dataset, else their level; none where the user says so.
+    def _level(self, what: str) -> Images | None:
+        value = self._file.number(*LEVELS[what])
+        if value is None or not np.isfinite(value) or value < 0 or (what == "flats" and value == 0):
+            return None
+        like = self._images
+        return Level(LEVELS[what][0], value, rows=like.rows, cols=like.cols, dtype=like.dtype)
 
-    A single blank image is what beamlines write in place of calibration they did not take.
-    """
-    cols, dtype = projections.cols, projections.dtype
-    if name == "none":
-        return _Level(count=0, cols=cols, value=0.0, dtype=dtype)
-    dataset = file.find(name)
-    stack = file.stack(dataset) if dataset is not None and 0 not in (dataset.shape or ()) else None
-    if stack is not None and (stack.rows, stack.cols) != (projections.rows, cols):
-        raise InputError(
-            f"{file.path}: {name} has images of {stack.rows} x {stack.cols} pixels, "
-            f"{projections.name} of {projections.rows} x {cols}: they must be alike"
-        )
-    level = file.number(*LEVELS[what]) if stack is None or _is_blank(stack) else None
-    if level is not None and np.isfinite(level) and (level > 0 or (what == "darks" and level == 0)):
-        exact = bool(np.asarray(level).astype(dtype) == level)
-        return _Level(count=1, cols=cols, value=level, dtype=dtype if exact else np.dtype(np.float32))
-    if stack is None:
-        raise InputError(
-            f"{file.path}: {what} are missing: no images in {name} and no level in {LEVELS[what][0]}: "
-            f'name their dataset with {what} = ..., or go without them with {what} = "none"'
-        )
-    return stack
+    def _positions(self, what: str, names: Sequence[str], at: list[int] | None) -> list[float]:
+        """How many projections were recorded before each set: as the user says, else as the names say."""
+        count = self._images.count
+        if at is not None:
+            if len(at) != len(names) or not all(0 <= k <= count for k in at):
+                raise ConfigError(
+                    f"[source]: {what}_at = {at}, expected {len(names)} numbers from 0 to {count}, one for each of "
+                    f"{', '.join(names)}"
+                )
+            return [float(k) for k in at]
+        if len(names) == 1:
+            return [0.0]
+        said = [count if name.endswith(AFTER) else 0 if name.endswith(BEFORE) else None for name in names]
+        if len(names) == 2 and None in said:
+            said = [0, count]
+        if None in said and sum(one is None for one in said) > 1:
+            raise ConfigError(
+                f"[source]: {what} has {len(names)} datasets, and their names do not say when they were taken. Say how "
+                f"many projections were recorded before each with --set source.{what}_at=[0, …, {count}]"
+            )
+        return [float(k or 0) for k in said]
 
+    # angles
 
-def _is_blank(stack: Stack) -> bool:
-    every_row = Slab(0, stack.rows)
-    return stack.count == 1 and not any(image.any() for image in stack.images([0], every_row, stack.dtype))
+    def _angles_rad(self) -> NDArray[np.float64]:
+        """The angle of each recorded projection, at least as far as the user wants to play them."""
+        file, options, count = self._file, self._options, self._images.count
+        if options.angles is not None:
+            return _angles.to_rad(options.angles.of(count), units="", wanted=options.angle_unit or "degrees", where="")
+        name = options.theta or self._default_theta()
+        dataset = file.find(name)
+        if dataset is None:
+            return self._from_rotation(name)
+        where, units = f"{file.path}: {name}", file.attribute(name, "units")
+        values = file.values(dataset)
+        if dataset.ndim > 1 and dataset.shape.count(1) < dataset.ndim - 1:
+            raise InputError(
+                f"{where} has shape {dataset.shape}, expected one angle for each of {count} projections. Name another "
+                f"dataset with --set source.theta=NAME, or say --set 'source.angles={{start=0, step=DEGREES}}'"
+            )
+        self._check_count(name, len(values))
+        found = _angles.unit_notice(values, units=units, wanted=options.angle_unit, where=name)
+        self._notices += [found] if found else []
+        return _filled(_angles.to_rad(values, units=units, wanted=options.angle_unit, where=where), count)
 
+    def _default_theta(self) -> str:
+        beside = f"{self._group.rstrip('/')}/theta"
+        return beside if self._file.has(beside) else "/exchange/theta"
 
-def _common_dtype(projections: np.dtype[Any], *calibration: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype that holds them all; averages in double precision count as single."""
-    double, single = np.dtype(np.float64), np.dtype(np.float32)
-    return np.result_type(projections, *(single if dtype == double else dtype for dtype in calibration))
-
-
-def _angles_rad(file: DataFile, options: Options, projections: int) -> NDArray[np.float64]:
-    """The angle of each recorded projection, at least as far as the user wants to play them."""
-    dataset = file.find(options.theta)
-    if dataset is None:
+    def _from_rotation(self, name: str) -> NDArray[np.float64]:
+        file, count = self._file, self._images.count
         start, step = file.number(*ROTATION_START), file.number(*ROTATION_STEP)
         if start is None or step is None:
             raise InputError(
-                f"{file.path}: angles are missing: neither {options.theta} nor {ROTATION_START[0]} and "
-                f"{ROTATION_STEP[0]}: name the dataset of the angles with theta = ..."
+                f"{file.path}: angles are missing: neither {name} nor {ROTATION_START[0]} and {ROTATION_STEP[0]}. Say "
+                "them with --set 'source.angles={start=0, step=DEGREES}' or {start=0, stop=DEGREES_OF_THE_LAST}, or "
+                "name their dataset with --set source.theta=NAME"
             )
-        angles_rad = (start + step * np.arange(projections, dtype=np.float64)) * TO_RAD["degrees"]
         stated = file.number(NUM_ANGLES)
-        _check_count(file, options, NUM_ANGLES, projections if stated is None else stated, projections)
-    else:
-        units = file.attribute(options.theta, "units").lower()
-        if units not in TO_RAD:
-            raise InputError(f"{file.path}: {options.theta} has units {units!r}: they must be degrees or radians")
-        angles_rad = file.values(dataset) * TO_RAD[units]
-        _check_count(file, options, options.theta, len(angles_rad), projections)
-    return angles_rad
+        self._check_count(NUM_ANGLES, count if stated is None else stated)
+        values = start + step * np.arange(count, dtype=np.float64)
+        return _angles.to_rad(values, units="", wanted=self._options.angle_unit or "degrees", where="")
 
-
-def _check_count(file: DataFile, options: Options, name: str, angles: float, projections: int) -> None:
-    """As many angles as projections; a user who picks projections vouches for the first ones."""
-    if angles == projections or (options.projections is not None and angles >= options.projections[1]):
-        return
-    remedy = "the file is damaged or still being written"
-    if angles >= 1:
-        remedy = f"if the first ones belong together, say projections = [0, {int(min(angles, projections))}]"
-    raise InputError(
-        f"{file.path}: {name} says {angles:g} angles, {options.data} has {projections} projections: {remedy}"
-    )
-
-
-def _rows(options: Options, rows: int) -> Slab:
-    first, stop = _selection("rows", options.rows, rows)
-    return Slab(first, stop - first)
-
-
-def _selection(option: str, wanted: Range | None, count: int) -> Range:
-    if wanted is None:
-        return 0, count
-    first, stop = wanted
-    if not 0 <= first < stop <= count:
-        raise ConfigError(
-            f"[source]: {option} = [{first}, {stop}]: the file has {option} 0 to {count - 1}, stop {count}"
+    def _check_count(self, name: str, angles: float) -> None:
+        """As many angles as projections; a user who picks projections vouches for the first ones."""
+        count, wanted = self._images.count, self._options.projections
+        if angles == count or (wanted is not None and angles >= wanted[1]):
+            return
+        remedy = "The file is damaged or still being written."
+        if angles >= 1:
+            remedy = f"If the first ones belong together, say --set source.projections=[0,{int(min(angles, count))}]"
+        raise InputError(
+            f"{self._file.path}: {name} says {angles:g} angles, {self._data} has {count} projections. {remedy}"
         )
-    return wanted
 
 
-def _axis(options: Options, cols: int) -> float | None:
-    if options.axis is not None and not 0 <= options.axis <= cols - 1:
-        raise ConfigError(f"[source]: axis = {options.axis:g} is outside the detector's columns 0 to {cols - 1}")
-    return options.axis
+def _filled(angles_rad: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """As many angles as projections: the rest, which nobody asked for, has none."""
+    return np.concatenate([angles_rad[:count], np.full(max(0, count - len(angles_rad)), np.nan)])
 
 
 def _pixel_size_um(file: DataFile) -> float | None:

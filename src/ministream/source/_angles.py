@@ -1,0 +1,88 @@
+"""The angles of a recorded scan: their unit in whatever spelling, and what is odd about them."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Literal, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from ministream import config
+from ministream.errors import InputError
+from ministream.model import Notice, notice
+
+AngleUnit: TypeAlias = Literal["degrees", "radians"]
+
+_DEGREE, _RADIAN = math.pi / 180, 1.0
+_TO_RAD = dict.fromkeys(("deg", "degs", "degr", "degree", "degrees", "°", "º"), _DEGREE)
+_TO_RAD |= dict.fromkeys(("rad", "rads", "radian", "radians"), _RADIAN)
+_TO_RAD |= dict.fromkeys(("mrad", "mrads", "milliradian", "milliradians"), 1e-3)
+
+# A half or a full turn in radians looks like a scan over 3 or 6 degrees; so few projections could be either.
+_FEW, _TURN_TOLERANCE = 8, 0.03
+
+
+class AngleRange(config.Section):
+    """`angles = {start = 0, step = 0.5}` or `{start = 0, stop = 179.5}`: evenly spaced, in `angle_unit`."""
+
+    start: float = Field(default=0.0, allow_inf_nan=False)
+    step: float | None = Field(default=None, allow_inf_nan=False)
+    stop: float | None = Field(default=None, allow_inf_nan=False, description="angle of the last projection")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.step is None) == (self.stop is None):
+            raise ValueError("give step, or stop, which is the angle of the last projection")
+        return self
+
+    def of(self, count: int) -> NDArray[np.float64]:
+        """The angles of `count` projections, in the unit of the range."""
+        if self.step is not None:
+            return self.start + self.step * np.arange(count, dtype=np.float64)
+        assert self.stop is not None
+        return np.linspace(self.start, self.stop, count)
+
+
+def to_rad(values: NDArray[np.float64], *, units: str, wanted: AngleUnit | None, where: str) -> NDArray[np.float64]:
+    """Angles in radians; `units` as the file spells them, such as `[deg]`, unless the user says which.
+
+    Raises InputError for units that are not known.
+    """
+    if wanted is not None:
+        return values * (_RADIAN if wanted == "radians" else _DEGREE)
+    bare = re.sub(r"[\[\](){}<>\s._\"']", "", units).lower()
+    if bare and bare not in _TO_RAD:
+        raise InputError(
+            f"{where} has units {units!r}, expected degrees or radians in any spelling. Say which it is with "
+            "--set source.angle_unit=degrees or --set source.angle_unit=radians"
+        )
+    if not bare and _looks_like_radians(values):
+        return values
+    return values * _TO_RAD.get(bare, _DEGREE)
+
+
+def unit_notice(values: NDArray[np.float64], *, units: str, wanted: AngleUnit | None, where: str) -> Notice | None:
+    """What was assumed about the unit of these angles, where nobody says it and it is not what one expects."""
+    if wanted is not None or units or not _looks_like_radians(values):
+        return None
+    span = float(np.nanmax(values) - np.nanmin(values))
+    return notice(
+        "angles-unit",
+        f"{where} spans {span:.4g} without units: taken as radians, {math.degrees(span):.4g} degrees. Say "
+        "--set source.angle_unit=radians to confirm it, or --set source.angle_unit=degrees.",
+        span=span,
+    )
+
+
+def _looks_like_radians(values: NDArray[np.float64]) -> bool:
+    """Whether the angles, with one more step, make a half or a full turn in radians."""
+    finite = values[np.isfinite(values)]
+    if finite.size < _FEW:
+        return False
+    span = float(finite.max() - finite.min())
+    with_end = span * finite.size / (finite.size - 1)
+    turns = (math.pi, 2 * math.pi)
+    return any(abs(reach - turn) <= _TURN_TOLERANCE * turn for reach in (span, with_end) for turn in turns)

@@ -1,0 +1,43 @@
+"""The order of a dataset's axes, in the words that files use for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ministream.errors import InputError
+from ministream.model import Notice, notice
+
+_ANGLE = {"theta", "angle", "angles", "rotationangle", "rotation", "omega", "phi", "projection", "projections"}
+_ANGLE |= {"frame", "frames", "image", "images", "view", "views", "scan", "n", "t", "time", "thetas"}
+_ROW = {"y", "row", "rows", "vertical", "detectory", "ydim", "height", "v", "slice", "slices"}
+_COL = {"x", "col", "cols", "column", "columns", "horizontal", "detectorx", "xdim", "width", "u"}
+
+Axes = tuple[int, int, int]
+
+
+def axes_of(path: str, name: str, said: Sequence[str]) -> tuple[Axes, list[Notice]]:
+    """The dataset's axes that hold image, row and column, and what is odd about how the file names them.
+
+    `said` is the attribute `axes` in whatever form: `theta:y:x`, `['y', 'theta', 'x']`, one text per axis. Without it
+    the order is image, row, column. Raises InputError for names that cannot be right.
+    """
+    words = re.findall(r"[a-z_]+\d*|\.", " ".join(said).lower())
+    # flats and darks have axes such as theta_white
+    known = [_kind(re.sub(r"_(white|dark|flat).*|[_\d]", "", word)) for word in words]
+    if not words:
+        return (0, 1, 2), []
+    if len(words) == 3 and sorted(kind or "" for kind in known) == ["angle", "col", "row"]:
+        return (known.index("angle"), known.index("row"), known.index("col")), []
+    if len(words) == 3 and known[1:] == [None, None] and known[0] in ("angle", None):
+        text = f"{name} has axes {':'.join(words)}, which are not known: taken as theta:y:x"
+        return (0, 1, 2), [notice("axes-unknown", text)]
+    raise InputError(
+        f"{path}: {name} has axes {':'.join(words)}, expected theta, y and x in any order. Correct the attribute, for "
+        f"example with h5py: file['{name}'].attrs['axes'] = 'theta:y:x'"
+    )
+
+
+def _kind(word: str) -> str | None:
+    kinds = {"angle": _ANGLE, "row": _ROW, "col": _COL}
+    return next((kind for kind, words in kinds.items() if word in words), None)

@@ -1,0 +1,5 @@
+"""Reading scans from HDF5 files; h5py is used here alone among the sources."""
+
+from ministream.source._hdf5.file import DataFile
+
+__all__ = ["DataFile"]
