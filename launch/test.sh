@@ -10,15 +10,15 @@ usage: bash launch/test.sh [PART…]
 
 Without arguments every part, in this order:
   lint format types imports shell    ruff, mypy, import-linter, shellcheck
-  unit                               tests/unit
+  unit security                      tests/unit, tests/security
   parallel                           tests/parallel under mpirun; parallel-1, -2 and -4 name the ranks
   integration slurm                  whole jobs from the outside; on a real Slurm
-The tests of unit and integration run side by side, as many as the cores allow.
+The tests of unit, security and integration run side by side, as many as the cores allow.
 The exit status is 0 when every part passed, else 1.
 TEXT
 }
 
-readonly ALL='lint format types imports shell unit parallel-1 parallel-2 parallel-4 integration slurm'
+readonly ALL='lint format types imports shell unit security parallel-1 parallel-2 parallel-4 integration slurm'
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cores=$(nproc)
 table=() failed=0 child='' report=''
@@ -48,7 +48,7 @@ command_of() {
         types) command=(mypy) limit=900 ;;
         imports) command=(lint-imports) limit=300 ;;
         shell) command=(shellcheck -x -a {launch,slurm}/*.{sh,sbatch} launch/lib/mpi_env.sh .ci/run) limit=300 ;;
-        unit) command=("${pytest[@]}" -n "$cores" tests/unit) ;;
+        unit | security) command=("${pytest[@]}" -n "$cores" "tests/$1") ;;
         parallel-*) command=(mpirun -n "${1#*-}" "${pytest[@]}" --with-mpi -p no:cacheprovider tests/parallel) ;;
         # Their jobs wait for each other and for timeouts most of the time.
         integration) command=("${pytest[@]}" -n $((2 * cores)) tests/integration) ;;

@@ -29,12 +29,6 @@ WINDOW = shlex.split("--window-length 181 --window-step 181 --window-iter 5")
 SUPPLIED = {"sent": 181, "received": 181, "used": 181, "dropped": 0, "refused": 0, "repeated": 0}
 
 
-@pytest.fixture
-def jobs(tmp_path):
-    with lab(tmp_path) as started:
-        yield started
-
-
 def volume(folder: Path) -> np.ndarray:
     with h5py.File(folder / "recon.h5") as file:
         return file["data"][:]

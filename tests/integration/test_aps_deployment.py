@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.integration.jobs import MINISTREAM, Job, Lab, lab
+from tests.integration.jobs import MINISTREAM, Job, Lab
 from tests.integration.networks import HOSTS, Networks, available, networks
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs root and network namespaces")
@@ -34,12 +34,6 @@ with zmq.Context() as context, context.socket(zmq.SUB) as socket:
 def hosts():
     with networks() as made:
         yield made
-
-
-@pytest.fixture
-def jobs(tmp_path):
-    with lab(tmp_path) as started:
-        yield started
 
 
 def run(hosts: Networks, host: str, *words: str) -> str:

@@ -12,15 +12,9 @@ import numpy as np
 import pytest
 
 from tests.cable import Tap
-from tests.integration.jobs import MINISTREAM, Lab, lab
+from tests.integration.jobs import MINISTREAM, Lab
 
 PATIENCE = ["--set", "stream.connect_timeout_s=3.0", "--stall-timeout", "3"]
-
-
-@pytest.fixture
-def jobs(tmp_path: Path):
-    with lab(tmp_path) as both:
-        yield both
 
 
 @pytest.fixture

@@ -33,12 +33,6 @@ def wait_for_snapshot(jobs: Lab, reconstruction) -> None:
     reconstruction.until(lambda: list(jobs.out.glob("0*-recon.h5")))
 
 
-@pytest.fixture
-def jobs(tmp_path):
-    with lab(tmp_path) as both:
-        yield both
-
-
 def run_directly(jobs: Lab, ranks: int, produce=(), recon=(), *, pictures=False) -> tuple[int, int]:
     """Exit codes of producer and reconstruction, joined without a tunnel."""
     producer = jobs.produce(*small(), *produce)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.jobs import MINISTREAM, Job, Lab, alive, lab
+from tests.integration.jobs import MINISTREAM, Job, Lab, alive
 from tests.ports import free_ports
 from tests.waiting import eventually
 
@@ -26,12 +26,6 @@ length = 20
 step = 10
 """
 ENDLESS = QUICK.replace("projections = 30", "projections = 100000") + "[producer]\nrate = 20.0\n"
-
-
-@pytest.fixture
-def jobs(tmp_path: Path):
-    with lab(tmp_path) as jobs:
-        yield jobs
 
 
 def launch(jobs: Lab, text: str, *options: str, name: str = "launch") -> Job:

@@ -37,23 +37,6 @@ PAYLOAD = os.urandom(1 << 20) * 6
 
 
 @pytest.fixture
-def producer() -> Iterator[Echo]:
-    with echoing() as echo:
-        yield echo
-
-
-@pytest.fixture(scope="session")
-def secrets(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
-    return make_credentials(tmp_path_factory.mktemp("credentials") / "d", "operator", "mallory")
-
-
-@pytest.fixture(scope="session")
-def mallory(secrets: Credentials) -> Credentials:
-    """Another client of the same authority."""
-    return Credentials.load(secrets.directory.parent / "mallory")
-
-
-@pytest.fixture
 def gateways(secrets: Credentials, producer: Echo) -> Iterator[tuple[ControlServer, ControlServer]]:
     prod = ControlServer(side="PROD", credentials=secrets, targets=[producer.address])
     with prod, ControlServer(side="CONS", credentials=secrets) as cons:

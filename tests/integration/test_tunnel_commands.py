@@ -19,7 +19,7 @@ import pytest
 
 from ministream import registry
 from ministream.tunnel.session_manager import PROXIES
-from tests.integration.tunnel_ends import Echo, dial, echoing, exchange, is_cut, ping
+from tests.integration.tunnel_ends import Echo, dial, exchange, is_cut, ping
 from tests.ports import free_ports
 from tests.waiting import HANG_S, eventually
 
@@ -75,12 +75,6 @@ def s2cs(tmp_path: Path, name: str, *words: str | Path) -> Iterator[Server]:
         if process.poll() is None:
             process.kill()
             process.wait()
-
-
-@pytest.fixture
-def producer() -> Iterator[Echo]:
-    with echoing() as echo:
-        yield echo
 
 
 @pytest.fixture(scope="module")

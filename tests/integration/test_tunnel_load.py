@@ -25,23 +25,12 @@ from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.policy import Policy, PolicySection
 from ministream.tunnel.refusal import Code
-from tests.integration.tunnel_ends import Echo, children, dial, echoing, make_credentials, ping
+from tests.integration.tunnel_ends import Echo, children, dial, ping
 from tests.waiting import HANG_S, eventually
 
 # 1000 for the full soak; what is checked is the same.
 SESSIONS = int(os.environ.get("MINISTREAM_SESSIONS", "30"))
 KNOWN = {grpc.StatusCode[code.value] for code in Code}
-
-
-@pytest.fixture
-def producer() -> Iterator[Echo]:
-    with echoing() as echo:
-        yield echo
-
-
-@pytest.fixture(scope="module")
-def secrets(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
-    return make_credentials(tmp_path_factory.mktemp("credentials") / "d")
 
 
 def method(channel: grpc.Channel, name: str) -> Any:

@@ -10,7 +10,6 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -33,7 +32,6 @@ from tests.integration.tunnel_ends import (
     echoing,
     exchange,
     is_cut,
-    make_credentials,
     ping,
 )
 from tests.waiting import HANG_S, eventually
@@ -47,17 +45,6 @@ def need(*kinds: str) -> None:
     for kind in kinds:
         if shutil.which(PROGRAMS[kind], path=SBIN) is None:
             pytest.skip(f"{kind} is not installed: launch/setup.sh --with-proxies")
-
-
-@pytest.fixture
-def producer() -> Iterator[Echo]:
-    with echoing() as echo:
-        yield echo
-
-
-@pytest.fixture(scope="module")
-def secrets(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
-    return make_credentials(tmp_path_factory.mktemp("credentials") / "d")
 
 
 @pytest.fixture(params=registry.names(PROXIES))

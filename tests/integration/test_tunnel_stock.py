@@ -26,24 +26,13 @@ from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.policy import Policy, PolicySection
 from tests.integration.stock_server import StockServer
-from tests.integration.tunnel_ends import Echo, echoing, make_credentials, ping
+from tests.integration.tunnel_ends import Echo, ping
 from tests.ports import free_ports
 from tests.waiting import HANG_S, eventually
 
 UID = "4f8583bc-a4d3-11ee-9fd6-034d1fcbd7c3"
 # The scope under which stock s2uc looks for its token when it talks to this machine.
 SCOPE = "c42c0dac-0a52-408e-a04f-5d31bfe0aef8"
-
-
-@pytest.fixture
-def producer() -> Iterator[Echo]:
-    with echoing() as echo:
-        yield echo
-
-
-@pytest.fixture(scope="module")
-def secrets(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
-    return make_credentials(tmp_path_factory.mktemp("credentials") / "d")
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,6 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.integration.jobs import lab
-
 SCAN = ["source.rows=6", "source.cols=64", "source.projections=60"]
 WINDOW = ["--window-length", "20", "--window-step", "5", "--write-freq", "1"]
 VOLUME = 6 * 64 * 64 * 4
@@ -28,12 +26,6 @@ def slowly(descriptor):
     _sync(descriptor)
 os.fsync = slowly
 """
-
-
-@pytest.fixture
-def jobs(tmp_path):
-    with lab(tmp_path) as both:
-        yield both
 
 
 @pytest.fixture
