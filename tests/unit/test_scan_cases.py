@@ -473,7 +473,7 @@ def test_sets_whose_place_nobody_says_are_refused(cases: Path) -> None:
         for k in range(3):
             file[f"exchange/flat{k}"] = np.full((1, 4, 64), 20100, "u2")
     names = [f"/exchange/flat{k}" for k in range(3)]
-    with pytest.raises(ConfigError, match=r"flats has 3 datasets.*source\.flats_at=\[0, …, 90\]"):
+    with pytest.raises(ConfigError, match=r"flats has 3 sets.*source\.flats_at=\[0, …, 90\]"):
         Played(path, flats=names)
     assert positions(Played(path, flats=names, flats_at=[0, 30, 90]), FrameKind.FLAT) == [0.0, 30.0, 90.0]
 

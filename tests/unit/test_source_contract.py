@@ -11,6 +11,7 @@ import types
 import h5py
 import numpy as np
 import pytest
+import tifffile
 
 from ministream import config, registry, source
 from ministream.app import check
@@ -35,8 +36,26 @@ def dxchange_options(folder):
     return {"file": str(path)}
 
 
+def nxtomo_options(folder):
+    path = folder / "scan.nxs"
+    with h5py.File(path, "w") as file:
+        detector = file.create_group("entry/instrument/detector")
+        detector["data"] = np.random.default_rng(0).integers(100, 4000, (12, 3, 10)).astype(np.uint16)
+        detector["image_key"] = [2, 2, 2, 1, 1, *[0] * 7]
+        file["entry/sample/rotation_angle"] = np.r_[np.zeros(5), np.linspace(0, 150, 7)]
+    return {"file": str(path)}
+
+
+def tiff_options(folder):
+    random = np.random.default_rng(0)
+    for name, count in (("p", 7), ("flat", 2), ("dark", 3)):
+        for k in range(count):
+            tifffile.imwrite(folder / f"{name}{k}.tif", random.integers(100, 4000, (3, 10)).astype(np.uint16))
+    return {"file": str(folder), "angles": {"step": 25.0}}
+
+
 # A small scan of 7 projections, 2 flats and 3 darks of 3 x 10 pixels; a new source adds its own here.
-EXAMPLES = {"phantom": phantom_options, "dxchange": dxchange_options}
+EXAMPLES = {"phantom": phantom_options, "dxchange": dxchange_options, "nxtomo": nxtomo_options, "tiff": tiff_options}
 
 
 @pytest.fixture(params=registry.names("ministream.source"))

@@ -146,6 +146,37 @@ class Part:
         return frozenset(index - self._first for index in self._images.unwritten() if index in there)
 
 
+class Flipped:
+    """Images mirrored left to right, top to bottom, or both."""
+
+    def __init__(self, images: Images, *, left_right: bool, up_down: bool) -> None:
+        self.name, self.rows, self.cols, self.dtype = images.name, images.rows, images.cols, images.dtype
+        self.count, self._images, self._left_right, self._up_down = images.count, images, left_right, up_down
+        self.block, self.unwritten = images.block, images.unwritten
+
+    def read(self, target: Pixels, first: int, rows: Slab) -> None:
+        stored = Slab(self.rows - rows.stop, rows.rows) if self._up_down else rows
+        self._images.read(target, first, stored)
+        view = target[:, ::-1] if self._up_down else target
+        target[:] = view[:, :, ::-1].copy() if self._left_right else view.copy()
+
+
+class Scaled:
+    """Images in float32, the light of each (above `dark` [rows, cols]) multiplied by its own factor [count]."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, images: Images, factors: Pixels, dark: Pixels) -> None:
+        self.name, self.rows, self.cols, self.count = images.name, images.rows, images.cols, images.count
+        self._images, self._factors, self._dark = images, factors.astype(np.float32), dark.astype(np.float32)
+        self.block, self.unwritten = images.block, images.unwritten
+
+    def read(self, target: Pixels, first: int, rows: Slab) -> None:
+        self._images.read(target, first, rows)
+        dark = self._dark[rows.slice]
+        target[:] = dark + (target - dark) * self._factors[first : first + len(target), None, None]
+
+
 class Gap:
     """Images that are announced but were never written."""
 
@@ -232,3 +263,22 @@ def is_blank(images: Images) -> bool:
         return False
     rows = Slab(0, images.rows)
     return not any(image.any() for image in read_in_order(images, [0], rows, images.dtype))
+
+
+def picked(images: Images, indices: Sequence[int]) -> Images:
+    """These images of a stack, in ascending order."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1]:
+            runs[-1][1] += 1
+        else:
+            runs.append([index, index + 1])
+    return Joined(images.name, [Part(images, first, stop - first) for first, stop in runs])
+
+
+def mean(images: Images) -> Pixels:
+    """The mean image [rows, cols], in double precision."""
+    rows, total = Slab(0, images.rows), np.zeros((images.rows, images.cols))
+    for image in read_in_order(images, range(images.count), rows, images.dtype):
+        total += image
+    return total / images.count

@@ -23,6 +23,9 @@ _LOG = log.get(__name__)
 
 Range: TypeAlias = tuple[int, int]
 
+# What beamlines append to the name of a set that was taken before or after the projections.
+BEFORE, AFTER = ("_pre", "_before", "_start"), ("_post", "_after", "_end")
+
 
 class RecordingOptions(config.Section):
     """The options of every recorded scan. Numbers are as recorded: rows, columns and projections from 0."""
@@ -76,6 +79,31 @@ class Recording:
     energy_kev: float | None = None
     sample: str = ""
     notices: Sequence[Notice] = ()
+
+
+def set_positions(what: str, names: Sequence[str], at: Sequence[int] | None, count: int) -> list[float]:
+    """How many of `count` projections were recorded before each set: as the user says, else as the names say.
+
+    Raises ConfigError where neither does.
+    """
+    if at is not None:
+        if len(at) != len(names) or not all(0 <= k <= count for k in at):
+            raise ConfigError(
+                f"[source]: {what}_at = {list(at)}, expected {len(names)} numbers from 0 to {count}, one for each of "
+                f"{', '.join(names)}"
+            )
+        return [float(k) for k in at]
+    if len(names) == 1:
+        return [0.0]
+    said = [count if name.endswith(AFTER) else 0 if name.endswith(BEFORE) else None for name in names]
+    if len(names) == 2 and None in said:
+        said = [0, count]
+    if said.count(None) > 1:
+        raise ConfigError(
+            f"[source]: {what} has {len(names)} sets, and their names do not say when they were taken. Say how many "
+            f"projections were recorded before each with --set source.{what}_at=[0, …, {count}]"
+        )
+    return [float(k or 0) for k in said]
 
 
 class RecordedSource(source.Recorded):

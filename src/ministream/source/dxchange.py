@@ -9,20 +9,29 @@ parts (`/entry/data/data_000001`, …, as DECTRIS detectors write it) is read in
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ministream.errors import ConfigError, InputError
+from ministream.errors import InputError
 from ministream.model import Notice
 from ministream.source import _angles
 from ministream.source._axes import axes_of
 from ministream.source._hdf5 import DataFile
 from ministream.source._images import Images, Joined, Level, is_blank
-from ministream.source._recording import CalibrationSet, RecordedSource, Recording, RecordingOptions
+from ministream.source._recording import (
+    AFTER,
+    BEFORE,
+    CalibrationSet,
+    RecordedSource,
+    Recording,
+    RecordingOptions,
+    set_positions,
+)
+from ministream.source._units import TO_KEV, TO_UM
 
 ACQUISITION = "/process/acquisition"
 INSTRUMENT = "/measurement/instrument"
@@ -41,12 +50,6 @@ ENERGY = f"{INSTRUMENT}/monochromator/energy"
 SAMPLE_NAME = "/measurement/sample/name"
 PARTS = "/entry/data"
 CALIBRATION = {"flats": "data_white", "darks": "data_dark"}
-# What beamlines append to the name of a set that was taken before or after the projections.
-BEFORE, AFTER = ("_pre", "_before", "_start"), ("_post", "_after", "_end")
-
-TO_UM = dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers"), 1.0)
-TO_UM |= {"nm": 1e-3, "mm": 1e3, "m": 1e6}
-TO_KEV = {"kev": 1.0, "ev": 1e-3}
 
 
 class Options(RecordingOptions):
@@ -181,7 +184,7 @@ class _DXchange:
             )
         if missing := sorted(set(given) - {name for name, _ in stacks}) if names is not None else []:
             raise InputError(f"{self._file.path}: {what} are missing: no images in {', '.join(missing)}")
-        positions = self._positions(what, [name for name, _ in stacks], at)
+        positions = set_positions(what, [name for name, _ in stacks], at, self._images.count)
         return [CalibrationSet(images=images, position=k) for (_, images), k in zip(stacks, positions, strict=True)]
 
     def _default_calibration(self, what: str) -> list[str]:
@@ -226,28 +229,6 @@ class _DXchange:
             return None
         like = self._images
         return Level(LEVELS[what][0], value, rows=like.rows, cols=like.cols, dtype=like.dtype)
-
-    def _positions(self, what: str, names: Sequence[str], at: list[int] | None) -> list[float]:
-        """How many projections were recorded before each set: as the user says, else as the names say."""
-        count = self._images.count
-        if at is not None:
-            if len(at) != len(names) or not all(0 <= k <= count for k in at):
-                raise ConfigError(
-                    f"[source]: {what}_at = {at}, expected {len(names)} numbers from 0 to {count}, one for each of "
-                    f"{', '.join(names)}"
-                )
-            return [float(k) for k in at]
-        if len(names) == 1:
-            return [0.0]
-        said = [count if name.endswith(AFTER) else 0 if name.endswith(BEFORE) else None for name in names]
-        if len(names) == 2 and None in said:
-            said = [0, count]
-        if None in said and sum(one is None for one in said) > 1:
-            raise ConfigError(
-                f"[source]: {what} has {len(names)} datasets, and their names do not say when they were taken. Say how "
-                f"many projections were recorded before each with --set source.{what}_at=[0, …, {count}]"
-            )
-        return [float(k or 0) for k in said]
 
     # angles
 

@@ -132,6 +132,14 @@ class DataFile:
             return None
         return float(self.values(dataset)[0])
 
+    def flag(self, name: str) -> bool:
+        """Whether a dataset of one truth value is there and true."""
+        dataset = self.find(name)
+        if dataset is None or dataset.size != 1 or dataset.dtype.kind not in "biu":
+            return False
+        with reading(self.path, name):
+            return bool(np.ravel(dataset[()])[0])
+
     def quantity(self, name: str, factors: Mapping[str, float]) -> float | None:
         """A positive number times the factor of its `units` attribute; None where it is absent or unclear.
 

@@ -1,0 +1,227 @@
+"""A recorded scan in TIFF files, played again: a folder with one file per image, or files with many pages.
+
+The files are in the order of the numbers in their names. TIFF says nothing of angles, so that the options do.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ministream.errors import InputError
+from ministream.model import Slab
+from ministream.source import _angles
+from ministream.source._images import Images, Joined
+from ministream.source._recording import CalibrationSet, RecordedSource, Recording, RecordingOptions, set_positions
+from ministream.source._watch import Unchanged
+
+SUFFIXES = (".tif", ".tiff")
+DEFAULTS = {"flats": ["*flat*", "*white*"], "darks": ["*dark*"]}
+
+
+class Options(RecordingOptions):
+    """`[source]` with `kind = "tiff"`."""
+
+    file: Path = Field(strict=False, description="folder, pattern such as scan/p_*.tif, or file with many pages")
+    flats: str | list[str] | None = Field(
+        default=None, description='files or folders of flats, as patterns; none: *flat*, *white*; "none": without flats'
+    )
+    darks: str | list[str] | None = Field(
+        default=None, description='files or folders of darks, as patterns; none: *dark*; "none": without darks'
+    )
+    flats_at: list[int] | None = Field(default=None, description="projections recorded before each pattern of flats")
+    darks_at: list[int] | None = Field(default=None, description="projections recorded before each pattern of darks")
+    angles_file: Path | None = Field(default=None, strict=False, description="text file with one angle per projection")
+
+
+class Source(RecordedSource):
+    """Reads TIFF files; everything about the frames but their pixels is checked on opening."""
+
+    def __init__(self, options: Options, *, order: str, repeat: int) -> None:
+        super().__init__(_recording(options), options, order=order, repeat=repeat)
+
+    def close(self) -> None:
+        """Files are open only while they are read."""
+
+
+class _File:
+    """The pages of one TIFF file."""
+
+    def __init__(self, path: Path, unsigned: bool) -> None:
+        self.name, self._path, self._unsigned = str(path), path, unsigned
+        self._unchanged = Unchanged(path)
+        with _opened(path) as file:
+            pages = [page for page in file.pages if page.imagewidth]
+            shapes = sorted({page.shape for page in pages})
+            first = file.pages.first
+            if len(shapes) != 1 or len(shapes[0]) != 2 or first.dtype is None or first.dtype.kind not in "iuf":
+                raise InputError(
+                    f"{path}: pages of shape {' and '.join(map(str, shapes))} and type {first.dtype}, expected grey "
+                    "images of one size. Convert the file, or leave it out with a pattern: --set source.file=PATTERN"
+                )
+            self.rows, self.cols = shapes[0]
+            dtype = first.dtype.newbyteorder("=")
+            shape = file.series[0].shape
+            self.count = len(pages) if len(shape) == 2 else int(np.prod(shape[:-2]))
+            self._one_by_one = self.count == len(pages)
+            _check_size(path, pages, self.count * self.rows * self.cols * dtype.itemsize, self._one_by_one)
+        self.dtype: np.dtype[Any] = np.dtype(f"u{dtype.itemsize}") if unsigned and dtype.kind == "i" else dtype
+
+    def block(self, index: int) -> tuple[int, int]:
+        return index, index + 1
+
+    def read(self, target: NDArray[Any], first: int, rows: Slab) -> None:
+        """Fill `target` [n, rows.rows, cols] with the pages from `first` on. Raises InputError."""
+        with _opened(self._path) as file:
+            for k in range(len(target)):
+                image = file.pages[first + k].asarray() if self._one_by_one else self._contiguous(file, first + k)
+                native = np.ascontiguousarray(image[rows.slice], dtype=image.dtype.newbyteorder("="))
+                target[k] = native.view(self.dtype)
+        self._unchanged.check()
+
+    def _contiguous(self, file: tifffile.TiffFile, index: int) -> NDArray[Any]:
+        """One image of a file that describes its first page alone, as ImageJ writes large stacks."""
+        dtype = file.pages.first.dtype.newbyteorder(file.byteorder)
+        pixels = self.rows * self.cols
+        offset = file.pages.first.dataoffsets[0] + index * pixels * dtype.itemsize
+        return np.fromfile(self._path, dtype, count=pixels, offset=offset).reshape(self.rows, self.cols)
+
+    def unwritten(self) -> frozenset[int]:
+        return frozenset()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
+    """A TIFF file, open; what tifffile raises comes out as InputError."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with tifffile.TiffFile(path) as file:
+            yield file
+    except (OSError, ValueError, TypeError, IndexError, KeyError, RuntimeError, struct.error) as error:
+        remedy = "The file is damaged, no TIFF, or compressed in a way that needs the Python package imagecodecs."
+        raise InputError(f"{path}: cannot be read as TIFF: {error}. {remedy}") from error
+
+
+def _check_size(path: Path, pages: Sequence[Any], contiguous: int, one_by_one: bool) -> None:
+    """The pixels of every page lie within the file: of a shorter one tifffile makes up the rest."""
+    ends = [
+        offset + size
+        for page in pages
+        for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True)
+        if size
+    ]
+    if not one_by_one:
+        ends.append(pages[0].dataoffsets[0] + contiguous)
+    needed, size = max(ends, default=0), path.stat().st_size
+    if size < needed or not ends:
+        raise InputError(f"{path}: has {size} bytes, expected {needed}: the file was cut short. Copy it again.")
+
+
+def _recording(options: Options) -> Recording:
+    path = options.file.expanduser()
+    folder = path if path.is_dir() else path.parent
+    sets = {what: _calibration(folder, what, getattr(options, what)) for what in DEFAULTS}
+    taken = {file for patterns in sets.values() for _, files in patterns for file in files}
+    files = [file for file in _files(path) if file not in taken]
+    if not files:
+        raise InputError(
+            f"{path}: no TIFF files of projections, expected names that end in {' or '.join(SUFFIXES)}. Name a folder, "
+            "a file or a pattern with --set source.file=PATTERN"
+        )
+    projections = _stack(str(path), files, options)
+    flats, darks = (_sets(what, sets[what], projections, options) for what in DEFAULTS)
+    return Recording(
+        name=str(path),
+        projections=projections,
+        flats=flats,
+        darks=darks,
+        angles_rad=_angles_rad(options, projections),
+        sample=folder.name,
+    )
+
+
+def _files(pattern: Path) -> list[Path]:
+    """The TIFF files of a folder, of a pattern, or the one named, in the order of the numbers in their names."""
+    if pattern.is_dir():
+        found = list(pattern.iterdir())
+    elif pattern.exists():
+        return [pattern]
+    else:
+        found = [
+            inside
+            for path in (pattern.parent.glob(pattern.name) if pattern.parent.is_dir() else [])
+            for inside in (path.iterdir() if path.is_dir() else [path])
+        ]
+    return sorted((path for path in found if path.suffix.lower() in SUFFIXES), key=_number)
+
+
+def _number(path: Path) -> tuple[list[Any], str]:
+    words = re.split(r"(\d+)", path.stem)
+    return [int(word) if word.isdigit() else word for word in words], path.suffix
+
+
+def _calibration(folder: Path, what: str, given: str | list[str] | None) -> list[tuple[str, list[Path]]]:
+    """The files of each pattern. Raises InputError where there are none, unless the user wants none."""
+    if given == "none":
+        return []
+    patterns = [given] if isinstance(given, str) else given or DEFAULTS[what]
+    found = [(pattern, _files(folder / pattern)) for pattern in patterns]
+    missing = [pattern for pattern, files in found if not files]
+    if missing and (given is not None or len(missing) == len(patterns)):
+        raise InputError(
+            f"{folder}: {what} are missing: no TIFF files match {', '.join(missing)}. Name them with --set "
+            f"source.{what}=PATTERN, or go without them with --set source.{what}=none"
+        )
+    return [(pattern, files) for pattern, files in found if files]
+
+
+def _stack(name: str, files: Sequence[Path], options: Options) -> Images:
+    return Joined(name, [_File(file, bool(options.unsigned)) for file in files])
+
+
+def _sets(what: str, found: Sequence[tuple[str, list[Path]]], like: Images, options: Options) -> list[CalibrationSet]:
+    if not found:
+        return []
+    stacks = [_stack(pattern, files, options) for pattern, files in found]
+    for stack in stacks:
+        if (stack.rows, stack.cols) != (like.rows, like.cols):
+            raise InputError(
+                f"{options.file}: the {what} {stack.name} have {stack.rows} x {stack.cols} pixels, expected "
+                f"{like.rows} x {like.cols} as the projections have. Name others with --set source.{what}=PATTERN"
+            )
+    at: list[int] | None = getattr(options, f"{what}_at")
+    positions = set_positions(what, [Path(pattern).stem.rstrip("*") for pattern, _ in found], at, like.count)
+    return [CalibrationSet(images=stack, position=k) for stack, k in zip(stacks, positions, strict=True)]
+
+
+def _angles_rad(options: Options, projections: Images) -> NDArray[np.float64]:
+    count, unit = projections.count, options.angle_unit or "degrees"
+    if options.angles is not None:
+        return _angles.to_rad(options.angles.of(count), units="", wanted=unit, where="")
+    if options.angles_file is None:
+        raise InputError(
+            f"{options.file}: angles are missing, and TIFF has none. Say them with --set 'source.angles={{start=0, "
+            "step=DEGREES}' or {start=0, stop=DEGREES_OF_THE_LAST}, or name a text file with one angle per line with "
+            "--set source.angles_file=FILE"
+        )
+    path = options.angles_file.expanduser()
+    try:
+        values = np.loadtxt(path, ndmin=1, comments="#", encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: angles cannot be read, expected one number per line: {error}") from error
+    if values.shape != (count,):
+        raise InputError(
+            f"{path}: angles of shape {values.shape}, expected {count}, one for each projection in {options.file}. "
+            "Correct the file, or choose the projections with a pattern: --set source.file=PATTERN"
+        )
+    return _angles.to_rad(values, units="", wanted=unit, where="")
