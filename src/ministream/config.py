@@ -149,11 +149,49 @@ class ReconSection(PluginSection):
         return self.center - 0.5 if self.center is not None else self.axis
 
 
+_CORRECTIONS = {
+    "counts": {"flat_dark": True, "minus_log": True},
+    "transmission": {"flat_dark": False, "minus_log": True},
+    "attenuation": {"flat_dark": False, "minus_log": False},
+}
+
+
 class PrepSection(Section):
     """`[prep]`: corrections before reconstruction."""
 
+    input: Literal["counts", "transmission", "attenuation"] | None = Field(
+        default=None,
+        description="what the pixels are: detector counts, divided by flats already, or line integrals (-log taken)",
+    )
     minus_log: bool = Field(default=True, description="false on the wire tracemq, unless given: corrected already")
     flat_dark: bool = Field(default=True, description="false on the wire tracemq, unless given: corrected already")
+    mask: Path | None = Field(
+        default=None, strict=False, description=".npy file of unusable pixels, bool [rows, cols], true: mend"
+    )
+    mended_limit: float = Field(
+        default=0.05, ge=0, le=1, description="share of mended pixels above which a run is not complete"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _input_decides(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """`input` is the one setting that says which corrections the pixels need."""
+        decided = _CORRECTIONS.get(values.get("input") or "", {})
+        clash = [key for key, value in decided.items() if values.get(key, value) != value]
+        if clash:
+            raise ValueError(
+                f"input = {values['input']!r} means {clash[0]} = {decided[clash[0]]}: leave {clash[0]} out"
+            )
+        return values | decided
+
+
+class PlausibilitySection(Section):
+    """`[plausibility]`: what to do with scans that look odd."""
+
+    strict: bool = Field(default=False, description="every warning about the scan is an error")
+    accept: tuple[str, ...] = Field(
+        default=(), strict=False, description="codes of warnings that are known and accepted, even if strict"
+    )
 
 
 class OutputSection(Section):
@@ -197,6 +235,7 @@ class Config(Section):
     window: WindowSection = WindowSection()
     recon: ReconSection = ReconSection()
     prep: PrepSection = PrepSection()
+    plausibility: PlausibilitySection = PlausibilitySection()
     output: OutputSection = OutputSection()
     aps: ApsSection = ApsSection()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -208,7 +247,8 @@ class Config(Section):
         stream, prep = tables.get("stream"), tables.get("prep", {})
         wire = stream.get("wire") if isinstance(stream, dict) else None
         if wire in registry.names(WIRES) and isinstance(prep, dict) and _wire(wire).corrected:
-            return tables | {"prep": {"minus_log": False, "flat_dark": False} | prep}
+            corrected = {} if prep.get("input") else {"minus_log": False, "flat_dark": False}
+            return tables | {"prep": corrected | prep}
         return tables
 
     @model_validator(mode="after")

@@ -60,11 +60,13 @@ class Notice:
     frames: Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**53)], ...], Meta(max_length=MAX_LISTED_FRAMES)] = ()
 
 
-def notice(code: str, text: str, *, frames: Iterable[int] = (), **numbers: float) -> Notice:
+def notice(
+    code: str, text: str, *, frames: Iterable[int] = (), numbers: Mapping[str, float] | None = None, **more: float
+) -> Notice:
     """A notice about any number of `frames`; where there are some, the number `frames` says how many."""
     concerned = sorted(map(int, frames))
     counted = {"frames": float(len(concerned))} if concerned else {}
-    values = {name: float(value) for name, value in numbers.items()}
+    values = {name: float(value) for name, value in {**(numbers or {}), **more}.items()}
     return Notice(code=code, text=text, numbers=values | counted, frames=tuple(concerned[:MAX_LISTED_FRAMES]))
 
 

@@ -19,6 +19,7 @@ from ministream.errors import ConfigError, FrameError, PeerError
 from ministream.model import Frame, FrameKind, Scan
 from ministream.parallel.row_scatter import RowScatter
 from ministream.transport.native import FrameSender
+from ministream.wire import frames
 from ministream.wire.native import Share
 from tests.cable import Cable
 
@@ -29,7 +30,7 @@ STEP = 7
 
 
 def make_frames(bad_rows=()):
-    """The scan's frames; row `row` of projection `index` holds a NaN for each (index, row) of `bad_rows`."""
+    """The scan's frames; `damage` makes the band bad that has row `row` of projection `index`, for `bad_rows`."""
     rng = np.random.default_rng(3)
     for kind, count in ((FrameKind.DARK, 1), (FrameKind.FLAT, 2), (FrameKind.PROJECTION, 40)):
         for index in range(count):
@@ -93,6 +94,22 @@ def receiving(request, comm):
     if request.param > comm.size:
         pytest.skip(f"needs {request.param} ranks")
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def damage(monkeypatch):
+    """A band that holds a NaN arrives damaged: what the checksum finds on a real line."""
+
+    sound = frames.unpack
+
+    def unpack(header, payload, info):
+        frame = sound(header, payload, info)
+        if np.isnan(frame.pixels).any():
+            name = f"{header.kind.name.lower()} {header.index}"
+            raise FrameError(f"{name} does not match its checksum", reason="checksum")
+        return frame
+
+    monkeypatch.setattr(frames, "unpack", unpack)
 
 
 @pytest.fixture(autouse=True)
@@ -180,7 +197,7 @@ def test_what_one_band_refuses_is_missing_for_all(comm, receiving, bad):
         counters = outcome.ingress.counters
         assert not outcome.ingress.complete
         assert (counters.sent, counters.received, counters.refused) == (40, 40 - len(bad), len(bad))
-        assert counters.reasons == {"not-finite": len(bad)}
+        assert counters.reasons == {"checksum": len(bad)}
     if outcome.producer is not None:
         assert outcome.producer.error is None, "every frame is accounted for"
 
@@ -217,11 +234,11 @@ def test_a_strict_job_ends_for_all_where_one_band_refuses(comm, receiving):
     outcome = receive(comm, receiving, make_frames([(5, SCAN.rows - 1)]), strict=True)
     assert_same(outcome.rows, expected(comm)[: len(outcome.rows)])
     assert len(outcome.rows) == 3 + 5
-    with pytest.raises(FrameError, match=r"NaN.*strict"):
+    with pytest.raises(FrameError, match=r"checksum.*strict"):
         comm.agree(outcome.ingress.failure if outcome.ingress else None)
     if outcome.ingress is not None:
         assert not outcome.ingress.complete
-        assert "projection 5 holds NaN" in outcome.ingress.ending
+        assert "projection 5 does not match its checksum" in outcome.ingress.ending
 
 
 def test_more_receiving_ranks_than_ranks_are_refused(comm):

@@ -285,14 +285,14 @@ def test_bad_frames_are_refused_and_the_stream_goes_on() -> None:
     scan = replace(SMALL, dtype="<f4")
     frames = list(make_frames(scan))
     for number in (3, 11):
-        frames[number].pixels[1, 1] = np.nan
+        frames[number] = replace(frames[number], angle_rad=np.nan)
     with FrameSender(LOOPBACK, scan) as sender, FrameReceiver(sender.address) as receiver:
         sending = Sending(sender, frames)
         *events, ended = events_of(receiver)
         assert [e.seq for e in events if isinstance(e, Refused)] == [3, 11]
         assert {(e.reason, e.text) for e in events if isinstance(e, Refused)} == {
-            ("not-finite", "flat 1 holds NaN or infinity"),
-            ("not-finite", "projection 6 holds NaN or infinity"),
+            ("not-finite", "flat 1 has the angle nan, expected a finite number"),
+            ("not-finite", "projection 6 has the angle nan, expected a finite number"),
         }
         assert sum(isinstance(e, Arrived) for e in events) == 10
         assert isinstance(ended, Ended)

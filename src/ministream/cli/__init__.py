@@ -33,6 +33,12 @@ SetOption = Annotated[
 RunArgument = Annotated[
     Path | None, typer.Argument(metavar="[RUN.toml]", help="Configuration file.", show_default=False)
 ]
+StrictOption = Annotated[
+    bool | None, typer.Option("--strict", help="End at the first refused frame, or warning about the scan.")
+]
+AcceptOption = Annotated[
+    list[str] | None, typer.Option(help="Acknowledge a warning about the scan by its code; repeatable.", metavar="CODE")
+]
 AnnounceOption = Annotated[
     Path | None, typer.Option(help="Write this job's addresses here (JSON, 0600) once it listens.", metavar="FILE")
 ]

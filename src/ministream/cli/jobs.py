@@ -8,7 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from ministream import config, log, registry
-from ministream.cli import ERRORS, AnnounceOption, RunArgument, SetOption, output, overrides
+from ministream.cli import (
+    ERRORS,
+    AcceptOption,
+    AnnounceOption,
+    RunArgument,
+    SetOption,
+    StrictOption,
+    output,
+    overrides,
+)
 from ministream.errors import ExitCode, IncompleteError
 
 _WIRES = ", ".join(registry.names(config.WIRES))
@@ -121,7 +130,8 @@ def recon(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")] = None,
     reference: Annotated[Path | None, typer.Option(help="Volume that every update is compared with.")] = None,
-    strict: Annotated[bool | None, typer.Option("--strict", help="End at the first refused frame.")] = None,
+    strict: StrictOption = None,
+    accept: AcceptOption = None,
     stall_timeout: Annotated[float | None, typer.Option(help="Silence in seconds that ends the scan.")] = None,
     producer: Annotated[
         str | None, typer.Option(help="Producer's S2CS: open the tunnel from here, and close it.", metavar="HOST:PORT")
@@ -162,6 +172,7 @@ def recon(
             "publish": pub_addr,
             "reference": str(reference) if reference else None,
         },
+        plausibility={"strict": strict, "accept": accept or None},
         tunnel=_tunnel(control, credentials, insecure) | {"producer": producer},
     )
     console = output()

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ministream import config, log
-from ministream.cli import ERRORS, RunArgument
+from ministream.cli import ERRORS, AcceptOption, RunArgument, SetOption, StrictOption, overrides
 from ministream.errors import ConfigError
 
 
@@ -59,6 +59,9 @@ def launch(
     ] = None,
     partner_timeout: Annotated[float, typer.Option(help="Seconds to wait for the other job.")] = 900.0,
     finish_timeout: Annotated[float, typer.Option(help="Seconds to finish and write after a signal.")] = 90.0,
+    strict: StrictOption = None,
+    accept: AcceptOption = None,
+    settings: SetOption = None,
     producer_options: Annotated[str, typer.Option(help="More options for `ministream produce`.")] = "",
     recon_options: Annotated[str, typer.Option(help="More options for `ministream recon`.")] = "",
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
@@ -82,7 +85,8 @@ def launch(
     outcome = app(
         Plan(
             run=run,
-            out=out or _fresh(config.load(run).output.directory),
+            settings=tuple(settings or ()),
+            out=out or _fresh(config.load(run, overrides(settings)).output.directory),
             side=side.value if side else None,
             rendezvous=rendezvous,
             producer=producer,
@@ -93,13 +97,13 @@ def launch(
             port=port,
             ranks=ranks,
             threads=threads,
-            ingress=ingress or _ingress(run),
+            ingress=ingress or _ingress(run, settings),
             launcher=tuple(shlex.split(launcher)),
             producer_launcher=tuple(shlex.split(producer_launcher)),
             scratch=scratch,
             timeouts=Timeouts(partner_s=partner_timeout, finish_s=finish_timeout),
             producer_options=tuple(shlex.split(producer_options)),
-            recon_options=tuple(shlex.split(recon_options)),
+            recon_options=(*_plausibility(strict, accept), *shlex.split(recon_options)),
         )
     )
     if outcome.failed:
@@ -107,10 +111,15 @@ def launch(
         raise typer.Exit(outcome.code)
 
 
-def _ingress(run: Path | None) -> int:
+def _plausibility(strict: bool | None, accept: list[str] | None) -> list[str]:
+    """The reconstruction job's options about odd scans."""
+    return (["--strict"] if strict else []) + [word for code in accept or [] for word in ("--accept", code)]
+
+
+def _ingress(run: Path | None, settings: list[str] | None) -> int:
     """The ranks that receive, as the run file says it. What is wrong with the file, the job tells both sides."""
     try:
-        return config.load(run).stream.ingress
+        return config.load(run, overrides(settings)).stream.ingress
     except ConfigError:
         return 1
 

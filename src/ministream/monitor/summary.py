@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from ministream import atomic
-from ministream.model import Counters
+from ministream.model import Counters, Notice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +28,7 @@ class Summary:
     and psnr (dB) against the truth, None where it is not known; `residuals` the residual norm before the last
     iteration of each update, `iterations` how many it had; `storage` how volumes were written, `write_hidden_s` the
     seconds of it on rank 0 that nothing waited for (what was waited for is the stage `write`);
+    `warnings` are what is odd about the scan, `accepted` the codes of those that the user has acknowledged;
     `failures` names each observer of the run (pictures, snapshots, …) that failed, with its first error.
     """
 
@@ -57,6 +58,8 @@ class Summary:
     peak_memory_mib: Sequence[float] = ()
     storage: str = ""
     write_hidden_s: float = 0.0
+    warnings: Sequence[Notice] = ()
+    accepted: Sequence[str] = ()
     failures: Mapping[str, str] = dataclasses.field(default_factory=dict)
     files: Sequence[str] = ()
 
@@ -102,6 +105,7 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("refused because", ", ".join(f"{reason}: {count}" for reason, count in summary.counters.reasons.items())),
         ("repaired", f"{summary.repaired_pixels} pixels" if summary.repaired_pixels else ""),
         ("ending", "" if summary.complete else summary.ending),
+        ("warnings", "\n".join(_warning(notice, summary.accepted) for notice in summary.warnings)),
         ("updates", _updates(summary)),
         ("time", f"{summary.seconds:.1f} s, {summary.projections_per_s:.1f} projections/s"),
         ("latency", _latency(summary)),
@@ -118,6 +122,10 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("results in", str(Path(summary.files[0]).parent) if summary.files else ""),
         ("files", _files(summary.files)),
     ]
+
+
+def _warning(notice: Notice, accepted: Sequence[str]) -> str:
+    return f"{notice.code}{' (accepted)' if notice.code in accepted else ''}: {notice.text}"
 
 
 def _tunnel(tunnel: Mapping[str, str | int] | None) -> str:

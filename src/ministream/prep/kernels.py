@@ -15,52 +15,102 @@ BLOCK = 16
 """Rows corrected together: their transposed columns fill whole cache lines of the window."""
 DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 """Pixels that are read as they come; others are converted to float32 first."""
+MEASURES = ("sum", "moment", "left", "right", "bright", "saturated")
+"""Of a sampled row: Σ p, Σ p (u - (cols - 1) / 2), mean p of either edge, and how many pixels p < -BRIGHT or at the top
+of their dtype; p are the values written."""
+BRIGHT = np.float32(0.1)
+EDGE_SHARE = 32
+"""An edge is one column in so many."""
+
+_LOST = np.float32(np.nan)
 
 
 @inline
-def _transmissions(raw, dark, gain, smallest, repair, line):
-    """line = (raw - dark) · gain, or `repair` where that is below `smallest` or NaN; returns how many, not the dead."""
-    repaired = 0
+def _transmissions(raw, dark, gain, smallest, largest, repair, line):
+    """line = (raw - dark) · gain, `repair` below `smallest`, NaN where lost: gain NaN, or not within ± `largest`.
+
+    Returns how many pixels were starved (below `smallest`) and how many are lost.
+    """
+    starved = 0
+    lost = 0
     for u in range(raw.size):
         value = (np.float32(raw[u]) - dark[u]) * gain[u]
-        good = value >= smallest
-        repaired += (not good) and gain[u] != 0
-        line[u] = value if good else repair
-    return repaired
+        known = (value >= -largest) & (value <= largest)
+        low = known & (value < smallest)
+        starved += low
+        lost += not known
+        line[u] = repair if low else (value if known else _LOST)
+    return starved, lost
 
 
 @inline
-def _bridge(line, left, right):
-    """Replace pixel u by the line between its nearest sound neighbours left[u] and right[u]; returns how many.
-
-    left[u] = u marks a sound pixel; -1 stands for no sound pixel on that side.
-    """
-    bridged = 0
-    for u in range(line.size):
-        a, b = left[u], right[u]
-        if a == u:
+def _bridge(line):
+    """Replace each run of NaN by the line between its neighbours; a row without any other pixel becomes 0."""
+    cols = line.size
+    u = 0
+    while u < cols:
+        if line[u] == line[u]:
+            u += 1
             continue
-        bridged += 1
-        if a < 0 and b < 0:
-            line[u] = 0
-        elif a < 0:
-            line[u] = line[b]
-        elif b < 0:
-            line[u] = line[a]
-        else:
-            line[u] = line[a] + (line[b] - line[a]) * np.float32((u - a) / (b - a))
-    return bridged
+        stop = u
+        while stop < cols and line[stop] != line[stop]:
+            stop += 1
+        left = line[u - 1] if u > 0 else (line[stop] if stop < cols else np.float32(0))
+        right = line[stop] if stop < cols else left
+        for k in range(u, stop):
+            line[k] = left + (right - left) * np.float32((k - u + 1) / (stop - u + 1))
+        u = stop
+
+
+@inline
+def _measure(raw, top, line, measures):
+    """MEASURES of one row. Four sums side by side: one alone would wait for each addition."""
+    cols = line.size
+    middle = np.float32(0.5 * (cols - 1))
+    quarter = cols // 4
+    bright = 0
+    saturated = 0
+    s0 = s1 = s2 = s3 = m0 = m1 = m2 = m3 = np.float32(0)
+    for u in range(quarter):
+        a, b, c, d = line[u], line[u + quarter], line[u + 2 * quarter], line[u + 3 * quarter]
+        s0 += a
+        s1 += b
+        s2 += c
+        s3 += d
+        k = np.float32(u) - middle
+        m0 += a * k
+        m1 += b * (k + np.float32(quarter))
+        m2 += c * (k + np.float32(2 * quarter))
+        m3 += d * (k + np.float32(3 * quarter))
+    for u in range(4 * quarter, cols):
+        s0 += line[u]
+        m0 += line[u] * (np.float32(u) - middle)
+    for u in range(cols):
+        bright += line[u] < -BRIGHT
+        saturated += raw[u] >= top
+    edge = max(1, cols // EDGE_SHARE)
+    left = right = np.float32(0)
+    for u in range(edge):
+        left += line[u]
+        right += line[cols - 1 - u]
+    measures[0], measures[1] = (s0 + s1) + (s2 + s3), (m0 + m1) + (m2 + m3)
+    measures[2], measures[3] = left / np.float32(edge), right / np.float32(edge)
+    measures[4], measures[5] = bright, saturated
+
+
+def edge_cols(cols: int) -> int:
+    """Columns of an edge, of which `_measure` takes the mean."""
+    return max(1, cols // EDGE_SHARE)
 
 
 @functools.cache
 def warm_up() -> None:
     """Compile or load the kernel for every type of pixel; one process of a node at a time."""
-    line = np.zeros((1, 1), np.float32)
-    places = np.zeros((1, 1), np.int32)
+    line, measures = np.zeros((1, 1), np.float32), np.zeros((1, len(MEASURES)), np.float32)
     with one_compiles_first():
         for dtype in DTYPES:
-            raw = read_only(np.zeros((1, 1), dtype))
-            correct(raw, line, line, places, places, False, np.float32(0), np.float32(0), line.copy(), line.copy())
+            raw, zero = read_only(np.zeros((1, 1), dtype)), np.float32(0)
+            correct(raw, line, line, False, zero, zero, zero, zero, 1, line.copy(), line.copy(), measures)
 
 
 def read_only(raw: NDArray[Any]) -> NDArray[Any]:
@@ -71,23 +121,30 @@ def read_only(raw: NDArray[Any]) -> NDArray[Any]:
 
 
 @jit
-def correct(raw, dark, gain, left, right, minus_log, smallest, repair, lines, out):
-    """out[col, row] = line integrals of raw[row, col]; returns the number of repaired pixels.
+def correct(raw, dark, gain, minus_log, smallest, largest, repair, top, every, lines, out, measures):
+    """out[col, row] = line integrals of raw[row, col]; returns the numbers of starved and of lost pixels.
 
-    `lines` is scratch, float32 [BLOCK, cols]. Without `minus_log` the transmissions themselves are written.
+    `lines` is scratch, float32 [BLOCK, cols]. Without `minus_log` the transmissions themselves are written. Of every
+    `every`-th row `measures` [row, MEASURES] are taken while it is at hand; `top` is what saturated pixels show.
     """
     rows, cols = raw.shape
-    repaired = 0
+    starved = 0
+    lost = 0
     for first in range(0, rows, BLOCK):
         count = min(BLOCK, rows - first)
         for k in range(count):
             row, line = first + k, lines[k]
-            repaired += _transmissions(raw[row], dark[row], gain[row], smallest, repair, line)
+            low, gone = _transmissions(raw[row], dark[row], gain[row], smallest, largest, repair, line)
             if minus_log:
                 for u in range(cols):
                     line[u] = -math.log(line[u])
-            repaired += _bridge(line, left[row], right[row])
+            if gone:
+                _bridge(line)
+            if row % every == 0 and row // every < measures.shape[0]:
+                _measure(raw[row], top, line, measures[row // every])
+            starved += low
+            lost += gone
         for u in range(cols):
             for k in range(count):
                 out[u, first + k] = lines[k, u]
-    return repaired
+    return starved, lost

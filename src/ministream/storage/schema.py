@@ -21,7 +21,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ministream.model import Counters, Scan
+from ministream.model import Counters, Notice, Scan
 
 DATASET = "/data"
 CONVENTION = (
@@ -34,7 +34,8 @@ class VolumeState:
     """What is known of the scan at the moment a volume is written.
 
     `angles_rad` are the smallest and the largest angle used so far, None before the first; `elapsed_s`
-    counts from the first frame; `complete` says whether every projection that was sent is in the volume.
+    counts from the first frame; `warnings` are what is odd about the scan, `accepted` the codes of those that the user
+    has acknowledged; `complete` says whether every projection that was sent is in the volume.
     """
 
     counters: Counters
@@ -43,6 +44,8 @@ class VolumeState:
     elapsed_s: float
     angles_rad: tuple[float, float] | None = None
     quality: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    warnings: tuple[Notice, ...] = ()
+    accepted: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +87,8 @@ def _progress(state: VolumeState) -> dict[str, Any]:
         {"complete": state.complete, "updates": state.updates, "elapsed_s": state.elapsed_s}
         | {f"projections_{name}": count for name, count in counters.items()}
         | {"refused_reasons": json.dumps(reasons)}
+        | {"warnings": json.dumps([dataclasses.asdict(notice) for notice in state.warnings])}
+        | {"warnings_accepted": json.dumps(state.accepted)}
         | {f"quality_{name}": value for name, value in state.quality.items()}
     )
 

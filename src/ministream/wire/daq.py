@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ministream import log
@@ -135,8 +134,6 @@ class DaqStream:
                 f"TImage seq {image.seq}: dims {shape} differ from {self.shape} of the images before", reason="size"
             )
         pixels: NDArray[Any] = image.pixels(self._dtype)[0]
-        if pixels.dtype.kind == "f" and not (np.isfinite(pixels.min()) and np.isfinite(pixels.max())):
-            raise FrameError(f"TImage seq {image.seq}: tdata holds NaN or infinity", reason="not-finite")
         self.shape = shape
         if self.axis_col is None and image.center > 0:
             self.axis_col = image.center - 0.5

@@ -81,7 +81,8 @@ def unpack(header: FrameHeader, payload: Part, info: ScanInfo) -> Frame:
     They are copied only where the payload is not aligned for their dtype, as ZeroMQ leaves messages of less
     than 8 KiB.
 
-    Raises FrameError with the reason `size`, `dtype`, `codec`, `checksum` or `not-finite`.
+    Raises FrameError with the reason `size`, `dtype`, `codec`, `checksum` or `not-finite`; the last is about
+    the angle and the times alone: pixels that are NaN or infinite are mended, not refused.
     """
     name = f"{header.kind.name.lower()} {header.index}"
     _check_form(header.shape, info.shape, header.dtype, info.dtype, name)
@@ -96,8 +97,9 @@ def unpack(header: FrameHeader, payload: Part, info: ScanInfo) -> Frame:
     if not pixels.flags.aligned:
         pixels = pixels.copy()
     pixels.flags.writeable = False
-    if not (all(map(math.isfinite, (header.angle_rad, header.acquired_s, header.position))) and _finite(pixels)):
-        raise FrameError(f"{name} holds NaN or infinity", reason="not-finite")
+    for field, value in (("angle", header.angle_rad), ("time", header.acquired_s), ("position", header.position)):
+        if not math.isfinite(value):
+            raise FrameError(f"{name} has the {field} {value}, expected a finite number", reason="not-finite")
     return Frame(
         kind=header.kind,
         index=header.index,
@@ -113,11 +115,3 @@ def _check_form(shape: tuple[int, ...], due: tuple[int, int], dtype: str, dtype_
         raise FrameError(f"{name} has the shape {shape}, the scan's is {due}", reason="size")
     if dtype != dtype_due:
         raise FrameError(f"{name} has the dtype {dtype!r}, the scan's is {dtype_due!r}", reason="dtype")
-
-
-def _finite(pixels: NDArray[Any]) -> bool:
-    """Whether no pixel is NaN or infinite: NaN propagates through min, so two passes tell and allocate nothing."""
-    if pixels.dtype.kind != "f":
-        return True
-    with np.errstate(invalid="ignore"):
-        return math.isfinite(pixels.min()) and math.isfinite(pixels.max())

@@ -29,11 +29,13 @@ class Plan:
     are found, `port` the port (0: any free one). `launcher` are the words that start the reconstruction's ranks
     (none: mpirun on this machine), `producer_launcher` those that start the producer. `ranks` and `threads` 0:
     what this machine grants. `ingress` ranks receive. Results go to `out`, by way of `scratch` where that is given.
-    `curve` encrypts the stream end to end, with keys made for the pair. `*_options` are passed on to the jobs.
+    `settings` are assignments TABLE.KEY=VALUE for both jobs. `curve` encrypts the stream end to end, with keys made for
+    the pair. `*_options` are passed on to the jobs.
     """
 
     run: Path | None
     out: Path
+    settings: tuple[str, ...] = ()
     side: JobSide | None = None
     rendezvous: Path | None = None
     producer: str | None = None
@@ -112,7 +114,8 @@ def share(grant: CoreGrant, ranks: int, threads: int) -> tuple[int, int]:
 
 
 def _run(plan: Plan) -> list[str]:
-    return [str(plan.run)] if plan.run else []
+    run = [str(plan.run)] if plan.run else []
+    return run + [word for setting in plan.settings for word in ("--set", setting)]
 
 
 def _settings(values: dict[str, object]) -> list[str]:

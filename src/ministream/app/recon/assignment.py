@@ -73,6 +73,11 @@ class Assignment:
         return tuple(Slab(self.slabs[rank].first - first, self.slabs[rank].rows) for rank in self.group)
 
     @property
+    def n(self) -> int:
+        """Rows and columns of a slice."""
+        return self.scan.cols
+
+    @property
     def batch(self) -> int:
         """Frames that travel to the ranks together at most."""
         return min(MAX_BATCH, self.config.window.step)

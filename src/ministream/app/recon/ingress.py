@@ -17,12 +17,14 @@ from ministream.config import Config
 from ministream.errors import FrameError, MinistreamError, ProtocolError
 from ministream.model import Counters, Frame, FrameKind, Scan
 from ministream.parallel.mpi import Comm, Request
+from ministream.plausibility.projections import never_written
 from ministream.transport import Arrived, Ended, Event, Lost, Receiver, ReceivingRank, Refused, open_wire
 from ministream.wire.native import Share
 
 _LOG = log.get(__name__)
 
 _REASON_BYTES = 16
+_NEVER_WRITTEN = "never-written"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Ingress:
         self._taken = 0
         self._strict = config.stream.strict
         self.counters = Counters()
+        self.unwritten: list[int] = []
         self.bytes_received = 0
         self.complete = False
         self.ending = ""
@@ -163,7 +166,7 @@ class Ingress:
             case Arrived(seq=seq, frame=frame):
                 if frame.pixels.shape != self._shape:
                     raise ProtocolError(f"{frame.pixels.shape} pixels came to the rank that has {self._shape} of them")
-                self._due.append(_Due(seq, frame))
+                self._due.append(_Due(seq, frame, _NEVER_WRITTEN if _is_blank(frame) else ""))
             case Refused(seq=seq, reason=reason, text=text):
                 _LOG.warning("frame refused: %s", text)
                 if self._strict:
@@ -194,9 +197,14 @@ class Ingress:
             due = self._due.popleft()
             self._last_seq = due.seq
             self._taken += due.frame is not None
-            reason = next((text.decode() for text in refusals if text), "")
+            words = [text.decode() for text in refusals]
+            # rows that see nothing are normal in one band; a projection that was never written shows nothing in all
+            blank = all(word == _NEVER_WRITTEN for word in words)
+            reason = _NEVER_WRITTEN if blank else next((word for word in words if word not in ("", _NEVER_WRITTEN)), "")
             if reason or due.frame is None:
                 self.counters.refuse(reason)
+                if reason == _NEVER_WRITTEN and due.frame is not None:
+                    self.unwritten.append(due.frame.index)
                 continue
             frames.append(due.frame)
             if due.frame.kind is FrameKind.PROJECTION:
@@ -215,3 +223,7 @@ class Ingress:
     def _interrupt(self, number: int, _frame: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._end(f"stopped by {signal.Signals(number).name} after {self._projections_fed} projections")
+
+
+def _is_blank(frame: Frame) -> bool:
+    return frame.kind is FrameKind.PROJECTION and never_written(frame.pixels) is not None

@@ -17,6 +17,7 @@ from ministream import log
 from ministream.app import placement
 from ministream.app.recon.assignment import Assignment, assign, groups_of
 from ministream.app.recon.books import Books
+from ministream.app.recon.gate import ScanGate, mask_of
 from ministream.app.recon.ingress import Ingress
 from ministream.app.recon.observing import Observers, Run
 from ministream.app.recon.outcome import Outcome
@@ -135,7 +136,10 @@ class Job:
         engine.warm_up(slices)
         geometry = Geometry(n=scan.cols, cols=scan.cols, axis_col=assignment.axis_col)
         self._window = Window(length=window.length, step=window.step, cols=scan.cols, slices=slices)
-        self._corrector = Corrector(rows=slices, cols=scan.cols, options=assignment.config.prep)
+        prep = assignment.config.prep
+        mask = mask_of(prep.mask, assignment)
+        self._corrector = Corrector(rows=slices, cols=scan.cols, options=prep, mask=mask)
+        self._gate = ScanGate(comm, assignment, self._corrector)
         self._algorithm = open_algorithm(assignment.config.recon, geometry, slices, _Shared(comm, self._clock))
         self._image = engine.new_image(geometry, slices)
         self._host = engine.host
@@ -150,10 +154,11 @@ class Job:
         self._books = Books(counters=telling.counters if telling is not None else Counters())
         self._observers = Observers(run, self._clock)
         stack.callback(self._observers.close)
-        self._outcome = Outcome(run, self._books, self._observers, self._clock, telling)
+        self._outcome = Outcome(run, self._books, self._observers, self._clock, telling, self._gate)
 
     def run(self) -> Summary | None:
         """Take batches until the stream ends; update the image whenever the window is due."""
+        self._gate.started()
         self._observers.started()
         while (batch := self._take()) is not None:
             with self._clock.timed("prep"):
@@ -170,6 +175,7 @@ class Job:
         self._scatter.close()
         self._group.free()
         self._comm.agree(self._failure())
+        self._gate.conclude(self._ingress.unwritten if self._ingress is not None else ())
         return self._outcome.write(self._host(self._image), scattered=self._scatter.bytes_scattered)
 
     def _take(self) -> list[SlabFrame] | None:
@@ -183,18 +189,18 @@ class Job:
 
     def _accept(self, rows: SlabFrame) -> None:
         if rows.kind is not FrameKind.PROJECTION:
-            self._corrector.add(rows.kind, rows.pixels)
+            self._corrector.add(rows.kind, rows.pixels, rows.position)
             return
         if not self._corrector.settled:
-            # a slab whose flats are dark must stop every rank
-            with self._comm.together():
-                self._corrector.settle()
+            self._gate.settle()
         before = self._window.fresh
         slot = self._window.slot(rows.index, rows.angle_rad)
-        repaired = self._corrector.correct(rows.pixels, slot)
-        self._books.accepted(rows, new=self._window.fresh > before, repaired=repaired)
+        mended = self._corrector.correct(rows.pixels, slot, rows.position)
+        self._gate.accepted(rows, mended)
+        self._books.accepted(rows, new=self._window.fresh > before, repaired=mended.total)
 
     def _update(self) -> None:
+        self._gate.updated()
         with self._clock.timed("update"):
             report = self._algorithm.update(
                 self._image,

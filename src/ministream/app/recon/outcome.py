@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ministream import __version__, log
 from ministream.app.recon.books import Books
+from ministream.app.recon.gate import ScanGate
 from ministream.app.recon.ingress import Ingress
 from ministream.app.recon.observing import Observers, Run
 from ministream.errors import StorageError
@@ -23,10 +24,16 @@ class Outcome:
     """Writes what a run has come to; every rank makes one, `ingress` is rank 0's."""
 
     def __init__(
-        self, run: Run, books: Books, observers: Observers, clock: StageClock, ingress: Ingress | None
+        self,
+        run: Run,
+        books: Books,
+        observers: Observers,
+        clock: StageClock,
+        ingress: Ingress | None,
+        gate: ScanGate,
     ) -> None:
         self._run, self._books, self._observers, self._clock = run, books, observers, clock
-        self._ingress = ingress
+        self._ingress, self._gate = ingress, gate
 
     def write(self, image: NDArray[np.float32], *, scattered: int) -> Summary | None:
         """Write the volume and the summary, and let the observers finish; collective. Raises StorageError.
@@ -36,9 +43,14 @@ class Outcome:
         """
         seconds = self._books.elapsed_s
         measured = self._measured(image)
-        complete = self._ingress is not None and self._ingress.complete
+        complete = self._ingress is not None and self._ingress.complete and not self._gate.flaw
+        state = dataclasses.replace(
+            self._books.volume_state(complete=complete, quality=measured),
+            warnings=self._gate.book.notices,
+            accepted=self._gate.book.accepted,
+        )
         with self._clock.timed("write"):
-            volume = self._run.writer.final(image, self._books.volume_state(complete=complete, quality=measured))
+            volume = self._run.writer.final(image, state)
         volumes = [*self._observers.files, volume]
         summary = self._summary(seconds, measured, volumes, scattered)
         with self._run.comm.together():
@@ -72,8 +84,8 @@ class Outcome:
         return Summary(
             scan_id=run.assignment.scan.scan_id,
             version=__version__,
-            complete=ingress.complete,
-            ending=ingress.ending,
+            complete=ingress.complete and not self._gate.flaw,
+            ending=self._gate.flaw or ingress.ending,
             counters=books.counters,
             repaired_pixels=int(repaired),
             updates=books.updates,
@@ -96,6 +108,8 @@ class Outcome:
             peak_memory_mib=memory,
             storage=run.writer.way,
             write_hidden_s=run.writer.hidden_s,
+            warnings=self._gate.book.notices,
+            accepted=self._gate.book.accepted,
             failures=self._observers.failures,
             files=[str(path) for path in volumes],
         )

@@ -1,0 +1,173 @@
+"""The plausibility gate of a run: every rank measures its own rows, rank 0 says what they mean together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ministream.app.recon.assignment import Assignment
+from ministream.errors import InputError
+from ministream.model import FrameKind, Notice, notice
+from ministream.parallel.mpi import Comm
+from ministream.parallel.row_scatter import SlabFrame
+from ministream.plausibility import NoticeBook, angles, calibration, moments, projections
+from ministream.plausibility.record import ProjectionRecord, ProjectionTable
+from ministream.prep import kernels
+from ministream.prep.corrections import Corrector, Mended
+
+
+def mask_of(path: Path | None, assignment: Assignment) -> NDArray[np.bool_] | None:
+    """This rank's rows of the mask file. Raises InputError for a file that is not a mask of this detector."""
+    if path is None:
+        return None
+    try:
+        mask = np.load(path, allow_pickle=False, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a mask: {error}. Save one with numpy.save(file, mask)") from error
+    expected = (assignment.scan.rows, assignment.scan.cols)
+    if mask.shape != expected or mask.dtype.kind not in "bu":
+        raise InputError(f"{path}: holds {mask.dtype} {mask.shape}, expected bool {expected}, true where to mend")
+    return np.array(mask[assignment.slab.slice], bool)
+
+
+class ScanGate:
+    """One rank's part of the gate; `book` is complete on rank 0 alone.
+
+    After `conclude`, `flaw` says on rank 0 why the run cannot count as complete, if it cannot.
+    """
+
+    def __init__(self, comm: Comm, assignment: Assignment, corrector: Corrector) -> None:
+        self._comm, self._assignment, self._corrector = comm, assignment, corrector
+        section, scan = assignment.config.plausibility, assignment.scan
+        self.book = NoticeBook(strict=section.strict and comm.rank == 0, accept=section.accept)
+        self._record = ProjectionRecord(rows=corrector.sampled.size, cols=scan.cols)
+        self._mended = Mended()
+        self._pixels = self._levelled = 0
+        self._negative = False
+        self.flaw = ""
+
+    def started(self) -> None:
+        """Take over what the source found; collective."""
+        with self._comm.together():
+            if self._comm.rank == 0:
+                self.book.add(self._assignment.scan.notices)
+
+    def settle(self) -> None:
+        """Judge the calibration frames and make the fields from the good ones; collective. Raises InputError."""
+        levels = {kind: self._levels(kind) for kind in (FrameKind.FLAT, FrameKind.DARK)}
+        with self._comm.together():
+            left_out: dict[FrameKind, frozenset[int]] = {}
+            if self._assignment.config.prep.flat_dark:
+                left_out, found = calibration.judge(levels[FrameKind.FLAT], levels[FrameKind.DARK])
+                if self._comm.rank == 0:
+                    self.book.add(found)
+            self._corrector.settle(left_out)
+
+    def accepted(self, rows: SlabFrame, mended: Mended) -> None:
+        """Measure one projection that the corrector has just corrected."""
+        self._record.add(rows.index, rows.angle_rad, self._corrector.measures)
+        self._mended = self._mended.plus(mended)
+        self._pixels += rows.pixels.size
+        if rows.pixels.dtype.kind == "i" and not self._negative:
+            self._negative = bool(rows.pixels.min() < 0)
+
+    def updated(self) -> None:
+        """Before an image is believed: are the values what `[prep]` takes them for? Collective. Raises InputError."""
+        shares, negative = self._shares()
+        total, count = self._comm.sum(np.array(self._record.level(self._levelled), np.float64))
+        level, self._levelled = float(total / max(count, 1)), self._record.count
+        prep = self._assignment.config.prep
+        with self._comm.together():
+            projections.check_input(
+                shares["starved"], level, flat_dark=prep.flat_dark, minus_log=prep.minus_log, signed=negative
+            )
+
+    def conclude(self, unwritten: Sequence[int]) -> None:
+        """Judge the whole scan; collective. Raises InputError where the volume would be wrong, or the run is strict.
+
+        `unwritten`, on rank 0, are the projections that were left out because nothing is in them.
+        """
+        shares, _ = self._shares()
+        table = self._table()
+        fits = self._fits(table)
+        with self._comm.together():
+            if self._comm.rank == 0 and len(table):
+                self.book.add(self._judged(table, fits))
+                self.book.add(self._mended_notices(shares))
+                left_out = projections.unwritten(unwritten)
+                self.book.add(left_out)
+                self.flaw = self.flaw or (left_out[0].text if left_out else "")
+
+    def _judged(self, table: ProjectionTable, fits: moments.RowFits) -> list[Notice]:
+        scan, prep = self._assignment.scan, self._assignment.config.prep
+        order = np.argsort(table.index)
+        found = angles.judge(table.angle_rad[order], cols=scan.cols, unit_decided=self._unit_decided)
+        found += projections.judge(table, minus_log=prep.minus_log)
+        cut = any(noticed.code in ("sample-truncated", "air-not-zero") for noticed in found)
+        if not cut and moments.applicable(table.angle_rad):
+            found += moments.judge(fits, cols=scan.cols, axis_col=self._assignment.axis_col)
+        return found
+
+    @property
+    def _unit_decided(self) -> bool:
+        """A source of the native wire knows the unit of its angles; the other wires do not tell it."""
+        settings = self._assignment.config
+        return settings.stream.wire == "native" or settings.aps.angle_unit is not None
+
+    def _mended_notices(self, shares: dict[str, float]) -> list[Notice]:
+        total, limit = sum(shares.values()), self._assignment.config.prep.mended_limit
+        if total <= limit:
+            return []
+        causes = ", ".join(f"{cause} {share:.2%}" for cause, share in shares.items() if share)
+        self.flaw = f"{total:.1%} of the pixels were mended ({causes}), more than prep.mended_limit = {limit:g}"
+        return [
+            notice(
+                "pixels-mended",
+                f"{self.flaw}: the run is not complete. Raise the limit with --set "
+                f"prep.mended_limit={total + 0.01:.2f} if the volume is good; --set prep.input=attenuation or "
+                "transmission if the data are not counts.",
+                numbers=shares,
+            )
+        ]
+
+    def _levels(self, kind: FrameKind) -> calibration.CalibrationLevels:
+        sums, uniform, positions = self._corrector.calibration(kind)
+        totals = self._comm.sum(np.array([*sums, *uniform.astype(float)]))
+        scan = self._assignment.scan
+        return calibration.CalibrationLevels(
+            means=totals[: sums.size] / (scan.rows * scan.cols),
+            uniform=totals[sums.size :] == self._comm.size,
+            positions=positions,
+        )
+
+    def _shares(self) -> tuple[dict[str, float], bool]:
+        """The share of mended pixels of all ranks by cause, and whether any pixel of a signed dtype was negative."""
+        total = self._comm.sum(np.array([*self._mended, self._pixels, self._negative], np.float64))
+        pixels = max(total[-2], 1.0)
+        return {cause: float(total[k] / pixels) for k, cause in enumerate(Mended._fields)}, bool(total[-1])
+
+    def _table(self) -> ProjectionTable:
+        return self._record.table(self._comm.sum(self._record.sums()))
+
+    def _fits(self, table: ProjectionTable) -> moments.RowFits:
+        """The fits of all ranks' sampled rows, on every rank."""
+        kept = ~projections.blocked(table) if len(table) else np.zeros(0, bool)
+        mine = np.zeros((0, len(moments.RowFits.__slots__)))
+        if moments.applicable(table.angle_rad[kept]):
+            total, moment = self._record.moments
+            rows = self._corrector.sampled + self._assignment.slab.first
+            cols = self._assignment.scan.cols
+            fits = moments.fit(
+                table.angle_rad[kept],
+                total[kept],
+                moment[kept],
+                self._record.edge[kept],
+                rows=rows,
+                cols=cols,
+                edge_cols=kernels.edge_cols(cols),
+            )
+            mine = fits.as_array()
+        return moments.RowFits.of(np.concatenate(self._comm.allgather(mine)))

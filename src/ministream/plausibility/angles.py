@@ -1,0 +1,118 @@
+"""Are these the view angles of a tomogram, in the unit they are said to be in?"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ministream.errors import InputError
+from ministream.model import Notice, notice, ranges
+
+HALF_TURN_LEAST = 3.0
+"""A span of so many radians and more, one step included, is taken for half a turn."""
+NARROW_DEG = 7.0
+FEWEST_FOR_UNIT = 8
+SAME_RAD = 1e-7
+LIMITED_GAP_RAD = math.radians(5)
+
+UNIT_CODE = "angles-unit"
+
+
+def judge(angles_rad: NDArray[np.float64], *, cols: int, unit_decided: bool) -> list[Notice]:
+    """What is odd about the angles [projections] of a scan, in the order of the projections.
+
+    `unit_decided`: the user has named the unit, so that a span that suggests another one is only noticed.
+
+    Raises InputError for angles that are not finite, all equal, or in another unit than they are taken for.
+    """
+    count = angles_rad.size
+    if not np.isfinite(angles_rad).all():
+        bad = np.flatnonzero(~np.isfinite(angles_rad))
+        raise InputError(
+            f"{bad.size} of {count} angles are not finite (projections {ranges(bad.tolist())}). Every projection needs "
+            f"an angle: leave these out with --set source.exclude={_listed(bad)}"
+        )
+    if count < 2:
+        return []
+    span = float(np.ptp(angles_rad))
+    if span < SAME_RAD:
+        raise InputError(
+            f"all {count} angles are the same ({math.degrees(angles_rad[0]):g} degrees). A tomogram needs directions "
+            "over half a turn: name the dataset that holds them with --set source.theta=..., or say them with "
+            "--set 'source.angles={start=0,stop=180}'"
+        )
+    unit = _unit(span, count, unit_decided)
+    return [*unit, *_duplicates(angles_rad), *_coverage(angles_rad, cols)]
+
+
+def _listed(indices: NDArray[np.intp]) -> str:
+    """Indices as a TOML list of single ones and [first, stop] ranges."""
+    edges = np.flatnonzero(np.diff(indices) > 1)
+    firsts, lasts = indices[np.r_[0, edges + 1]], indices[np.r_[edges, indices.size - 1]]
+    return "[" + ",".join(f"[{a},{b + 1}]" if b > a else f"{a}" for a, b in zip(firsts, lasts, strict=True)) + "]"
+
+
+def _unit(span_rad: float, count: int, decided: bool) -> list[Notice]:
+    """A half turn written in radians and read as degrees spans 3.1 degrees."""
+    span_deg = math.degrees(span_rad)
+    closed = span_deg * count / (count - 1)
+    if count < FEWEST_FOR_UNIT or span_deg >= NARROW_DEG or closed < HALF_TURN_LEAST:
+        return []
+    found = f"the {count} angles span {span_deg:.3g} degrees, which would be {span_deg:.3g} radians of a whole scan"
+    if decided:
+        return [notice(UNIT_CODE, f"{found}. They are taken as degrees, as set.", span_deg=span_deg)]
+    raise InputError(
+        f"{found}. A scan in degrees spans 180: set the unit with --set source.angle_unit=radians "
+        "(or =degrees if the span is right); on the wires of aps-mini-apps with --angle-unit radians (or degrees)"
+    )
+
+
+def _duplicates(angles_rad: NDArray[np.float64]) -> list[Notice]:
+    order = np.argsort(angles_rad, kind="stable")
+    same = np.diff(angles_rad[order]) < SAME_RAD
+    repeated = order[1:][same]
+    counts = np.diff(np.r_[0, np.flatnonzero(~same) + 1, angles_rad.size])
+    if repeated.size < 2 or (counts.min() == counts.max()):  # the whole scan played several times
+        return []
+    return [
+        notice(
+            "angles-duplicate",
+            f"{repeated.size} of {angles_rad.size} projections have the angle of another one "
+            f"({ranges(repeated.tolist())}): the encoder may have stood still. "
+            "Leave them out with source.exclude if so.",
+            frames=repeated.tolist(),
+            share=repeated.size / angles_rad.size,
+        )
+    ]
+
+
+def _coverage(angles_rad: NDArray[np.float64], cols: int) -> list[Notice]:
+    """Parallel beam sees the same from both sides, so directions count modulo half a turn."""
+    directions = np.unique(np.round(np.mod(angles_rad, math.pi), 6))
+    found = []
+    fewest = max(8, cols // 8)
+    if directions.size < fewest:
+        found.append(
+            notice(
+                "angles-few",
+                f"{directions.size} directions for {cols} columns, expected at least {fewest}: streaks are likely. "
+                "Record more projections, or bin the columns.",
+                directions=directions.size,
+            )
+        )
+    gaps = np.diff(np.r_[directions, directions[0] + math.pi])
+    widest = int(gaps.argmax())
+    if gaps[widest] > max(LIMITED_GAP_RAD, 8 * float(np.median(gaps))):
+        first_deg, gap_deg = math.degrees(directions[widest]), math.degrees(gaps[widest])
+        found.append(
+            notice(
+                "angles-gap",
+                f"no projections from {first_deg:.4g} to {first_deg + gap_deg:.4g} degrees (modulo 180): edges "
+                "in these directions are blurred. Record them if you can.",
+                first_deg=first_deg,
+                gap_deg=gap_deg,
+            )
+        )
+    return found

@@ -1,0 +1,114 @@
+"""Do the flats agree with each other, and the darks, and both with what flats and darks are?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ministream.errors import InputError
+from ministream.model import FrameKind, Notice, notice, ranges
+
+OUTLIER_SIGMA = 5.0
+OUTLIER_SHARE = 0.1
+"""An outlier differs from the median of its set by this many robust deviations and by this share of the beam."""
+FEWEST = 3
+
+_ROBUST = 1.4826  # median absolute deviation to standard deviation of a normal distribution
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationLevels:
+    """Of each calibration frame of one kind, [frames]: the mean of all its pixels, its position in the acquisition,
+    and whether all its pixels are alike (a level that stands for an image).
+    """
+
+    means: NDArray[np.float64]
+    positions: NDArray[np.float64]
+    uniform: NDArray[np.bool_]
+
+
+def judge(flats: CalibrationLevels, darks: CalibrationLevels) -> tuple[dict[FrameKind, frozenset[int]], list[Notice]]:
+    """Which flats and darks to leave out, and what is odd. Raises InputError when flats and darks are swapped."""
+    if not flats.means.size:
+        return {}, []
+    dark = float(np.median(darks.means)) if darks.means.size else 0.0
+    flat = float(np.median(flats.means))
+    if darks.means.size and flat < dark:
+        raise InputError(
+            f"the flats (median {flat:.4g}) are darker than the darks (median {dark:.4g}). Flats are images with beam, "
+            "darks without: they are swapped. Name them the other way round with source.flats and source.darks"
+        )
+    beam = flat - dark
+    out = {
+        FrameKind.FLAT: _outliers(flats, beam),
+        FrameKind.DARK: _outliers(darks, beam),
+    }
+    found = [
+        *_left_out("flats", out[FrameKind.FLAT], flats, beam),
+        *_left_out("darks", out[FrameKind.DARK], darks, beam),
+        *_disagree(flats, out[FrameKind.FLAT], beam),
+        *_few(flats),
+    ]
+    return out, found
+
+
+def _outliers(levels: CalibrationLevels, beam: float) -> frozenset[int]:
+    """Within each set (one position) those that the median says are something else."""
+    out: set[int] = set()
+    for position in np.unique(levels.positions):
+        members = np.flatnonzero(levels.positions == position)
+        apart = np.abs(levels.means[members] - np.median(levels.means[members]))
+        limit = max(OUTLIER_SIGMA * _ROBUST * float(np.median(apart)), OUTLIER_SHARE * beam)
+        out.update(members[~(apart <= limit)].tolist())
+    return frozenset(out)
+
+
+def _left_out(what: str, out: frozenset[int], levels: CalibrationLevels, beam: float) -> list[Notice]:
+    if not out:
+        return []
+    worst = max(out, key=lambda k: abs(levels.means[k] - np.median(levels.means)))
+    return [
+        notice(
+            f"{what}-outlier",
+            f"{len(out)} of {levels.means.size} {what} ({ranges(out)}) differ from the median {what[:-1]} by more than "
+            f"{OUTLIER_SHARE:.0%} of the beam and are left out (mean {levels.means[worst]:.4g}, median "
+            f"{np.median(levels.means):.4g}): the shutter or the exposure was not what it is in the others.",
+            frames=out,
+            mean=levels.means[worst],
+            median=float(np.median(levels.means)),
+            beam=beam,
+        )
+    ]
+
+
+def _disagree(flats: CalibrationLevels, out: frozenset[int], beam: float) -> list[Notice]:
+    """Two halves that differ by more than an outlier may: no median tells which is right."""
+    for position in np.unique(flats.positions):
+        kept = [k for k in np.flatnonzero(flats.positions == position).tolist() if k not in out]
+        low, high = float(flats.means[kept].min()), float(flats.means[kept].max())
+        if high - low > 2 * OUTLIER_SHARE * beam:
+            return [
+                notice(
+                    "flats-disagree",
+                    f"the flats of one set have means from {low:.4g} to {high:.4g}: the beam was not steady, or some "
+                    "were taken without it. Name the good ones with source.flats.",
+                    low=low,
+                    high=high,
+                )
+            ]
+    return []
+
+
+def _few(flats: CalibrationLevels) -> list[Notice]:
+    """One flat puts its own noise into every projection; a level has none."""
+    if flats.means.size >= FEWEST or flats.uniform.all():
+        return []
+    return [
+        notice(
+            "flats-few",
+            f"{flats.means.size} flats, expected {FEWEST} or more: their noise makes rings. Record more.",
+            flats=flats.means.size,
+        )
+    ]

@@ -1,0 +1,206 @@
+"""Is what arrives an image of the sample in the beam?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ministream.errors import InputError
+from ministream.model import Notice, notice, ranges
+from ministream.plausibility.record import ProjectionTable
+
+BLOCKED_JUMP = 0.7
+"""A view is blocked where its mean line integral rises by so much from one direction to the next: half the light."""
+SATURATED_SHARE = 0.01
+BRIGHT_SHARE = 0.02
+MOSTLY_BRIGHT = 0.2
+AIR_TOLERANCE = 0.05
+EDGE_SHARE = 0.15
+"""A sample that shows at the detector's edge with this share of its mean line integral reaches beyond it."""
+STARVED_SHARE = 0.05
+
+_PROBE = 64
+
+
+def never_written(pixels: NDArray[Any]) -> str | None:
+    """Why a projection [rows, cols] cannot be an image: all its pixels are alike, as a file that was never written
+    reads. None for an image; that costs a look at its first pixels.
+    """
+    first, middle = pixels[0, 0], pixels[pixels.shape[0] // 2]
+    if not (_all(pixels[0, :_PROBE], first) and _all(middle, first) and _all(pixels, first)):
+        return None
+    return f"all its pixels are {first}: it was probably never written"
+
+
+def _all(pixels: NDArray[Any], value: Any) -> bool:
+    same = np.isnan(pixels) if np.isnan(value) else pixels == value
+    return bool(same.all())
+
+
+def unwritten(indices: Sequence[int]) -> list[Notice]:
+    """Of the projections in which `never_written` found nothing."""
+    if not indices:
+        return []
+    return [
+        notice(
+            "projections-unwritten",
+            f"{len(indices)} projections ({ranges(indices)}) hold one value in all their pixels and are left out: the "
+            "scan was probably aborted, or the detector lost them. Select the others with source.projections or "
+            "source.exclude.",
+            frames=indices,
+        )
+    ]
+
+
+def blocked(table: ProjectionTable) -> NDArray[np.bool_]:
+    """Which projections [projections] are far darker than those of neighbouring directions.
+
+    A run of them begins and ends with a jump; a thick sample turns into view gradually.
+    """
+    order = np.argsort(table.angle_rad, kind="stable")
+    mean = table.mean[order]
+    usual = float(np.median(mean))
+    spread = 1.4826 * float(np.median(np.abs(mean - usual)))
+    dark = mean > usual + max(BLOCKED_JUMP, 5 * spread)
+    edges = np.flatnonzero(np.diff(np.r_[False, dark, False].astype(np.int8)))
+    for first, stop in edges.reshape(-1, 2):
+        before = mean[first] - mean[first - 1] if first else np.inf
+        after = mean[stop - 1] - mean[stop] if stop < mean.size else np.inf
+        dark[first:stop] = min(before, after) > BLOCKED_JUMP
+    result = np.zeros(mean.size, bool)
+    result[order] = dark
+    return result
+
+
+def judge(table: ProjectionTable, *, minus_log: bool) -> list[Notice]:
+    """What is odd about the projections of a scan; `minus_log`: the logarithm was taken here."""
+    if not len(table):
+        return []
+    dark = blocked(table)
+    seen = table.only(~dark) if not dark.all() else table
+    return [*_blocked(table, dark), *_saturated(table), *(_bright(seen) if minus_log else []), *_edges(seen)]
+
+
+def _blocked(table: ProjectionTable, dark: NDArray[np.bool_]) -> list[Notice]:
+    if not dark.any():
+        return []
+    frames = table.index[dark].tolist()
+    extra = float(np.median(table.mean[dark]) - np.median(table.mean[~dark])) if (~dark).any() else 0.0
+    return [
+        notice(
+            "views-blocked",
+            f"{len(frames)} of {len(table)} projections ({ranges(frames)}) let {np.exp(-extra):.1%} of the light of "
+            "the others through: something stood in the beam. Leave them out with source.exclude.",
+            frames=frames,
+            transmission=float(np.exp(-extra)),
+        )
+    ]
+
+
+def _saturated(table: ProjectionTable) -> list[Notice]:
+    share = float(table.saturated.mean())
+    if share <= SATURATED_SHARE:
+        return []
+    frames = table.index[table.saturated > SATURATED_SHARE].tolist()
+    return [
+        notice(
+            "pixels-saturated",
+            f"{share:.1%} of the pixels are at the largest value of their dtype, in {len(frames)} projections "
+            f"({ranges(frames)}): line integrals there are too large or too small. Expose for a shorter time.",
+            frames=frames,
+            share=share,
+        )
+    ]
+
+
+def _bright(table: ProjectionTable) -> list[Notice]:
+    share = float(table.bright.mean())
+    air = float(np.median(np.minimum(table.left, table.right)))
+    # few photons make some pixels of the air brighter than the flat, but not their mean
+    if share <= BRIGHT_SHARE or (share <= MOSTLY_BRIGHT and air > -AIR_TOLERANCE / 2):
+        return []
+    worst = float(np.exp(-min(table.left.min(), table.right.min(), table.mean.min())))
+    return [
+        notice(
+            "transmission-above-1",
+            f"{share:.1%} of the pixels are brighter than the flat by more than 10 % (up to {worst:.3g} times at the "
+            "detector's edges): the flats are of another exposure, or flats and projections are swapped. Name the "
+            "right ones with source.flats.",
+            share=share,
+            largest=worst,
+        )
+    ]
+
+
+def _edges(table: ProjectionTable) -> list[Notice]:
+    """Air at the edges shows 0; a constant offset on both sides is the flats', one that turns is the sample's."""
+    both = np.minimum(table.left, table.right)
+    apart = float(np.median(np.abs(table.left - table.right)))
+    low, high = (float(value) for value in np.percentile(both, [5, 95]))
+    largest = max(abs(low), abs(high))
+    if largest > AIR_TOLERANCE and apart < 0.25 * largest:
+        return [
+            notice(
+                "air-not-zero",
+                f"air at the detector's edges shows line integrals from {low:.3f} to {high:.3f}, expected 0: the beam "
+                "drifted, or the flats are of another exposure. Use flats from before and after the scan "
+                "(source.flats takes a list).",
+                low=low,
+                high=high,
+            )
+        ]
+    return truncated(table)
+
+
+def truncated(table: ProjectionTable) -> list[Notice]:
+    """Whether the sample reaches beyond the detector, on which side, in how many projections."""
+    usual = float(np.median(table.mean))
+    limit = EDGE_SHARE * usual + AIR_TOLERANCE
+    beyond = {side: values > limit for side, values in (("left", table.left), ("right", table.right))}
+    cut = beyond["left"] | beyond["right"]
+    if cut.mean() <= 0.1:
+        return []
+    sides = " and ".join(side for side, values in beyond.items() if values.any())
+    edge = float(np.median(np.maximum(table.left, table.right)[cut]))
+    return [
+        notice(
+            "sample-truncated",
+            f"the sample reaches beyond the {sides} edge of the detector in {cut.mean():.0%} of the projections (line "
+            f"integral {edge:.3g} at the edge, {usual:.3g} on average): its rim will glow, absolute values are off. "
+            "Set recon.padding=0.25 to give the rest of the sample room, and recon.axis if it is a half acquisition.",
+            share=float(cut.mean()),
+            edge=edge,
+            average=usual,
+            left=float(beyond["left"].mean()),
+            right=float(beyond["right"].mean()),
+        )
+    ]
+
+
+def check_input(starved: float, level: float, *, flat_dark: bool, minus_log: bool, signed: bool) -> None:
+    """Raise InputError where the values cannot be what `[prep]` takes them for.
+
+    `starved` is the share of pixels of which no positive transmission was left, `level` the mean line integral;
+    `signed`: of an integer dtype with negative values.
+    """
+    if not minus_log:
+        return
+    what = "counts" if flat_dark else "transmissions"
+    if starved > STARVED_SHARE and signed:
+        raise InputError(
+            f"{starved:.1%} of the pixels are not above the dark, in a signed dtype: these are probably unsigned "
+            "counts stored as signed. Read them as unsigned with --set source.unsigned=true"
+        )
+    if starved > STARVED_SHARE and not flat_dark:
+        raise InputError(
+            f"{starved:.1%} of the {what} are zero or negative and have no logarithm. Line integrals (-log taken "
+            "already) need --set prep.input=attenuation; raw counts --set prep.input=counts with their flats and darks"
+        )
+    if not flat_dark and level < -1:
+        raise InputError(
+            f"the transmissions are {np.exp(-level):.3g} on average, expected 1 or less: these are counts. Use --set "
+            "prep.input=counts and their flats and darks"
+        )

@@ -1,0 +1,118 @@
+"""What is kept of every projection while it passes: a few numbers per sampled detector row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_FRAMES = 100_000
+"""Projections of one scan that are kept; later ones are not judged."""
+_FIRST_ROOM = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProjectionTable:
+    """One entry per projection, means over sampled rows; values are line integrals unless stated.
+
+    `mean` over the columns; `left` and `right` over the columns at either edge; `bright` and `saturated` are shares of
+    the pixels: below -0.1, and at the top of their dtype.
+    """
+
+    index: NDArray[np.int64]
+    angle_rad: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    left: NDArray[np.float64]
+    right: NDArray[np.float64]
+    bright: NDArray[np.float64]
+    saturated: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return self.index.size
+
+    def only(self, kept: NDArray[np.bool_]) -> ProjectionTable:
+        """The projections that are `kept` [projections]."""
+        return ProjectionTable(**{name: getattr(self, name)[kept] for name in ProjectionTable.__slots__})
+
+
+class ProjectionRecord:
+    """The measures of the projections of one slab, in the order in which they came; repeated ones count once.
+
+    A measure is (Σ p, Σ p (u - middle), left edge, right edge, bright pixels, saturated pixels), one row of them per
+    sampled detector row.
+    """
+
+    def __init__(self, *, rows: int, cols: int) -> None:
+        self._cols = cols
+        self._place: dict[int, int] = {}
+        self._index = np.zeros(_FIRST_ROOM, np.int64)
+        self._angle_rad = np.zeros(_FIRST_ROOM)
+        self._measures = np.zeros((_FIRST_ROOM, rows, 6), np.float32)
+
+    def add(self, index: int, angle_rad: float, measures: NDArray[np.float32]) -> None:
+        """Keep the measures [rows, 6] of one projection."""
+        place = self._place.setdefault(index, len(self._place))
+        if place >= MOST_FRAMES:
+            self._place.pop(index)
+            return
+        if place >= self._index.size:
+            self._grow()
+        self._index[place], self._angle_rad[place], self._measures[place] = index, angle_rad, measures
+
+    @property
+    def count(self) -> int:
+        """Projections kept."""
+        return len(self._place)
+
+    @property
+    def index(self) -> NDArray[np.int64]:
+        """[projections]."""
+        return self._index[: self.count]
+
+    @property
+    def angle_rad(self) -> NDArray[np.float64]:
+        """[projections]."""
+        return self._angle_rad[: self.count]
+
+    def level(self, first: int) -> tuple[float, int]:
+        """Σ of the mean line integral of the projections from `first` on, and how many these are."""
+        totals = self._measures[first : self.count, :, 0]
+        return float(totals.sum(dtype=np.float64)) / (totals.shape[1] * self._cols), len(totals)
+
+    @property
+    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Σ p and Σ p (u - (cols - 1) / 2) of every projection and sampled row, [projections, rows] each."""
+        measures = self._measures[: self.count].astype(np.float64)
+        return measures[..., 0], measures[..., 1]
+
+    @property
+    def edge(self) -> NDArray[np.float64]:
+        """The smaller mean of the two edges, [projections, rows]."""
+        edge: NDArray[np.float64] = self._measures[: self.count, :, 2:4].min(axis=2).astype(np.float64)
+        return edge
+
+    def sums(self) -> NDArray[np.float64]:
+        """Over the sampled rows, [projections, 6]: what ranks add up; the last column counts the rows."""
+        measures = self._measures[: self.count].astype(np.float64)
+        total = measures[:, :, [0, 2, 3, 4, 5]].sum(axis=1)
+        total[:, [0, 3, 4]] /= self._cols
+        return np.column_stack([total, np.full(self.count, measures.shape[1])])
+
+    def table(self, sums: NDArray[np.float64]) -> ProjectionTable:
+        """The projections as all ranks together saw them, from the sum over the ranks of `sums`."""
+        mean, left, right, bright, saturated = (sums[:, :5] / sums[:, 5:]).T
+        return ProjectionTable(
+            index=self.index.copy(),
+            angle_rad=self.angle_rad.copy(),
+            mean=mean,
+            left=left,
+            right=right,
+            bright=bright,
+            saturated=saturated,
+        )
+
+    def _grow(self) -> None:
+        self._index = np.concatenate([self._index, np.zeros_like(self._index)])
+        self._angle_rad = np.concatenate([self._angle_rad, np.zeros_like(self._angle_rad)])
+        self._measures = np.concatenate([self._measures, np.zeros_like(self._measures)])

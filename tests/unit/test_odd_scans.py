@@ -1,0 +1,171 @@
+"""Scans as they come: each ends right, right with a warning that says what is odd, or refused with a remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.odd_scans import ANGLES, COLS, DARK, DEGREES, DISKS, FLAT, ROWS, counts, good, line_integrals, reconstruct
+
+GOOD = good()
+INTEGRALS = line_integrals(DEGREES)
+
+
+def flats(level: int, count: int = 5) -> np.ndarray:
+    return np.full((count, ROWS, COLS), level, np.uint16)
+
+
+def assert_right(result: Any) -> None:
+    assert result.correlation() > 0.95, result
+    for disk in DISKS:
+        assert result.level(disk) == pytest.approx(1, abs=0.05)
+
+
+def test_a_good_scan_is_right_and_nothing_is_said() -> None:
+    result = reconstruct(GOOD)
+    assert_right(result)
+    assert not result.notices
+    assert not result.flaw
+    assert result.used == ANGLES
+
+
+def test_radians_taken_as_degrees_are_refused_until_the_unit_is_decided() -> None:
+    radians = good(degrees=np.radians(DEGREES))
+    refused = reconstruct(radians, stream={"wire": "timage"}).refused
+    assert "span 3.11 degrees" in refused
+    assert "source.angle_unit=radians" in refused
+    decided = reconstruct(radians, stream={"wire": "timage"}, aps={"angle_unit": "degrees"})
+    assert decided.notices["angles-unit"].numbers["span_deg"] == pytest.approx(np.ptp(np.radians(DEGREES)))
+
+
+def test_line_integrals_are_not_logged_twice() -> None:
+    logged = good(data=(INTEGRALS - 0.01).astype(np.float32), flats=None, darks=None)
+    assert "prep.input = transmission" in reconstruct(logged).refused
+    assert "--set prep.input=attenuation" in reconstruct(logged, prep={"input": "transmission"}).refused
+    assert_right(reconstruct(logged, prep={"input": "attenuation"}))
+
+
+def test_counts_are_not_taken_for_transmissions() -> None:
+    assert "prep.input=counts" in reconstruct(GOOD, prep={"input": "transmission"}).refused
+
+
+def test_equal_angles_are_refused() -> None:
+    refused = reconstruct(good(degrees=np.zeros(ANGLES))).refused
+    assert "all 90 angles are the same" in refused
+    assert "source.angles={start=0,stop=180}" in refused
+
+
+@pytest.mark.parametrize("fill", [0, 65535])
+@pytest.mark.parametrize("missing", [range(60, 90), (20, 41, 70)], ids=["aborted", "holes"])
+def test_projections_that_were_never_written_are_left_out_and_named(fill: int, missing: Any) -> None:
+    data = GOOD.data.copy()
+    data[list(missing)] = fill
+    result = reconstruct(good(data=data))
+    assert result.notices["projections-unwritten"].frames == tuple(missing)
+    assert result.flaw
+    assert result.used == ANGLES - len(missing)
+    assert ("angles-gap" in result.notices) == (len(missing) > 3)
+    assert result.correlation() > 0.85
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_pixels_that_are_not_finite_are_mended(value: float) -> None:
+    data = np.exp(-INTEGRALS).astype(np.float32)
+    data[10, 1, 30] = value
+    data[:, 2, 5] = value
+    result = reconstruct(good(data=data, flats=None, darks=None), prep={"input": "transmission"})
+    assert np.isfinite(result.volume).all()
+    assert_right(result)
+
+
+def test_signed_counts_that_should_be_unsigned_are_refused() -> None:
+    data = counts(INTEGRALS, flat=40000).view(np.int16)
+    flat = flats(40100)
+    flat[:, :, 20:] = 30100
+    assert "source.unsigned=true" in reconstruct(good(data=data, flats=flat.view(np.int16))).refused
+
+
+def test_a_flat_taken_without_beam_is_left_out() -> None:
+    spoiled = flats(FLAT + DARK, 10)
+    spoiled[3] = DARK
+    result = reconstruct(good(flats=spoiled))
+    assert result.notices["flats-outlier"].frames == (3,)
+    assert_right(result)
+
+
+def test_swapped_flats_and_darks_are_refused() -> None:
+    assert "swapped" in reconstruct(good(flats=GOOD.darks, darks=GOOD.flats)).refused
+
+
+def test_flats_from_before_and_after_follow_the_beam() -> None:
+    beam = np.linspace(FLAT, 16000, ANGLES)[:, None, None]
+    drifting = {
+        "data": counts(INTEGRALS, flat=beam),
+        "flats": np.concatenate([flats(FLAT + DARK), flats(16000 + DARK)]),
+    }
+    result = reconstruct(good(flat_positions=(0.0,) * 5 + (float(ANGLES - 1),) * 5, **drifting))
+    assert_right(result)
+    assert not result.notices
+    alone = reconstruct(good(data=drifting["data"]))
+    assert alone.notices["air-not-zero"].numbers["high"] == pytest.approx(np.log(20 / 16), abs=0.02)
+
+
+def test_blocked_views_are_named() -> None:
+    data = GOOD.data.copy()
+    data[40:56] = 500
+    data[40:56, 0, 0] = 501
+    result = reconstruct(good(data=data))
+    assert result.notices["views-blocked"].frames == tuple(range(40, 56))
+    kept = [k for k in range(ANGLES) if not 40 <= k < 56]
+    without = reconstruct(good(data=GOOD.data[kept], degrees=DEGREES[kept]))
+    assert without.correlation() > 0.9
+    assert set(without.notices) == {"angles-gap"}
+
+
+def test_angles_that_are_not_finite_are_refused_with_a_list_to_leave_out() -> None:
+    degrees = DEGREES.copy()
+    degrees[40:56] = np.nan
+    degrees[7] = np.nan
+    assert "source.exclude=[7,[40,56]]" in reconstruct(good(degrees=degrees)).refused
+
+
+def test_rows_taken_for_angles_are_noticed() -> None:
+    degrees = np.arange(64) * 2.8125
+    data = np.ascontiguousarray(counts(line_integrals(degrees, rows=64)).transpose(1, 0, 2))
+    same = np.ones((5, 64, COLS), np.uint16)
+    swapped = good(data=data, degrees=degrees, flats=(FLAT + DARK) * same, darks=DARK * same)
+    assert "rows-disagree" in reconstruct(swapped).notices
+
+
+def test_a_wrong_axis_is_noticed_and_the_right_one_named() -> None:
+    result = reconstruct(good(axis=35.5))
+    assert result.notices["axis-off"].numbers["fitted_col"] == pytest.approx(31.5, abs=0.2)
+    assert not reconstruct(good(axis=35.5), recon={"axis": 31.5}).notices
+
+
+def test_angles_in_another_order_are_noticed() -> None:
+    shuffled = np.random.default_rng(0).permutation(DEGREES)
+    assert "centre-of-mass" in reconstruct(good(degrees=shuffled)).notices
+
+
+def test_a_strict_run_refuses_what_it_is_not_told_to_accept() -> None:
+    wrong = good(axis=35.5)
+    refused = reconstruct(wrong, plausibility={"strict": True}).refused
+    assert "--accept axis-off" in refused
+    accepted = reconstruct(wrong, plausibility={"strict": True, "accept": ["axis-off"]})
+    assert not accepted.refused
+    assert "axis-off" in accepted.notices
+
+
+def test_too_many_mended_pixels_make_a_run_incomplete(tmp_path: Path) -> None:
+    mask = np.zeros((ROWS, COLS), bool)
+    mask[:, 10:14] = True
+    np.save(tmp_path / "mask.npy", mask)
+    options = {"mask": str(tmp_path / "mask.npy")}
+    result = reconstruct(GOOD, prep=options)
+    assert result.notices["pixels-mended"].numbers["masked"] == pytest.approx(4 / COLS)
+    assert result.flaw
+    assert not reconstruct(GOOD, prep=options | {"mended_limit": 0.07}).flaw
