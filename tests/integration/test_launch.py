@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -54,6 +55,14 @@ def _state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return "X"
+
+
+def rank_1(job: Job) -> int:
+    """The process of rank 1."""
+    needle = b"OMPI_COMM_WORLD_RANK=1"
+    return next(
+        pid for pid in descendants(job.process.pid) if needle in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    )
 
 
 def assert_gone(pids: set[int]) -> None:
@@ -119,9 +128,20 @@ def test_nothing_outlives_a_launcher_that_is_killed(jobs: Lab) -> None:
     job = launch(jobs, ENDLESS, "--ranks", "2")
     until_streaming(job)
     children = descendants(job.process.pid)
-    assert len(children) >= 5  # producer, its relay, mpirun, two ranks
+    assert len(children) >= 6  # watcher, producer, its relay, mpirun, two ranks
     job.process.kill()
     assert_gone(children)
+    left = [path for path in jobs.temporary.iterdir() if path.name.startswith(("ministream-", "s2cs-"))]
+    assert not left
+
+
+def test_a_rank_that_is_killed_ends_the_pair_with_rank_host_and_cause(jobs: Lab) -> None:
+    job = launch(jobs, ENDLESS, "--ranks", "2", "--restarts", "0")
+    until_streaming(job)
+    os.kill(rank_1(job), signal.SIGKILL)
+    assert job.wait() == 4, job.text
+    assert f"rank 1 on {os.uname().nodename}: killed by SIGKILL" in job.text.splitlines()[-1]
+    assert "----" not in job.text
 
 
 def test_each_side_alone_with_addresses_known_beforehand(jobs: Lab) -> None:
@@ -138,7 +158,7 @@ def test_each_side_alone_with_addresses_known_beforehand(jobs: Lab) -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--as", "recon"], "--rendezvous"),
+        (["--as", "recon"], "--rendezvous DIR"),
         (["--as", "recon", "--credentials", "certs"], "--producer HOST:PORT"),
         (["--as", "recon", "--credentials", "certs", "--producer", "h:1", "--curve"], "ministream certs curve"),
         (["--port", "5000"], "--port 5000 is for one side alone"),

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -47,10 +44,10 @@ def test_without_a_word_of_ours_the_last_line_explains() -> None:
 
 
 def test_a_rank_that_aborts_the_job_explains() -> None:
-    line = "12:00:00 E rank 3 ministream.parallel.mpi: rank 3 of 4 failed, ending the job: disk full"
+    line = "12:00:00 E rank 3 ministream.parallel.mpi: rank 3 of 4 failed: disk full"
     with Child("a job", ["sh", "-c", f"echo '{line}' >&2; echo mpirun noticed >&2; exit 5"]) as child:
         assert child.wait(5) == 5
-        assert child.explanation == "rank 3 of 4 failed, ending the job: disk full"
+        assert child.explanation == "rank 3 of 4 failed: disk full"
 
 
 def test_a_signal_becomes_an_exit_code() -> None:
@@ -76,26 +73,23 @@ def test_what_a_child_leaves_in_its_session_is_ended(tmp_path: Path) -> None:
     assert_gone(left)
 
 
+def test_a_killed_child_is_explained_by_its_signal() -> None:
+    with Child("a job", ["sleep", "60"]) as child:
+        child.signal(signal.SIGKILL)
+        assert child.wait(5) == 128 + signal.SIGKILL
+        assert child.explanation == "killed by SIGKILL"
+        assert child.crashed
+
+
+def test_an_orderly_end_is_no_crash() -> None:
+    with Child("a job", ["sh", "-c", "echo 'ministream: no beam' >&2; exit 4"]) as child:
+        assert child.wait(5) == 4
+        assert not child.crashed
+
+
 def test_a_missing_program_is_named() -> None:
     with pytest.raises(MachineError, match="a job: no program /no/such/program"):
         Child("a job", ["/no/such/program"])
-
-
-def test_a_child_ends_when_its_launcher_is_killed(tmp_path: Path) -> None:
-    note = tmp_path / "pid"
-    script = (
-        "import sys, time\nfrom ministream.app.launch.processes import Child\n"
-        f"child = Child('a job', ['sh', '-c', 'echo $$ > {note}; exec sleep 60'])\ntime.sleep(60)"
-    )
-    launcher = subprocess.Popen([sys.executable, "-c", script])
-    child = pid_in(note)
-    launcher.kill()
-    launcher.wait()
-    try:
-        assert_gone(child)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
 
 
 def test_session_members_are_found() -> None:

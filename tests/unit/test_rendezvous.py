@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ministream.app.launch.rendezvous import Appointment, JobSide, Outcome, Rendezvous, fingerprint_of
+from ministream.app.launch.rendezvous import JobSide, KnownAddresses, Outcome, SharedFolder, fingerprint_of
 from ministream.errors import AccessError, ConfigError, ProtocolError
 from ministream.tunnel import curve
 from ministream.tunnel.credentials import Credentials
@@ -21,19 +21,19 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("first", ["producer", "recon"])
 def test_either_side_may_come_first(folder: Path, first: JobSide) -> None:
-    early = Rendezvous(folder, first)
+    early = SharedFolder(folder, first)
     early.credentials("127.0.0.1")
     early.publish("the early job", "127.0.0.1:4000")
     assert early.partner() is None
-    late = Rendezvous(folder, "recon" if first == "producer" else "producer")
-    card = late.partner()
-    assert card is not None
-    assert (card.job, card.control) == ("the early job", "127.0.0.1:4000")
+    late = SharedFolder(folder, "recon" if first == "producer" else "producer")
+    contact = late.partner()
+    assert contact is not None
+    assert (contact.job, contact.control) == ("the early job", "127.0.0.1:4000")
 
 
 def test_many_that_come_at_once_share_one_authority(folder: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        sides = list(pool.map(lambda k: Rendezvous(folder, "recon" if k % 2 else "producer"), range(16)))
+        sides = list(pool.map(lambda k: SharedFolder(folder, "recon" if k % 2 else "producer"), range(16)))
     own = [side.credentials("localhost") for side in sides[:2]]
     assert len({Credentials.load(path).ca for path in own}) == 1
     sides[0].publish("the producer job", "localhost:1")
@@ -42,7 +42,7 @@ def test_many_that_come_at_once_share_one_authority(folder: Path) -> None:
 
 
 def test_everything_is_closed_to_others(folder: Path) -> None:
-    side = Rendezvous(folder, "producer")
+    side = SharedFolder(folder, "producer")
     side.credentials("localhost")
     side.publish("the producer job", "localhost:1")
     side.finish(Outcome(code=0, reason="complete"))
@@ -51,12 +51,12 @@ def test_everything_is_closed_to_others(folder: Path) -> None:
 
 
 def test_a_pair_has_keys_of_its_own_while_it_lasts(folder: Path) -> None:
-    sides = [Rendezvous(folder, "producer"), Rendezvous(folder, "recon")]
+    sides = [SharedFolder(folder, "producer"), SharedFolder(folder, "recon")]
     assert sides[0].curve() == sides[1].curve()
     producer, receiver = (curve.load(sides[0].curve(), side) for side in curve.SIDES)
     assert producer.secret != receiver.secret
     assert len(producer.peers) == len(receiver.peers) == 1
-    other = Rendezvous(folder.with_name("pair-2"), "producer")
+    other = SharedFolder(folder.with_name("pair-2"), "producer")
     assert curve.load(other.curve(), "producer").peers.isdisjoint(producer.peers)
     for side in sides:
         side.finish(Outcome(code=0, reason="complete"))
@@ -64,47 +64,47 @@ def test_a_pair_has_keys_of_its_own_while_it_lasts(folder: Path) -> None:
 
 
 def test_sides_that_share_no_folder_are_told_how_to_get_keys(folder: Path) -> None:
-    apart = Appointment(folder, "recon", folder, "localhost:1")
+    apart = KnownAddresses(folder, "recon", folder, "localhost:1")
     with pytest.raises(ConfigError, match="ministream certs curve"):
         apart.curve()
 
 
 def test_the_card_carries_the_fingerprint_of_the_servers_certificate(folder: Path) -> None:
-    side = Rendezvous(folder, "producer")
+    side = SharedFolder(folder, "producer")
     own = side.credentials("localhost")
     side.publish("the producer job", "localhost:1")
-    card = Rendezvous(folder, "recon").partner()
-    assert card is not None
-    assert card.fingerprint == fingerprint_of((own / "server.crt").read_text())
-    assert "token" not in repr(card)
+    contact = SharedFolder(folder, "recon").partner()
+    assert contact is not None
+    assert contact.fingerprint == fingerprint_of((own / "server.crt").read_text())
+    assert "token" not in repr(contact)
 
 
 def test_a_folder_that_others_can_enter_is_refused(folder: Path) -> None:
     folder.mkdir(mode=0o755)
     with pytest.raises(AccessError, match="chmod 700"):
-        Rendezvous(folder, "recon")
+        SharedFolder(folder, "recon")
 
 
-def test_a_card_of_another_pair_is_refused(folder: Path, tmp_path: Path) -> None:
-    stranger = Rendezvous(tmp_path / "pair-2", "producer")
+def test_a_contact_of_another_pair_is_refused(folder: Path, tmp_path: Path) -> None:
+    stranger = SharedFolder(tmp_path / "pair-2", "producer")
     stranger.credentials("localhost")
     stranger.publish("a stranger", "localhost:1")
-    side = Rendezvous(folder, "recon")
+    side = SharedFolder(folder, "recon")
     (tmp_path / "pair-2" / "producer.json").rename(folder / "producer.json")
-    with pytest.raises(AccessError, match="a stranger is not of this pair"):
+    with pytest.raises(AccessError, match="a stranger belongs to another pair"):
         side.partner()
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"job": 1}', "[]", "\x00"])
-def test_a_damaged_card_is_named(folder: Path, text: str) -> None:
-    side = Rendezvous(folder, "recon")
+def test_a_damaged_contact_is_named(folder: Path, text: str) -> None:
+    side = SharedFolder(folder, "recon")
     (folder / "producer.json").write_text(text)
     with pytest.raises(ProtocolError, match=r"producer\.json"):
         side.partner()
 
 
-def test_the_last_one_to_end_takes_the_secrets_away(folder: Path) -> None:
-    producer, recon = Rendezvous(folder, "producer"), Rendezvous(folder, "recon")
+def test_the_last_one_to_end_removes_the_secrets(folder: Path) -> None:
+    producer, recon = SharedFolder(folder, "producer"), SharedFolder(folder, "recon")
     for side in (producer, recon):
         side.credentials("localhost")
         side.publish("a job", "localhost:1")
@@ -116,13 +116,13 @@ def test_the_last_one_to_end_takes_the_secrets_away(folder: Path) -> None:
 
 
 def test_a_side_that_starts_after_its_partner_failed_learns_why(folder: Path) -> None:
-    Rendezvous(folder, "producer").finish(Outcome(code=2, reason="no such file"))
-    assert Rendezvous(folder, "recon").partner_outcome() == Outcome(code=2, reason="no such file")
+    SharedFolder(folder, "producer").finish(Outcome(code=2, reason="no such file"))
+    assert SharedFolder(folder, "recon").partner_outcome() == Outcome(code=2, reason="no such file")
 
 
 def test_a_used_folder_is_refused(folder: Path) -> None:
-    sides = [Rendezvous(folder, "producer"), Rendezvous(folder, "recon")]
+    sides = [SharedFolder(folder, "producer"), SharedFolder(folder, "recon")]
     for side in sides:
         side.finish(Outcome(code=0, reason="complete"))
-    with pytest.raises(ConfigError, match="fresh folder"):
-        Rendezvous(folder, "producer")
+    with pytest.raises(ConfigError, match="new folder"):
+        SharedFolder(folder, "producer")

@@ -9,22 +9,23 @@ from pathlib import Path
 import pytest
 
 from ministream.app.launch.processes import Child
-from ministream.app.launch.rendezvous import Card, JobSide, Rendezvous
-from ministream.app.launch.supervisor import Supervisor, Timeouts
+from ministream.app.launch.rendezvous import Contact, JobSide, SharedFolder
+from ministream.app.launch.supervisor import Actions, Supervisor, Timeouts
 from ministream.errors import StorageError
 
 # A job that announces where it listens, then does the rest; USR1 lets it finish with exit code 3.
 JOB = """
 {before}
 trap 'echo "ministream: asked after 7 projections" >&2; exit 3' USR1
-echo '{{"control": "localhost:{port}", "pid": '$$'}}' > {announcement}
+echo '{{"control": "localhost:{port}", "pid": '$$'}}' > {announcement}.part
+mv {announcement}.part {announcement}
 {rest}
 """
 FOREVER = "while true; do sleep 0.05; done"
 
 
 class Pair:
-    """Keepers of the two sides at one meeting."""
+    """Supervisors of the two sides of one rendezvous."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -38,26 +39,30 @@ class Pair:
         before: str = "",
         client: str = "exit 0",
         after: Callable[[], None] | None = None,
+        restarts: int = 0,
         **timeouts: float,
     ) -> Supervisor:
-        meeting = Rendezvous(self.folder, side)
-        meeting.credentials("localhost")
+        rendezvous = SharedFolder(self.folder, side)
+        rendezvous.credentials("localhost")
         announcement = self.folder / f".{side}"
         script = JOB.format(port=1 if side == "producer" else 2, announcement=announcement, before=before, rest=rest)
 
-        def connect(partner: Card, control: str) -> Child:
+        def connect(partner: Contact, control: str) -> Child:
             assert (partner.control, control) == ("localhost:1", "localhost:2")
             return Child("client", ["sh", "-c", client])
 
         supervisor = Supervisor(
             side,
-            Child(side, ["sh", "-c", script]),
-            meeting,
+            rendezvous,
+            Actions(
+                start=lambda: Child(side, ["sh", "-c", script]),
+                connect=connect if side == "recon" else None,
+                after=after,
+            ),
             job=f"the {side} job",
             announcement=announcement,
             timeouts=Timeouts(**{"partner_s": 5.0, "finish_s": 5.0} | timeouts),
-            connect=connect if side == "recon" else None,
-            after=after,
+            restarts=restarts,
         )
         self.supervisors.append(supervisor)
         return supervisor
@@ -106,7 +111,7 @@ def test_a_producer_that_fails_before_the_stream_gives_its_code_and_reason(pair:
 def test_a_producer_that_fails_midway_lets_the_reconstruction_finish(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ministream.app.launch.supervisor.ACCOUNT_S", 1.0)
+    monkeypatch.setattr("ministream.app.launch.supervisor.PARTNER_OUTCOME_S", 1.0)
     pair.add("producer", "sleep 1.2; exit 4")
     recon = pair.add("recon", FOREVER)
     assert pair.run() == [4, 3]
@@ -135,7 +140,7 @@ def test_a_partner_that_never_comes(pair: Pair, side: JobSide, missing: str) -> 
     alone = pair.add(side, FOREVER, partner_s=1.0)
     assert pair.run() == [4]
     assert alone.outcome is not None
-    assert f"no sign of {missing}" in alone.outcome.reason
+    assert f"timed out after 1 s waiting for {missing}" in alone.outcome.reason
 
 
 def test_a_tunnel_that_cannot_be_opened_ends_both(pair: Pair) -> None:
@@ -143,7 +148,7 @@ def test_a_tunnel_that_cannot_be_opened_ends_both(pair: Pair) -> None:
     pair.add("recon", FOREVER, client="echo 'ministream: refused' >&2; exit 4")
     assert pair.run() == [4, 4]
     assert producer.outcome is not None
-    assert "could not be opened: refused" in producer.outcome.reason
+    assert "cannot open the tunnel: refused" in producer.outcome.reason
 
 
 def test_asked_to_stop_the_reconstruction_finishes(pair: Pair) -> None:
@@ -158,9 +163,9 @@ def test_asked_to_stop_before_the_stream_nothing_is_finished(pair: Pair) -> None
     recon = pair.add("recon", FOREVER)
     pair.run(0.3)
     recon.stop("SIGTERM")
-    assert pair.run() == [4]
+    assert pair.run() == [3]
     assert recon.outcome is not None
-    assert "was ended by SIGTERM" in recon.outcome.reason
+    assert "was stopped by SIGTERM" in recon.outcome.reason
 
 
 def test_one_that_does_not_finish_in_time_is_ended(pair: Pair) -> None:
@@ -168,7 +173,7 @@ def test_one_that_does_not_finish_in_time_is_ended(pair: Pair) -> None:
     pair.add("producer", FOREVER)
     pair.run(0.8)
     recon.stop("SIGTERM")
-    assert pair.run()[0] == 4
+    assert pair.run()[0] == 3
 
 
 def test_asked_twice_everything_ends_at_once(pair: Pair) -> None:
@@ -178,7 +183,7 @@ def test_asked_twice_everything_ends_at_once(pair: Pair) -> None:
     recon.stop("SIGINT")
     recon.stop("SIGINT", at_once=True)
     started = time.monotonic()
-    assert pair.run()[0] == 4
+    assert pair.run()[0] == 3
     assert time.monotonic() - started < 8
 
 
@@ -189,3 +194,37 @@ def test_results_that_cannot_be_copied_fail_the_pair(pair: Pair) -> None:
     pair.add("producer", "sleep 0.8")
     pair.add("recon", "sleep 0.8", after=after)
     assert pair.run() == [0, 5]
+
+
+KILLED_ONCE = """
+if [ -e {note} ]; then sleep 0.5; exit 0; fi
+touch {note}
+echo "mpirun noticed that process rank 1 with PID 0 on node n7 exited on signal 9 (Killed)." >&2
+exit 137
+"""
+
+
+def test_a_crashed_reconstruction_is_restarted(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    pair.folder.mkdir(mode=0o700)
+    pair.add("producer", "sleep 1.5")
+    recon = pair.add("recon", KILLED_ONCE.format(note=pair.folder / "note"), restarts=3)
+    assert pair.run() == [0, 0]
+    assert recon.outcome is not None
+    assert recon.outcome.reason == "the recon job is complete"
+    assert "the recon job crashed (rank 1 on n7: killed by SIGKILL): restart 1 of 3" in caplog.text
+
+
+def test_restarts_are_counted(pair: Pair) -> None:
+    crash = "echo 'rank 1 of 2 on n7 failed: defect' >&2; exit 70"
+    recon = pair.add("recon", crash, restarts=2)
+    assert pair.run() == [4]
+    assert recon.outcome is not None
+    assert recon.outcome.reason.endswith("exit code 70: rank 1 of 2 on n7 failed: defect")
+
+
+def test_an_orderly_failure_is_not_restarted(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ministream.app.launch.supervisor.PARTNER_OUTCOME_S", 0.0)
+    started = pair.folder.with_name("started")
+    pair.add("recon", f"echo . >> {started}; echo 'ministream: the producer is silent' >&2; exit 4", restarts=3)
+    assert pair.run() == [4]
+    assert started.read_text() == ".\n"

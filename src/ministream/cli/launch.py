@@ -62,6 +62,9 @@ def launch(
     strict: StrictOption = None,
     accept: AcceptOption = None,
     settings: SetOption = None,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="Restarts of a reconstruction that crashed, from its last checkpoint.")
+    ] = 3,
     producer_options: Annotated[str, typer.Option(help="More options for `ministream produce`.")] = "",
     recon_options: Annotated[str, typer.Option(help="More options for `ministream recon`.")] = "",
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
@@ -101,6 +104,7 @@ def launch(
             launcher=tuple(shlex.split(launcher)),
             producer_launcher=tuple(shlex.split(producer_launcher)),
             scratch=scratch,
+            restarts=restarts,
             timeouts=Timeouts(partner_s=partner_timeout, finish_s=finish_timeout),
             producer_options=tuple(shlex.split(producer_options)),
             recon_options=(*_plausibility(strict, accept), *shlex.split(recon_options)),

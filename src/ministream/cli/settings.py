@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import typer
 
 from ministream import config, registry
 
-# Where the plug-ins of a table live whose `kind` picks one.
-_PLUGINS = {"source": "ministream.source", "recon": "ministream.recon.algorithms"}
+# A longer line puts its remark on lines of its own.
+WIDTH = 100
+
+# The packages of plug-ins, for the tables whose `kind` selects one.
+PLUGINS = {"source": "ministream.source", "recon": "ministream.recon.algorithms"}
 
 
 def register(cli: typer.Typer) -> None:
@@ -27,7 +31,7 @@ def show() -> None:
 
 
 def template() -> str:
-    """A TOML file in which every key stands, commented out, with its default."""
+    """A TOML file with every key, commented out, and its default."""
     tables = [_table(name, field) for name, field in config.Config.model_fields.items() if _is_table(field)]
     own = [_line(name, field) for name, field in config.Config.model_fields.items() if not _is_table(field)]
     return "\n".join([*own, *tables])
@@ -47,12 +51,12 @@ def _table(name: str, field: Any) -> str:
 
 
 def _kinds(table: str) -> Iterator[str]:
-    if table in _PLUGINS:
-        yield from registry.names(_PLUGINS[table])
+    if table in PLUGINS:
+        yield from registry.names(PLUGINS[table])
 
 
 def _plugin(table: str, kind: str) -> list[str]:
-    options = registry.load(_PLUGINS[table], kind).Options
+    options = registry.load(PLUGINS[table], kind).Options
     return [f'# with kind = "{kind}":', *(_line(key, value) for key, value in options.model_fields.items())]
 
 
@@ -60,7 +64,12 @@ def _line(key: str, field: Any) -> str:
     needed = field.is_required()
     value = "…" if needed else _toml(field.default)
     remark = " ".join(filter(None, [field.description or "", "(required)" if needed else ""]))
-    return f"# {key} = {value}" + (f"  # {remark}" if remark else "")
+    line = f"# {key} = {value}" + (f"  # {remark}" if remark else "")
+    if len(line) <= WIDTH:
+        return line
+    return "\n".join(
+        [f"# {key} = {value}", *textwrap.wrap(remark, WIDTH, initial_indent="#   ", subsequent_indent="#   ")]
+    )
 
 
 def _toml(value: Any) -> str:

@@ -303,6 +303,7 @@ def ending_together(comm: Comm) -> Iterator[None]:
 
 
 def _abort(comm: Comm, error: BaseException, code: int) -> None:
-    _LOG.error("rank %d of %d failed, ending the job: %s: %s", comm.rank, comm.size, type(error).__name__, error)
+    cause = str(error) if isinstance(error, MinistreamError) else f"{type(error).__name__}: {error}"
+    _LOG.error("rank %d of %d on %s failed: %s", comm.rank, comm.size, os.uname().nodename, cause)
     sys.stderr.flush()
     comm.raw.Abort(code)

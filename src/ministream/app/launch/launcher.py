@@ -1,4 +1,4 @@
-"""Start the two jobs of a pair, or one of them, bring them together, and see them to one outcome."""
+"""Start the two jobs of a pair, or one of them, connect them, and supervise them to one outcome."""
 
 from __future__ import annotations
 
@@ -15,9 +15,18 @@ from typing import Self
 from ministream import config, log, partition
 from ministream.app.launch.plan import PROGRAM, Plan, command
 from ministream.app.launch.processes import Child
-from ministream.app.launch.rendezvous import Appointment, Card, JobSide, Meeting, Outcome, Rendezvous, check_fingerprint
+from ministream.app.launch.rendezvous import (
+    Contact,
+    JobSide,
+    KnownAddresses,
+    Outcome,
+    Rendezvous,
+    SharedFolder,
+    check_fingerprint,
+)
 from ministream.app.launch.stage_out import StageOut
-from ministream.app.launch.supervisor import JOB, Supervisor
+from ministream.app.launch.supervisor import JOB, Actions, Supervisor
+from ministream.app.launch.watcher import Watcher
 from ministream.app.placement import granted
 from ministream.errors import ConfigError
 from ministream.source import describe
@@ -29,32 +38,38 @@ STEP_S = 0.1
 
 
 def launch(plan: Plan) -> Outcome:
-    """Run the plan to its end, and leave no process behind.
+    """Run the plan to its end, and leave no process, secret or temporary folder, even if this process is killed.
 
-    At the first USR1, TERM, HUP or INT the reconstruction finishes its window and writes, and the pair ends; at
-    the second everything ends at once. Raises ConfigError, AccessError, StorageError or MachineError for what
+    At the first USR1, TERM, HUP or INT the reconstruction completes its window and writes, and the pair ends; at
+    the second everything ends at once. Raises ConfigError, AccessError, StorageError or MachineError for jobs that
     cannot be started, InputError for a source that cannot be read.
     """
     sides: tuple[JobSide, ...] = (plan.side,) if plan.side else ("producer", "recon")
     if plan.port and len(sides) > 1:
-        raise ConfigError(f"--port {plan.port} is for one side alone: give --as too, or leave the ports free")
+        raise ConfigError(f"--port {plan.port} is for one side alone: add --as producer or --as recon, or omit --port")
     _check_ranks(plan)
     with ExitStack() as stack:
-        asked = stack.enter_context(_Asked())
+        stops = stack.enter_context(_StopSignals())
         private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ministream-")))
-        supervisors = [stack.enter_context(_start(plan, side, private, stack)) for side in sides]
-        seen = 0
-        while any(supervisor.outcome is None for supervisor in supervisors):
-            if asked.times > seen:
-                seen = asked.times
-                for supervisor in reversed(supervisors):
-                    supervisor.stop(asked.by, at_once=seen > 1)
-            for supervisor in supervisors:
-                supervisor.step()
-            time.sleep(STEP_S)
-        outcome = supervisors[-1].outcome
-        assert outcome is not None
-        return outcome
+        watcher = stack.enter_context(Watcher(private))
+        supervisors = [stack.enter_context(_start(plan, side, private, watcher, stack)) for side in sides]
+        return _supervise(supervisors, stops)
+
+
+def _supervise(supervisors: list[Supervisor], stops: _StopSignals) -> Outcome:
+    """Step all supervisors until each has an outcome; the last one's is the pair's."""
+    seen = 0
+    while any(supervisor.outcome is None for supervisor in supervisors):
+        if stops.count > seen:
+            seen = stops.count
+            for supervisor in reversed(supervisors):
+                supervisor.stop(stops.last, at_once=seen > 1)
+        for supervisor in supervisors:
+            supervisor.step()
+        time.sleep(STEP_S)
+    outcome = supervisors[-1].outcome
+    assert outcome is not None
+    return outcome
 
 
 def _check_ranks(plan: Plan) -> None:
@@ -76,14 +91,14 @@ def _check_ranks(plan: Plan) -> None:
             partition.slabs(scan.rows, ranks)
 
 
-class _Asked:
-    """Counts the signals that ask this process to end, instead of dying of them; what `nohup` ignores stays so."""
+class _StopSignals:
+    """Counts the signals that ask this process to end, instead of ending; signals ignored under `nohup` stay so."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
     def __init__(self) -> None:
-        self.times = 0
-        self.by = ""
+        self.count = 0
+        self.last = ""
 
     def __enter__(self) -> Self:
         heeded = [number for number in self.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
@@ -95,50 +110,62 @@ class _Asked:
             signal.signal(number, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.times += 1
-        self.by = signal.Signals(number).name
+        self.count += 1
+        self.last = signal.Signals(number).name
 
 
-def _start(plan: Plan, side: JobSide, private: Path, stack: ExitStack) -> Supervisor:
-    meeting = _meeting(plan, side, private)
-    credentials = meeting.credentials(plan.host_of(side))
-    announcement = meeting.folder / f".{side}.listens"
-    announcement.unlink(missing_ok=True)
-    copy = stack.enter_context(StageOut(plan.scratch, plan.out)) if plan.scratch and side == "recon" else None
+def _start(plan: Plan, side: JobSide, private: Path, watcher: Watcher, stack: ExitStack) -> Supervisor:
+    rendezvous = _rendezvous(plan, side, private)
+    watcher.answer_for(rendezvous.folder, side)
+    credentials = rendezvous.credentials(plan.host_of(side))
+    keys = rendezvous.curve() if plan.curve else None
+    announcement = rendezvous.folder / f".{side}.listens"
+    stage_out = stack.enter_context(StageOut(plan.scratch, plan.out)) if plan.scratch and side == "recon" else None
+    job = JOB[side] + _where()
+    temporary = private / side
+    temporary.mkdir()
 
-    def connect(partner: Card, control: str) -> Child:
+    def start() -> Child:
+        words, env = command(plan, side, credentials, announcement, temporary, curve=keys)
+        _LOG.debug("%s: %s", job, shlex.join(words))
+        return Child(job, words, env | watcher.environment)
+
+    def connect(partner: Contact, control: str) -> Child:
         if partner.fingerprint is not None:
             check_fingerprint(partner, credentials)
         session = ("--prod", partner.control, "--cons", control, "--num-conn", str(plan.ingress))
-        return Child("the tunnel's client", (*PROGRAM, "connect", *session, "--credentials", str(credentials)))
+        words = (*PROGRAM, "connect", *session, "--credentials", str(credentials))
+        return Child("the tunnel's client", words, watcher.environment)
 
-    job = JOB[side] + _where()
-    start = command(plan, side, credentials, announcement, meeting.curve() if plan.curve else None)
-    _LOG.debug("%s: %s", job, shlex.join(start.words))
     return Supervisor(
         side,
-        Child(job, start.words, start.env),
-        meeting,
+        rendezvous,
+        Actions(
+            start=start,
+            connect=connect if side == "recon" else None,
+            after=stage_out.finish if stage_out else None,
+        ),
         job=job,
         announcement=announcement,
         timeouts=plan.timeouts,
-        connect=connect if side == "recon" else None,
-        after=copy.finish if copy else None,
+        restarts=plan.restarts if side == "recon" else 0,
     )
 
 
-def _meeting(plan: Plan, side: JobSide, private: Path) -> Meeting:
+def _rendezvous(plan: Plan, side: JobSide, private: Path) -> Rendezvous:
     folder = plan.rendezvous or private / "pair"
     if plan.side is None or (plan.rendezvous is not None and plan.producer is None):
-        return Rendezvous(folder, side)
+        return SharedFolder(folder, side)
     if plan.credentials is None:
-        raise ConfigError("one job alone needs a --rendezvous folder, or --credentials that the other side knows")
+        raise ConfigError(
+            "one job alone needs --rendezvous DIR, or --credentials DIR of the authority that the other side uses"
+        )
     if side == "recon" and plan.producer is None:
-        raise ConfigError("where is the producer? give a --rendezvous folder, or --producer HOST:PORT")
-    return Appointment(folder, side, plan.credentials, plan.producer)
+        raise ConfigError("the producer's address is missing. Give --rendezvous DIR, or --producer HOST:PORT")
+    return KnownAddresses(folder, side, plan.credentials, plan.producer)
 
 
 def _where() -> str:
-    """How Slurm knows this job, for messages that are read at the other side."""
+    """This job's Slurm id and node, for messages that appear on the other side."""
     job = os.environ.get("SLURM_JOB_ID")
     return f" (Slurm job {job} on {os.uname().nodename})" if job else ""

@@ -1,4 +1,4 @@
-"""What to launch, and the command line of each job that follows from it."""
+"""What to launch, and each job's command line and environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOG = log.get(__name__)
 
 PROGRAM = (sys.executable, "-P", "-m", "ministream")
 
-# The threads of a rank are its own; the libraries below must not start more.
+# A rank has threads of its own; the libraries below it must not start more.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"), "1")
 
 
@@ -24,13 +24,13 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 class Plan:
     """What to launch.
 
-    `side` None is both jobs. `rendezvous` is the folder where they meet, `producer` the address of a producer's
-    S2CS that needs none. `host` and `producer_host` are the names on which the sides' control servers listen and
-    are found, `port` the port (0: any free one). `launcher` are the words that start the reconstruction's ranks
-    (none: mpirun on this machine), `producer_launcher` those that start the producer. `ranks` and `threads` 0:
-    what this machine grants. `ingress` ranks receive. Results go to `out`, by way of `scratch` where that is given.
-    `settings` are assignments TABLE.KEY=VALUE for both jobs. `curve` encrypts the stream end to end, with keys made for
-    the pair. `*_options` are passed on to the jobs.
+    `side` None is both jobs. `rendezvous` is their shared folder, `producer` the address of a producer's S2CS
+    that needs none. `host` and `producer_host` are the names of the sides' control servers, `port` the port (0: any
+    free one). `launcher` are the words that start the reconstruction's ranks (none: mpirun on this machine),
+    `producer_launcher` those that start the producer. `ranks` and `threads` 0: the cores granted here. `ingress`
+    ranks receive. Results go to `out`, staged out of `scratch` where that is given. `curve` encrypts the stream end
+    to end, with keys created for the pair. A reconstruction that crashed is restarted `restarts` times at most.
+    `settings` are assignments TABLE.KEY=VALUE for both jobs; `*_options` are passed on to one.
     """
 
     run: Path | None
@@ -50,35 +50,39 @@ class Plan:
     launcher: tuple[str, ...] = ()
     producer_launcher: tuple[str, ...] = ()
     scratch: Path | None = None
+    restarts: int = 0
     timeouts: Timeouts = field(default_factory=Timeouts)
     producer_options: tuple[str, ...] = ()
     recon_options: tuple[str, ...] = ()
 
     def host_of(self, side: JobSide) -> str:
-        """The name on which a side's servers listen."""
+        """The host name of a side's servers."""
         return (self.producer_host or self.host) if side == "producer" else self.host
 
 
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """A program with its arguments, and what its environment must have besides ours."""
+def command(
+    plan: Plan,
+    side: JobSide,
+    credentials: Path,
+    announcement: Path,
+    temporary: Path,
+    *,
+    curve: Path | None = None,
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The words that start one job, and the variables that its environment needs besides ours.
 
-    words: tuple[str, ...]
-    env: dict[str, str]
-
-
-def command(plan: Plan, side: JobSide, credentials: Path, announcement: Path, curve: Path | None = None) -> Command:
-    """How one job is started; `curve` are the keys of an encrypted stream.
-
+    `curve` are the keys of an encrypted stream. A job on this machine has its temporary files in `temporary`.
     Raises ConfigError when its ranks need an mpirun and there is none.
     """
     address = f"{plan.host_of(side)}:{plan.port}"
     common = ["--control", address, "--credentials", str(credentials), "--announce", str(announcement)]
     if curve is not None:
         common += ["--curve", str(curve)]
-    one_thread = {name: value for name, value in ONE_THREAD.items() if name not in os.environ}
-    words, env = _producer(plan) if side == "producer" else _recon(plan)
-    return Command(words=(*words, *common), env=one_thread | env)
+    env = {name: value for name, value in ONE_THREAD.items() if name not in os.environ}
+    if not (plan.producer_launcher if side == "producer" else plan.launcher):
+        env["TMPDIR"] = str(temporary)
+    words, more = _producer(plan) if side == "producer" else _recon(plan)
+    return (*words, *common), env | more
 
 
 def _producer(plan: Plan) -> tuple[list[str], dict[str, str]]:
@@ -105,10 +109,10 @@ def _recon(plan: Plan) -> tuple[list[str], dict[str, str]]:
 
 
 def share(grant: CoreGrant, ranks: int, threads: int) -> tuple[int, int]:
-    """Ranks and threads per rank on this machine, where 0 was asked for; says what they are."""
+    """Ranks and threads per rank on this machine, where 0 was given; logs them."""
     ranks = ranks or grant.ranks
     threads = threads or grant.threads(ranks)
-    crowded = ", oversubscribed: timings mean nothing" if ranks * threads > grant.cores else ""
+    crowded = ", oversubscribed: timings are meaningless" if ranks * threads > grant.cores else ""
     _LOG.info("%s; ranks × threads: %d × %d%s", grant, ranks, threads, crowded)
     return ranks, threads
 

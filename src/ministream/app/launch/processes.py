@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -15,12 +14,10 @@ from pathlib import Path
 from typing import IO, Self
 
 from ministream import log
+from ministream.app.launch.diagnosis import Certainty, Diagnosis, killed_by
 from ministream.errors import MachineError
 
 _LOG = log.get(__name__)
-
-# How this package says on standard error why it failed, the surest word first: the command line's, a rank's.
-_WORDS = (re.compile(r"^ministream: (.+)$"), re.compile(r"(rank \d+ of \d+ failed, .+)$"), re.compile(r"(.*\S.*)$"))
 
 POLL_S = 0.05
 KILL_AFTER_S = 5.0
@@ -28,29 +25,29 @@ LISTEN_S = 1.0
 
 
 class Child:
-    """A program in a session of its own; ends with this process, whatever ends this process.
+    """A program in a session of its own, whose standard error is read and passed on.
 
     Raises MachineError when the program cannot be started.
     """
 
     def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         self.name = name
-        self._explanation = ""
+        self._diagnosis = Diagnosis()
         if shutil.which(command[0]) is None:
             raise MachineError(f"{name}: no program {command[0]}")
-        listen = not sys.stderr.isatty()
         try:
             # By exec only: a fork would copy the threads' locks of whatever library is loaded here.
             self._process = subprocess.Popen(
-                [*_ends_with_parent(), *command],
+                command,
                 env={**os.environ, **(env or {})},
                 stdin=subprocess.DEVNULL,
-                stderr=subprocess.PIPE if listen else None,
+                stderr=subprocess.PIPE,
                 start_new_session=True,
             )
         except OSError as error:
-            raise MachineError(f"{name}: {command[0]} cannot be started: {error.strerror}") from error
-        self._listener = self._listen(self._process.stderr) if self._process.stderr else None
+            raise MachineError(f"{name}: cannot start {command[0]}: {error.strerror}") from error
+        assert self._process.stderr is not None
+        self._listener = self._listen(self._process.stderr)
 
     def __enter__(self) -> Self:
         return self
@@ -66,13 +63,18 @@ class Child:
 
     @property
     def explanation(self) -> str:
-        """After its end: the line in which it said why it failed, or the last one it said.
+        """After its end: the line that names the cause of its failure, else the last one."""
+        self._listener.join(LISTEN_S)
+        if not self._diagnosis.cause and (code := self._process.returncode) is not None and code < 0:
+            return killed_by(-code)
+        return self._diagnosis.cause
 
-        Empty where standard error is a terminal, to which the child writes directly.
-        """
-        if self._listener is not None:
-            self._listener.join(LISTEN_S)
-        return self._explanation
+    @property
+    def crashed(self) -> bool:
+        """After its end: it did not end in order, with a last word of its own, but one of its processes died."""
+        self._listener.join(LISTEN_S)
+        by_signal = self._process.returncode is not None and self._process.returncode < 0
+        return by_signal or self._diagnosis.certainty in {Certainty.LAUNCHER, Certainty.RANK}
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, unless it has ended."""
@@ -86,15 +88,15 @@ class Child:
         return self.code
 
     def end(self, grace_s: float) -> int:
-        """End it: ask, wait, then insist; and every process that it left in its session. Returns its exit code."""
+        """End it and all processes of its session: SIGTERM, after `grace_s` SIGKILL. Returns its exit code."""
         if self.code is None:
             self.signal(signal.SIGTERM)
             if self.wait(grace_s) is None:
-                _LOG.warning("%s did not end within %.0f s and is killed", self.name, grace_s)
+                _LOG.warning("%s did not end within %.0f s: killing it", self.name, grace_s)
                 self.signal(signal.SIGKILL)
         self._process.wait()
         for pid in session_members(self._process.pid):
-            _LOG.warning("%s left process %d behind, which is killed", self.name, pid)
+            _LOG.debug("%s left process %d behind: killing it", self.name, pid)
             _kill(pid)
         code = self.code
         assert code is not None
@@ -106,19 +108,19 @@ class Child:
         return listener
 
     def _pass_on(self, pipe: IO[bytes]) -> None:
-        surest = len(_WORDS)
         with pipe:
             for line in pipe:
-                sys.stderr.write(text := line.decode(errors="replace"))
-                sys.stderr.flush()
-                for how_sure, word in enumerate(_WORDS[: surest + 1]):
-                    if found := word.search(text.rstrip()):
-                        self._explanation, surest = found[1], how_sure
-                        break
+                text = line.decode(errors="replace")
+                shown = self._diagnosis.read(text)
+                if shown is None:
+                    _LOG.debug("%s: %s", self.name, text.rstrip())
+                else:
+                    sys.stderr.write(shown)
+                    sys.stderr.flush()
 
 
 def session_members(session: int) -> list[int]:
-    """The processes of a session, by what the kernel lists; the dead and unreaped are not counted."""
+    """The processes of a session, without zombies."""
     pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
     return [pid for pid in pids if _session_of(pid) == session]
 
@@ -138,9 +140,3 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         _LOG.debug("process %d has ended by itself", pid)
-
-
-def _ends_with_parent() -> list[str]:
-    """Words before a command that let it be terminated when this process dies, even by SIGKILL."""
-    setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []

@@ -1,13 +1,13 @@
-"""Where the two jobs of a pair meet: a folder that both can see and nobody else can read.
+"""How the two jobs of a pair find each other: through a folder that both see and nobody else can read.
 
-    pair/            the pair's token, its own certificate authority and the keys of its stream: made whole by
-                     whoever comes first
-    producer.json    each side's card: where its S2CS listens, its certificate's fingerprint, the token
+    pair/            the pair's token, its own certificate authority and the keys of its stream: created as a whole
+                     by the side that comes first
+    producer.json    each side's contact: address of its S2CS, fingerprint of its certificate, token
     recon.json
-    producer.end     how each side ended, and why
+    producer.end     each side's outcome: exit code and reason
     recon.end
 
-Either side may come first. The last one to end takes the secrets away; what says how they ended stays.
+Either side may come first. The last one to end removes the secrets; the outcomes stay.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
-    """What one side tells the other: where its S2CS listens, and how to know it. `job` names it in messages."""
+class Contact:
+    """What one side tells the other: the address and identity of its S2CS. `job` names it in messages."""
 
     job: str
     control: str
@@ -54,19 +54,19 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How one side ended: its exit code, and one line that says why."""
+    """How one side ended: its exit code, and the reason in one line."""
 
     code: int
     reason: str
 
     @property
     def failed(self) -> bool:
-        """Whether the side ended otherwise than by finishing its part."""
+        """Whether the side ended without finishing its part."""
         return self.code != ExitCode.COMPLETE
 
 
-class Meeting(Protocol):
-    """How one side of a pair knows of the other."""
+class Rendezvous(Protocol):
+    """How one side of a pair finds the other."""
 
     folder: Path
 
@@ -79,21 +79,21 @@ class Meeting(Protocol):
     def publish(self, job: str, control: str) -> None:
         """Tell the partner where this side's S2CS listens."""
 
-    def partner(self) -> Card | None:
-        """The partner's card; None before it came."""
+    def partner(self) -> Contact | None:
+        """The partner's contact; None before it has arrived."""
 
     def finish(self, outcome: Outcome) -> None:
         """Tell the partner how this side ended."""
 
     def partner_outcome(self) -> Outcome | None:
-        """How the partner ended; None while it has not, or is not known."""
+        """How the partner ended; None while it runs, or where that is unknown."""
 
 
-class Rendezvous:
-    """A meeting through files.
+class SharedFolder:
+    """A rendezvous through files.
 
-    Raises AccessError when others could read or replace what lies in the folder, StorageError when it cannot be
-    written, ConfigError when its pair has ended.
+    Raises AccessError for a folder that others can read or change, StorageError for one that cannot be written,
+    ConfigError for one whose pair has ended.
     """
 
     def __init__(self, folder: Path, side: JobSide) -> None:
@@ -102,7 +102,7 @@ class Rendezvous:
         self._pair = self.folder / "pair"
         _make_private(self.folder)
         if (self.folder / f"{side}.end").exists() and self.partner_outcome() is not None:
-            raise ConfigError(f"{folder}: the pair that met here has ended: use a fresh folder for every pair")
+            raise ConfigError(f"{folder}: its pair has ended. Use a new folder for every pair")
         _make_once(self._pair)
         self._token = (self._pair / "token").read_text()
 
@@ -114,40 +114,42 @@ class Rendezvous:
         return own
 
     def curve(self) -> Path:
-        """Keys made for this pair, which both sides find here and nobody else."""
+        """Keys created for this pair; only its two sides can read them."""
         return self._pair / "curve"
 
     def publish(self, job: str, control: str) -> None:
-        """Leave this side's card for the partner; replaces an earlier one."""
+        """Leave this side's contact for the partner; replaces an earlier one."""
         fingerprint = fingerprint_of((self._pair / self._side / "server.crt").read_text())
-        card = Card(job=job, control=control, fingerprint=fingerprint, token=self._token)
-        _write(self.folder / f"{self._side}.json", card)
+        contact = Contact(job=job, control=control, fingerprint=fingerprint, token=self._token)
+        _write(self.folder / f"{self._side}.json", contact)
 
-    def partner(self) -> Card | None:
-        """The partner's card; None before it came. Raises AccessError for a card that is not of this pair."""
-        card = _read(self.folder / f"{PARTNER[self._side]}.json", Card)
-        if card is not None and not secrets.compare_digest(card.token, self._token):
-            raise AccessError(f"{self.folder}: the card of {card.job} is not of this pair: use a fresh folder")
-        return card
+    def partner(self) -> Contact | None:
+        """The partner's contact; None before it has arrived. Raises AccessError for one of another pair."""
+        contact = _read(self.folder / f"{PARTNER[self._side]}.json", Contact)
+        if contact is not None and not secrets.compare_digest(contact.token, self._token):
+            raise AccessError(
+                f"{self.folder}: the contact of {contact.job} belongs to another pair. Use a new folder for every pair"
+            )
+        return contact
 
     def finish(self, outcome: Outcome) -> None:
-        """Leave this side's outcome for the partner; the last one to end takes the secrets away."""
+        """Leave this side's outcome for the partner; the last one to end removes the secrets."""
         _write(self.folder / f"{self._side}.end", outcome)
         if self.partner_outcome() is not None:
-            for card in PARTNER:
-                (self.folder / f"{card}.json").unlink(missing_ok=True)
+            for contact in PARTNER:
+                (self.folder / f"{contact}.json").unlink(missing_ok=True)
             shutil.rmtree(self._pair, ignore_errors=True)  # both may come here at once
 
     def partner_outcome(self) -> Outcome | None:
-        """How the partner ended; None while it has not."""
+        """How the partner ended; None while it runs."""
         return _read(self.folder / f"{PARTNER[self._side]}.end", Outcome)
 
 
-class Appointment:
-    """A meeting at addresses known beforehand, with credentials that both sides have: nothing is shared but them.
+class KnownAddresses:
+    """A rendezvous at known addresses, with credentials of one authority on both sides, and no shared folder.
 
-    `producer` is where the producer's S2CS listens, for the side that dials; None for the producer itself.
-    `folder` is this side's own: its outcome goes there for whoever submitted it.
+    `producer` is the address of the producer's S2CS; None on the producer's side. `folder` belongs to this side: its
+    outcome goes there for the submitting script.
     """
 
     def __init__(self, folder: Path, side: JobSide, credentials_folder: Path, producer: str | None) -> None:
@@ -158,29 +160,29 @@ class Appointment:
         self._producer = producer
 
     def credentials(self, host: str) -> Path:
-        """The directory of credentials that was given; its server certificate must be for `host`."""
+        """The given directory of credentials; its server certificate must be for `host`."""
         return self._credentials
 
     def curve(self) -> Path:
         """Raises ConfigError: the two sides share no folder in which keys could be made for them."""
         raise ConfigError(
-            "--curve makes keys where both sides meet: with addresses known beforehand make them by"
-            " `ministream certs curve`, and name them as `curve` in [stream] of either side's run file"
+            "--curve creates keys in a shared rendezvous folder, and there is none. Create them with "
+            "`ministream certs curve DIR`, and name DIR as `curve` in [stream] of both run files"
         )
 
     def publish(self, job: str, control: str) -> None:
-        """Nobody is told: the addresses are known."""
+        """Nothing to do: the addresses are known."""
 
-    def partner(self) -> Card | None:
-        """The producer, at the address that was given."""
-        return Card(job="the producer", control=self._producer) if self._producer else None
+    def partner(self) -> Contact | None:
+        """The producer, at its known address."""
+        return Contact(job="the producer", control=self._producer) if self._producer else None
 
     def finish(self, outcome: Outcome) -> None:
-        """The stream tells the partner; the file tells who submitted this side."""
+        """Leave the outcome for the submitting script; the partner learns it from the stream."""
         _write(self.folder / f"{self._side}.end", outcome)
 
     def partner_outcome(self) -> Outcome | None:
-        """Not known here."""
+        """Unknown without a shared folder."""
         return None
 
 
@@ -189,25 +191,26 @@ def fingerprint_of(certificate: str) -> str:
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest()
 
 
-def check_fingerprint(card: Card, own: Path) -> None:
-    """Make sure that the S2CS which answers at the card's address is the one that wrote the card.
+def check_fingerprint(contact: Contact, own: Path) -> None:
+    """Check that the S2CS at the contact's address has the contact's certificate.
 
-    `own` is this side's directory of credentials. Raises PeerLostError when nobody answers, AccessError when
-    somebody else does.
+    `own` is this side's directory of credentials. Raises PeerLostError when no server answers, AccessError for
+    another certificate.
     """
     context = ssl.create_default_context(cafile=str(own / "ca.crt"))
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(own / "client.crt", own / "client.key")
     context.set_alpn_protocols(["h2"])
-    address = parse_endpoint(card.control)
+    address = parse_endpoint(contact.control)
     try:
         found = _certificate_at(address, context)
     except ssl.SSLError as error:
-        raise AccessError(f"{card.job}: its S2CS at {address} is not to be trusted: {error.reason}") from error
+        raise AccessError(f"{contact.job}: certificate at {address} is not trusted: {error.reason}") from error
     except OSError as error:
-        raise PeerLostError(f"{card.job}: its S2CS at {address} does not answer: {error.strerror or error}") from error
-    if fingerprint_of(found) != card.fingerprint:
-        raise AccessError(f"{card.job}: another server than its own answers at {address}")
+        cause = error.strerror or error
+        raise PeerLostError(f"{contact.job}: its S2CS at {address} does not answer: {cause}") from error
+    if fingerprint_of(found) != contact.fingerprint:
+        raise AccessError(f"{contact.job}: certificate at {address} does not match the partner's fingerprint")
 
 
 def _certificate_at(address: Endpoint, context: ssl.SSLContext) -> str:
@@ -227,11 +230,11 @@ def _make_private(folder: Path) -> None:
     except OSError as error:
         raise atomic.failed(folder, error) from error
     if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise AccessError(f"{folder}: a rendezvous must be yours and closed to others: chmod 700 {folder}")
+        raise AccessError(f"{folder}: other users can read this rendezvous folder. Close it: chmod 700 {folder}")
 
 
 def _make_once(pair: Path) -> None:
-    """Make the folder of the pair's secrets, whole, unless the partner has."""
+    """Create the folder of the pair's secrets as a whole, unless the partner has."""
     if pair.exists():
         return
     try:
@@ -251,12 +254,12 @@ def _rename_unless_there(mine: Path, pair: Path) -> None:
     try:
         mine.rename(pair)
     except OSError:
-        # Onto a folder that holds something it fails: the partner was faster.
+        # rename onto a folder with content fails: the partner was faster
         if not pair.exists():
             raise
 
 
-def _write(path: Path, value: Card | Outcome) -> None:
+def _write(path: Path, value: Contact | Outcome) -> None:
     with atomic.replacing(path) as part:
         _write_text(part, msgspec.json.encode(value).decode())
 
@@ -275,4 +278,4 @@ def _read(path: Path, kind: type[T]) -> T | None:
     except OSError as error:
         raise atomic.failed(path, error) from error
     except msgspec.DecodeError as error:
-        raise ProtocolError(f"{path}: not what a partner leaves there: {error}") from error
+        raise ProtocolError(f"{path}: not a valid {kind.__name__.lower()} of a partner: {error}") from error

@@ -1,4 +1,4 @@
-"""Results written to a node's own fast disk, and carried to where they belong while the job goes on."""
+"""Results written to a node's local disk, and copied to their final folder while the job runs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ministream.errors import MinistreamError, StorageError
 
 _LOG = log.get(__name__)
 
-LOOK_S = 0.5
+POLL_S = 0.5
 
 
 class StageOut:
-    """Copies every finished file from `scratch` to `target`, whole or not at all, in a thread of its own.
+    """Copies every finished file from `scratch` to `target`, atomically, in a thread of its own.
 
-    What is being written has a name that starts with a dot, and is finished once it is renamed. A file that is
-    replaced is copied again. `finish` copies the rest, and raises the StorageError of a copy that failed, or where
-    there was nothing to copy: the ranks have then written on another machine.
+    Unfinished files have names that start with a dot and are renamed when complete. A replaced file is copied again.
+    `finish` copies the rest. It raises StorageError for a copy that failed, and for an empty scratch folder: the ranks
+    have then written on another machine.
     """
 
     def __init__(self, scratch: Path, target: Path) -> None:
@@ -29,7 +29,7 @@ class StageOut:
         self._copied: dict[Path, tuple[int, int]] = {}
         self._error: MinistreamError | None = None
         self._finish = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="copy-out", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="stage-out", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -42,21 +42,21 @@ class StageOut:
             if self._scratch.exists():
                 shutil.rmtree(self._scratch)
         else:
-            _LOG.error("%s; the results that were not copied are in %s", self._error, self._scratch)
+            _LOG.error("%s; results not yet copied are in %s", self._error, self._scratch)
 
     def finish(self) -> None:
-        """Copy what is left. Raises StorageError."""
+        """Copy the remaining files. Raises StorageError."""
         self._finish.set()
         self._thread.join()
         if self._error is not None:
             raise self._error
         if not self._copied:
             where = f"{self._scratch} on {os.uname().nodename}"
-            raise StorageError(f"there are no results in {where}: let the ranks run there, or leave out --scratch")
+            raise StorageError(f"no results in {where}. Run the ranks on this node, or leave out --scratch")
 
     def _run(self) -> None:
         try:
-            while not self._finish.wait(LOOK_S):
+            while not self._finish.wait(POLL_S):
                 self._copy_new()
             self._copy_new()
         except MinistreamError as error:
@@ -80,4 +80,4 @@ class StageOut:
             raise atomic.failed(target, error) from error
         with atomic.replacing(target) as part:
             shutil.copyfile(source, part)
-        _LOG.debug("%s copied out", target)
+        _LOG.debug("staged out %s", target)

@@ -1,4 +1,4 @@
-"""Watches one job of a pair: its process, its partner's traces at their meeting, and what the operator asks."""
+"""Supervises one job of a pair: its process, its partner's outcome, restarts after a crash, and stop requests."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from typing import Self
 
 from ministream import log
 from ministream.app.launch.processes import KILL_AFTER_S, Child
-from ministream.app.launch.rendezvous import PARTNER, Card, JobSide, Meeting, Outcome
+from ministream.app.launch.rendezvous import PARTNER, Contact, JobSide, Outcome, Rendezvous
 from ministream.errors import ExitCode, MinistreamError
 
 _LOG = log.get(__name__)
 
 JOB: dict[JobSide, str] = {"producer": "the producer job", "recon": "the reconstruction job"}
 
-# The folder may be on a file system that many share: a few looks per second do not burden it.
-LOOK_S = 0.2
+# The folder may be on a shared file system: a few polls per second do not burden it.
+POLL_S = 0.2
 
-# A peer's failure is felt through the stream before its own account of it reaches the meeting; mpirun takes seconds to
-# end the ranks and itself.
-ACCOUNT_S = 10.0
+# The stream breaks before the failing peer's outcome reaches the rendezvous; mpirun takes seconds to end.
+PARTNER_OUTCOME_S = 10.0
+
+# Neither a crash nor a failed peer: the job itself has decided.
+_IN_ORDER = (ExitCode.COMPLETE, ExitCode.USAGE, ExitCode.INCOMPLETE, ExitCode.STORAGE)
 
 # A job whose partner has finished gets this long to finish too.
 LINGER_S = 20.0
@@ -39,41 +41,56 @@ class Timeouts:
     finish_s: float = 90.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Actions:
+    """What a supervisor does for its job, besides watching it.
+
+    `start` starts the job, also again after a crash. `connect`, for the side that opens the tunnel's session, starts
+    the client from the two control addresses. `after` runs once the job has ended in order, and may still fail it.
+    """
+
+    start: Callable[[], Child]
+    connect: Callable[[Contact, str], Child] | None = None
+    after: Callable[[], None] | None = None
+
+
 class Supervisor:
-    """Sees one job from its start to its outcome, without ever waiting: call `step` until there is an `outcome`.
+    """Follows one job from start to outcome without blocking: call `step` until there is an `outcome`.
 
-    A reconstruction that ended in order (0 complete, 3 incomplete) decides by its own exit code. Otherwise the
-    side that failed first gives its code and its reason to both.
-
-    `connect`, for the side that opens the tunnel's session, starts the client from the two control addresses.
-    `after` runs once the job has ended in order, and may still fail it.
+    A reconstruction that ended in order (0 complete, 3 incomplete) decides by its own exit code. One that crashed is
+    restarted up to `restarts` times. Otherwise the side that failed first gives its code and reason to both.
     """
 
     def __init__(
         self,
         side: JobSide,
-        child: Child,
-        meeting: Meeting,
+        rendezvous: Rendezvous,
+        actions: Actions,
         *,
         job: str,
         announcement: Path,
         timeouts: Timeouts,
-        connect: Callable[[Card, str], Child] | None,
-        after: Callable[[], None] | None = None,
+        restarts: int = 0,
     ) -> None:
         self.outcome: Outcome | None = None
-        self._side, self._child, self._meeting = side, child, meeting
+        self._side, self._rendezvous, self._actions = side, rendezvous, actions
         self._job, self._announcement, self._timeouts = job, announcement, timeouts
-        self._connect, self._after = connect, after
+        self._restarts, self._restarted = restarts, 0
+        self._decided: Outcome | None = None
+        self._poll_at = 0.0
+        self._start()
+
+    def _start(self) -> None:
+        """Start the job, the first time or again."""
+        self._announcement.unlink(missing_ok=True)
         self._control: str | None = None
-        self._partner: Card | None = None
+        self._partner: Contact | None = None
         self._client: Child | None = None
         self._open = False
-        self._verdict: Outcome | None = None
-        self._look_at = 0.0
-        self._partner_by = time.monotonic() + timeouts.partner_s
         self._end_by: float | None = None
-        self._account_by: float | None = None
+        self._partner_outcome_by: float | None = None
+        self._partner_by = time.monotonic() + self._timeouts.partner_s
+        self._child = self._actions.start()
 
     def __enter__(self) -> Self:
         return self
@@ -82,10 +99,10 @@ class Supervisor:
         for child in filter(None, (self._client, self._child)):
             child.end(KILL_AFTER_S)
         if self.outcome is None:
-            self._meeting.finish(Outcome(code=ExitCode.PEER, reason=f"{self._job}: its launcher failed"))
+            self._rendezvous.finish(Outcome(code=ExitCode.PEER, reason=f"{self._job}: the launcher failed"))
 
     def step(self) -> None:
-        """Look once at everything there is to see, and do what follows from it."""
+        """Check job, partner and client once, and react."""
         if self.outcome is not None:
             return
         try:
@@ -94,22 +111,23 @@ class Supervisor:
             self._end(Outcome(code=error.exit_code, reason=str(error)))
 
     def stop(self, why: str, *, at_once: bool = False) -> None:
-        """Let the job end; a reconstruction that has begun finishes its window and writes, unless `at_once`."""
+        """End the job; a reconstruction that has begun completes its window and writes, unless `at_once`."""
         if self.outcome is None:
-            self._end(Outcome(code=ExitCode.PEER, reason=f"{self._job} was ended by {why}"), at_once=at_once)
+            code = ExitCode.INCOMPLETE if self._side == "recon" else ExitCode.PEER
+            self._end(Outcome(code=code, reason=f"{self._job} was stopped by {why}"), at_once=at_once)
 
     def _step(self) -> None:
         code, now = self._child.code, time.monotonic()
-        if now >= self._look_at:
-            self._look_at = now + LOOK_S
-            self._look()
+        if now >= self._poll_at:
+            self._poll_at = now + POLL_S
+            self._poll()
         if code is not None:
             self._conclude(code)
         elif self._end_by is not None and now > self._end_by:
             self._child.end(KILL_AFTER_S)
 
-    def _look(self) -> None:
-        ended = self._meeting.partner_outcome()
+    def _poll(self) -> None:
+        ended = self._rendezvous.partner_outcome()
         # a producer that dropped projections has still sent the rest to the end
         sent_all = self._side == "recon" and ended is not None and ended.code == ExitCode.INCOMPLETE
         if ended is not None and ended.failed and not sent_all:
@@ -125,65 +143,76 @@ class Supervisor:
 
     def _publish(self) -> None:
         self._control = str(json.loads(self._announcement.read_text())["control"])
-        self._meeting.publish(self._job, self._control)
+        self._rendezvous.publish(self._job, self._control)
         _LOG.info("%s listens on %s", self._job, self._control)
 
     def _find_partner(self, control: str) -> None:
-        self._partner = self._meeting.partner()
+        self._partner = self._rendezvous.partner()
         if self._partner is not None:
-            _LOG.info("%s met %s", self._job, self._partner.job)
-            self._open = self._connect is None
-            self._client = self._connect(self._partner, control) if self._connect else None
+            _LOG.info("%s found %s", self._job, self._partner.job)
+            connect = self._actions.connect
+            self._open = connect is None
+            self._client = connect(self._partner, control) if connect else None
         elif time.monotonic() > self._partner_by:
-            waited = (
-                f"no sign of {JOB[PARTNER[self._side]]} in {self._meeting.folder} for {self._timeouts.partner_s:.0f} s"
-            )
-            self._end(Outcome(code=ExitCode.PEER, reason=f"{self._job} gave up: {waited}"))
+            waited = f"timed out after {self._timeouts.partner_s:g} s waiting for {JOB[PARTNER[self._side]]}"
+            self._end(Outcome(code=ExitCode.PEER, reason=f"{self._job}: {waited} in {self._rendezvous.folder}"))
 
     def _watch_client(self, client: Child) -> None:
         if client.code is not None:
             self._open = client.code == 0
             if not self._open:
-                reason = f"{self._job}: the tunnel could not be opened: {client.explanation}"
+                reason = f"{self._job}: cannot open the tunnel: {client.explanation}"
                 self._end(Outcome(code=ExitCode.PEER, reason=reason))
 
-    def _end(self, verdict: Outcome, *, at_once: bool = False) -> None:
-        """Ask the job to end, once; `verdict` counts unless the job still ends in order."""
-        if self._verdict is not None and not at_once:
+    def _end(self, decided: Outcome, *, at_once: bool = False) -> None:
+        """Ask the job to end, once; `decided` counts unless the job still ends in order."""
+        if self._decided is not None and not at_once:
             return
-        self._verdict = self._verdict or verdict
-        _LOG.warning("%s", verdict.reason)
+        self._decided = self._decided or decided
+        _LOG.warning("%s", decided.reason)
         orderly = self._side == "recon" and self._open and not at_once
         self._child.signal(signal.SIGUSR1 if orderly else signal.SIGTERM)
         self._end_by = time.monotonic() + (self._timeouts.finish_s if orderly else KILL_AFTER_S)
 
     def _conclude(self, code: int) -> None:
-        """The job has ended: say how, once it is clear who failed first."""
-        if code == ExitCode.PEER and self._verdict is None:
-            self._account_by = self._account_by or time.monotonic() + ACCOUNT_S
-            if time.monotonic() < self._account_by:
+        """The job has ended: restart it after a crash, else state the outcome once it is clear who failed first."""
+        if code not in _IN_ORDER and self._decided is None:
+            self._partner_outcome_by = self._partner_outcome_by or time.monotonic() + PARTNER_OUTCOME_S
+            if self._may_restart() or (code == ExitCode.PEER and time.monotonic() < self._partner_outcome_by):
                 return
-        self._child.end(0.0)  # and whatever it left behind
-        self.outcome = self._judge(code)
-        self._meeting.finish(self.outcome)
-        if self.outcome is not self._verdict:
+        self._child.end(0.0)  # and the processes that it left
+        self.outcome = self._outcome_of(code)
+        self._rendezvous.finish(self.outcome)
+        if self.outcome is not self._decided:
             _LOG.log(logging.WARNING if self.outcome.failed else logging.INFO, "%s", self.outcome.reason)
 
-    def _judge(self, code: int) -> Outcome:
+    def _may_restart(self) -> bool:
+        """Restart a job that crashed, while restarts are left; its partner waits for it meanwhile."""
+        if self._restarted >= self._restarts or not self._child.crashed:
+            return False
+        self._restarted += 1
+        cause = self._child.explanation
+        for child in filter(None, (self._client, self._child)):
+            child.end(0.0)
+        _LOG.warning("%s crashed (%s): restart %d of %d", self._job, cause, self._restarted, self._restarts)
+        self._start()
+        return True
+
+    def _outcome_of(self, code: int) -> Outcome:
         said = f": {self._child.explanation}" if self._child.explanation else ""
         if code == ExitCode.INCOMPLETE:
             return self._finished(code, f"{self._job} is incomplete{said}")
         if code == ExitCode.COMPLETE:
             return self._finished(code, f"{self._job} is complete")
-        if self._verdict is not None:
-            return self._verdict
+        if self._decided is not None:
+            return self._decided
         known = ExitCode(code) if code in tuple(ExitCode) else ExitCode.PEER
         return Outcome(code=known, reason=f"{self._job} failed with exit code {code}{said}")
 
     def _finished(self, code: int, reason: str) -> Outcome:
         try:
-            if self._after is not None:
-                self._after()
+            if self._actions.after is not None:
+                self._actions.after()
         except MinistreamError as error:
             return Outcome(code=error.exit_code, reason=str(error))
         return Outcome(code=code, reason=reason)

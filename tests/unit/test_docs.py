@@ -1,0 +1,73 @@
+"""The documents: short lines, links that resolve, files that exist, keys that the configuration has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from ministream import config, registry
+from ministream.cli.settings import PLUGINS
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "ministream"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
+# Tables of tests and of measurements, which are wider, and what is not for users.
+WIDE = {"security.md", "kernels.md", "tunnel-relay.md", "CONTRIBUTING.md"}
+LINE = 100
+TABLES = set(config.Config.model_fields)
+
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+KEY = re.compile(r"--set\s+([a-z_]+)\.([a-z_0-9]+)")
+TABLE_KEY = re.compile(r"`\[([a-z_]+)\] ([a-z_0-9]+)")
+
+document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def keys_of(table: str) -> set[str]:
+    """All keys of a table, those of every plug-in included."""
+    section = type(config.Config.model_fields[table].default)
+    found = set(section.model_fields) if issubclass(section, BaseModel) else set()
+    for kind in registry.names(PLUGINS[table]) if table in PLUGINS else ():
+        found |= set(registry.load(PLUGINS[table], kind).Options.model_fields)
+    return found
+
+
+def named_keys(text: str) -> Iterator[tuple[str, str]]:
+    for found in [*KEY.finditer(text), *TABLE_KEY.finditer(text)]:
+        if found[1] in TABLES:
+            yield found[1], found[2]
+
+
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if path.name not in WIDE], ids=lambda path: path.name)
+def test_lines_are_short(path: Path) -> None:
+    long = [number for number, line in enumerate(path.read_text().splitlines(), 1) if len(line) > LINE]
+    assert not long
+
+
+@document
+def test_links_resolve(path: Path) -> None:
+    links = [link for link in LINK.findall(path.read_text()) if "://" not in link]
+    assert not [link for link in links if not (path.parent / link).exists()]
+
+
+@document
+def test_every_named_key_exists(path: Path) -> None:
+    named = set(named_keys(path.read_text()))
+    assert not [f"{table}.{key}" for table, key in named if key not in keys_of(table)]
+
+
+def test_keys_are_found_in_documents() -> None:
+    """The test above must see what the documents really say."""
+    found = {key for path in DOCUMENTS for key in named_keys(path.read_text())}
+    assert {("aps", "hold_mib"), ("source", "rows"), ("output", "writer")} <= found
+
+
+def test_files_that_the_architecture_names_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = {name for name in re.findall(r"`([\w/]+\.py)`", text) if "NAME" not in name}
+    assert len(named) > 20
+    assert not [name for name in named if not (SOURCE / name).exists() and not (ROOT / name).exists()]
