@@ -211,7 +211,7 @@ def test_data_that_does_not_reach_the_file_is_noticed(comm, shared_tmp, way):
 
 
 def test_a_failure_behind_the_computing_is_told_to_every_rank(comm, shared_tmp):
-    """One rank's write fails while all go on; the next time they meet, all of them learn it."""
+    """One rank's write fails while all go on; when they wait for it, all of them learn it."""
     ours = comm.dup()
     with limited_files(1 << 20) as limit:
         last = LimitAfterLayout(ours, limit, after=6 if comm.rank == comm.size - 1 else 0)
@@ -219,8 +219,9 @@ def test_a_failure_behind_the_computing_is_told_to_every_rank(comm, shared_tmp):
         earlier = writer.snapshot(0, image, state())
         writer.snapshot(1, image, state())
         with pytest.raises(StorageError, match=r"000001-recon\.h5: cannot be written: File too large") as caught:
-            writer.final(image, state())
+            writer.finish()
     assert caught.value.everywhere
+    assert [path.name for path in writer.lost] == ["000001-recon.h5"]
     comm.barrier()
     assert names(shared_tmp) == [earlier.name]
     ours.free()
