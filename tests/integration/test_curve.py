@@ -150,7 +150,7 @@ def test_keys_that_cannot_be_used_are_refused_before_anything_starts(jobs: Lab, 
     check = [*MINISTREAM, "check", "--ranks", "1", "--set", f"stream.curve={keys['receiver']}"]
     for start, remedy in (
         (lambda: jobs.produce(*ours), "chmod 600"),
-        (lambda: jobs.produce(*ours, "--wire", "timage"), "native wire"),
+        (lambda: jobs.produce(*ours, "--wire", "timage"), "leave out curve"),
         (lambda: jobs.start("check", check), "ministream certs curve"),
         (lambda: jobs.recon(2, "--connect", "tcp://127.0.0.1:9", *theirs), "ministream certs curve"),
     ):

@@ -116,7 +116,7 @@ def test_a_signal_ends_all_that_receive_in_order(jobs):
     [
         (6, 2, ["--ingress", "3"], "--ingress 3: 2 ranks cannot have so many that receive: at most 2"),
         (2, 3, ["--ingress", "2"], "3 ranks cannot share 2 detector rows: start at most 2"),
-        (6, 2, ["--ingress", "2", "--source-wire", "tracemq"], "stream.ingress = 2 is for the native wire"),
+        (6, 2, ["--ingress", "2", "--source-wire", "tracemq"], "leave out ingress"),
     ],
 )
 def test_bands_that_cannot_be_are_refused(jobs, rows, ranks, options, problem):
