@@ -13,12 +13,13 @@ Without arguments every part, in this order:
   unit security                      tests/unit, tests/security
   parallel                           tests/parallel under mpirun; parallel-1, -2 and -4 name the ranks
   integration slurm                  whole jobs from the outside; on a real Slurm
-The tests of unit, security and integration run side by side, as many as the cores allow.
+  faults                             cables that come out, programs that stop or die, bits that change
+The tests of unit, security, integration and faults run side by side, as many as the cores allow.
 The exit status is 0 when every part passed, else 1.
 TEXT
 }
 
-readonly ALL='lint format types imports shell unit security parallel-1 parallel-2 parallel-4 integration slurm'
+readonly ALL='lint format types imports shell unit security parallel-1 parallel-2 parallel-4 integration slurm faults'
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cores=$(nproc)
 table=() failed=0 child='' report=''
@@ -51,7 +52,7 @@ command_of() {
         unit | security) command=("${pytest[@]}" -n "$cores" "tests/$1") ;;
         parallel-*) command=(mpirun -n "${1#*-}" "${pytest[@]}" --with-mpi -p no:cacheprovider tests/parallel) ;;
         # Their jobs wait for each other and for timeouts most of the time.
-        integration) command=("${pytest[@]}" -n $((2 * cores)) tests/integration) ;;
+        integration | faults) command=("${pytest[@]}" -n $((2 * cores)) "tests/$1") ;;
         slurm) command=("${pytest[@]}" tests/slurm) ;;
     esac
 }

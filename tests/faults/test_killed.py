@@ -1,0 +1,25 @@
+"""Programs that are killed: what belongs to them ends, and what is missing is said."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from tests.faults.scans import Pair, processes_of
+from tests.integration.jobs import Lab
+
+
+def test_a_killed_rank_ends_the_whole_job(jobs: Lab) -> None:
+    pair = Pair(jobs).directly().until_streaming()
+    os.kill(processes_of(pair.recon, "recon")[-1], signal.SIGKILL)
+    assert pair.recon.wait() != 0
+    pair.producer.signal(signal.SIGTERM)
+    pair.producer.wait()
+
+
+def test_a_killed_producer_leaves_an_incomplete_volume(jobs: Lab, credentials: list[str]) -> None:
+    pair = Pair(jobs).tunnelled(credentials, recon=("--stall-timeout", "3")).until_streaming()
+    os.kill(pair.producer.process.pid, signal.SIGKILL)
+    assert pair.recon.wait() == 3, pair.text
+    assert not jobs.summary()["complete"]
+    assert (jobs.out / "recon.h5").exists()
