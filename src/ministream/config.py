@@ -85,8 +85,16 @@ class StreamSection(Section):
     ingress: int = Field(default=1, ge=1, description="ranks that receive, each its band of the rows")
     credit_mib: float = Field(default=256.0, gt=0, description="bytes in flight that each receiving rank grants")
     checksum: bool = True
-    stall_timeout_s: float = Field(default=30.0, gt=0, description="silence after which the scan counts as over")
-    connect_timeout_s: float = Field(default=120.0, gt=0)
+    silent_timeout_s: float = Field(
+        default=5.0, gt=0, description="native: no message for so long is a lost connection; both ends connect again"
+    )
+    outage_timeout_s: float = Field(
+        default=600.0, gt=0, description="native: no contact for so long ends the scan for either end"
+    )
+    stall_timeout_s: float = Field(
+        default=30.0, gt=0, description="native: no frame for so long is a warning; other wires: the end of the scan"
+    )
+    connect_timeout_s: float = Field(default=120.0, gt=0, description="how long to wait for the producer")
     strict: bool = Field(default=False, description="end the job at the first refused frame")
     curve: Path | None = Field(
         default=None,

@@ -7,6 +7,7 @@
     ├── IncompleteError       the scan ended with frames missing    exit 3
     ├── PeerError             the other side misbehaved             exit 4
     │   ├── ProtocolError       a message out of turn or malformed
+    │   │   ├── VersionError      another protocol version
     │   │   └── FrameError        one frame is bad, the stream can go on
     │   ├── PeerLostError       absent, silent or gone
     │   └── TunnelError         control server, proxy or credentials
@@ -71,6 +72,10 @@ class PeerError(MinistreamError):
 
 class ProtocolError(PeerError):
     """A message that is malformed, out of turn or of another protocol version."""
+
+
+class VersionError(ProtocolError):
+    """The peer runs a release that uses another version of the protocol; connecting again does not help."""
 
 
 class FrameError(ProtocolError):

@@ -211,7 +211,7 @@ def relays_of(job) -> list[int]:
 
 @pytest.mark.parametrize("side", ["producer", "recon"])
 def test_the_data_really_crosses_both_relays(jobs, credentials, side):
-    producer, reconstruction = through_the_tunnel(jobs, credentials, produce=LONG, recon=["--stall-timeout", "3"])
+    producer, reconstruction = through_the_tunnel(jobs, credentials, produce=LONG, recon=["--outage-timeout", "3"])
     job = producer if side == "producer" else reconstruction
     wait_for_snapshot(jobs, reconstruction)
     relays = relays_of(job)
@@ -227,7 +227,7 @@ def test_the_data_really_crosses_both_relays(jobs, credentials, side):
 def test_a_producer_that_dies_leaves_an_incomplete_volume(jobs):
     producer = jobs.produce(*small(), *LONG)
     address = jobs.announced("producer", producer)["data"]
-    reconstruction = jobs.recon(2, "--connect", address, *WINDOW, "--stall-timeout", "2")
+    reconstruction = jobs.recon(2, "--connect", address, *WINDOW, "--outage-timeout", "2")
     wait_for_snapshot(jobs, reconstruction)
     producer.signal(signal.SIGKILL)
     assert producer.wait() == -signal.SIGKILL

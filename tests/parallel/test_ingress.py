@@ -53,7 +53,7 @@ class Producer:
     report: object = None
 
     def start(self) -> Route:
-        self.sender = self.stack.enter_context(FrameSender("tcp://127.0.0.1:0", SCAN, stall_timeout_s=5.0))
+        self.sender = self.stack.enter_context(FrameSender("tcp://127.0.0.1:0", SCAN, outage_timeout_s=5.0))
         urls = [self.sender.address]
         if self.cut_after is not None:
             self.cable = self.stack.enter_context(Cable(self.sender.address, cut_after=self.cut_after))
@@ -126,7 +126,7 @@ def receive(comm, receiving, frames, *, credit_frames=4, strict=False, batch=4, 
     credit_mib = credit_frames * SCAN.frame_bytes / receiving / 2**20
     settings = config.parse(
         config.Config,
-        {"stream": {"ingress": receiving, "credit_mib": credit_mib, "strict": strict, "stall_timeout_s": 5.0}},
+        {"stream": {"ingress": receiving, "credit_mib": credit_mib, "strict": strict, "outage_timeout_s": 5.0}},
         "test",
     )
     producer = Producer(list(frames), **faults) if comm.rank == 0 else None

@@ -119,7 +119,7 @@ def test_an_address_has_one_listener_and_is_free_afterwards(url: str) -> None:
     with pair(url) as (listener, _):
         address = listener.address
         if not url.startswith("ipc:"):  # a Unix socket is taken over: ZeroMQ removes the old file
-            with pytest.raises(ConfigError, match="is in use: choose another"):
+            with pytest.raises(ConfigError, match=r"already in use.: choose another"):
                 listen(address, max_message_bytes=LIMIT)
     listen(address, max_message_bytes=LIMIT).close()
 
@@ -177,12 +177,12 @@ def test_an_address_without_a_known_scheme_is_a_mistake(url: str) -> None:
 @pytest.mark.parametrize("url", ["tcp://", "tcp://127.0.0.1", "tcp://127.0.0.1:port", "ipc://"])
 def test_an_address_that_means_nothing_is_a_mistake(url: str) -> None:
     for use in (listen, dial):
-        with pytest.raises(ConfigError, match="is not an address"):
+        with pytest.raises(ConfigError, match="is not a usable address"):
             use(url, max_message_bytes=LIMIT)
 
 
 def test_an_address_of_another_machine_cannot_be_bound() -> None:
-    with pytest.raises(ConfigError, match=r"tcp://192.0.2.1:5000 is not an address of this machine"):
+    with pytest.raises(ConfigError, match=r"cannot bind tcp://192.0.2.1:5000 .not an address of this machine"):
         listen("tcp://192.0.2.1:5000", max_message_bytes=LIMIT)
 
 

@@ -91,6 +91,9 @@ def produce(
     ERRORS.print(
         f"sent {report.projections} projections{dropped}, {report.bytes / 2**20:.1f} MiB in {report.seconds:.1f} s"
     )
+    if report.written is not None and not (report.written.volume and report.written.complete):
+        what = "is incomplete" if report.written.volume else "was not written"
+        raise IncompleteError(f"the volume {what}: {report.written.text}")
     if report.dropped:
         raise typer.Exit(ExitCode.INCOMPLETE)
 
@@ -132,7 +135,13 @@ def recon(
     reference: Annotated[Path | None, typer.Option(help="Volume that every update is compared with.")] = None,
     strict: StrictOption = None,
     accept: AcceptOption = None,
-    stall_timeout: Annotated[float | None, typer.Option(help="Silence in seconds that ends the scan.")] = None,
+    outage_timeout: Annotated[
+        float | None, typer.Option(help="Seconds without contact to the producer that end the scan.", metavar="SECONDS")
+    ] = None,
+    stall_timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds without a frame: a warning; with --source-wire timage or tracemq: the end."),
+    ] = None,
     producer: Annotated[
         str | None, typer.Option(help="Producer's S2CS: open the tunnel from here, and close it.", metavar="HOST:PORT")
     ] = None,
@@ -154,6 +163,7 @@ def recon(
             "ingress": ingress,
             "wire": source_wire,
             "strict": strict,
+            "outage_timeout_s": outage_timeout,
             "stall_timeout_s": stall_timeout,
             "curve": str(curve) if curve else None,
         },

@@ -9,13 +9,14 @@ from __future__ import annotations
 from ministream import registry
 from ministream.config import Config
 from ministream.transport._wire import Event, Receiver, ReceiverReport, ReceivingRank, Sender, SenderReport, Wire
-from ministream.wire.session import Arrived, Ended, Lost, Refused
+from ministream.wire.session import Arrived, Ended, Lost, Omitted, Refused
 
 __all__ = [
     "Arrived",
     "Ended",
     "Event",
     "Lost",
+    "Omitted",
     "Receiver",
     "ReceiverReport",
     "ReceivingRank",

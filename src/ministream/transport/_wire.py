@@ -10,10 +10,10 @@ from typing import ClassVar, Protocol, TypeAlias
 from ministream.config import Config
 from ministream.errors import ConfigError
 from ministream.model import CurveKeys, Frame, Scan
-from ministream.wire.native import Share
-from ministream.wire.session import Arrived, Ended, Lost, Refused
+from ministream.wire.native import Share, Totals, Written
+from ministream.wire.session import Arrived, Ended, Lost, Omitted, Refused
 
-Event: TypeAlias = Arrived | Refused | Ended | Lost
+Event: TypeAlias = Arrived | Refused | Omitted | Ended | Lost
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,9 +21,11 @@ class SenderReport:
     """What a sender has done.
 
     `seconds` runs from the first frame; `bytes` are pixels, each frame counted once; `retransmitted` frames were sent
-    again after a connection was lost; `blocked_s` is the part of `seconds` that `send` waited for credit. Of the
-    frames, `acked` were consumed by the receiver, `refused` of them as bad. Where `bands` receivers share the rows,
-    that is the least consumed and the most refused, and bands are counted in `retransmitted`.
+    again, after a connection was lost or because they had arrived damaged (`asked_again` times); `blocked_s` is the
+    part of `seconds` that `send` waited for credit. Of the frames, `acked` were used by the receiver, `refused` of them
+    as bad; `dropped` projections were left out on purpose. Where `bands` receivers share the rows, `acked` is the
+    least, `refused` the greatest, and the other two count bands. `written` is what the receivers' job said about its
+    volume at the end, None where it said nothing.
     """
 
     projections: int
@@ -35,19 +37,26 @@ class SenderReport:
     acked: int = 0
     refused: int = 0
     retransmitted: int = 0
+    asked_again: int = 0
     blocked_s: float = 0.0
     bands: int = 1
+    written: Written | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReceiverReport:
-    """What a receiver has done: whole frames, bad ones, and how often it had to connect."""
+    """What a receiver has done: whole frames, bad ones, and how often it had to connect.
+
+    `asked_again` counts damaged frames that were sent again, `repeated` frames that arrived twice.
+    """
 
     received: int
     refused: int
     acked: int
     bytes: int
     dialled: int
+    asked_again: int = 0
+    repeated: int = 0
 
 
 class Sender(AbstractContextManager["Sender"], Protocol):
@@ -62,8 +71,12 @@ class Sender(AbstractContextManager["Sender"], Protocol):
         """Send one frame; wait where the receiver asks for it."""
         ...
 
+    def omit(self, indices: Sequence[int], *, reason: str, at_s: float) -> None:
+        """Tell the receiver which projections are left out by the policy `reason`, the last one at UNIX time `at_s`."""
+        ...
+
     def finish(self, dropped: int = 0) -> SenderReport:
-        """Send the end of the scan, `dropped` projections having been left out, and say what was sent."""
+        """Send the end of the scan, and say what was sent; `dropped` projections never left the source."""
         ...
 
 
@@ -82,6 +95,14 @@ class Receiver(AbstractContextManager["Receiver"], Protocol):
         """Every frame up to and including `seq` has been used."""
         ...
 
+    def save(self, seq: int) -> None:
+        """Every frame up to and including `seq` is safe: a job that is started again does not need it."""
+        ...
+
+    def conclude(self, *, written: bool, complete: bool, text: str = "") -> None:
+        """After the end: tell the producer whether a volume was written, and whether everything is in it."""
+        ...
+
     @property
     def report(self) -> ReceiverReport:
         """What has come so far."""
@@ -90,11 +111,17 @@ class Receiver(AbstractContextManager["Receiver"], Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReceivingRank:
-    """Which of `count` receiving ranks a receiver is, and the rows that it receives."""
+    """Which of `count` receiving ranks a receiver is, and the rows that it receives.
+
+    A rank whose job was started again says what it held of which scan; `saves` that it will say what is safe.
+    """
 
     number: int = 0
     count: int = 1
     share: Share = field(default_factory=Share)
+    scan_id: str = ""
+    held: Totals | None = None
+    saves: bool = False
 
 
 ALONE = ReceivingRank()

@@ -27,7 +27,8 @@ class Wire(_wire.Wire):
             scan,
             checksum=stream.checksum,
             peer_timeout_s=producer.peer_timeout_s,
-            stall_timeout_s=stream.stall_timeout_s,
+            outage_timeout_s=stream.outage_timeout_s,
+            silent_timeout_s=stream.silent_timeout_s,
             keys=keys,
         )
 
@@ -45,6 +46,12 @@ class Wire(_wire.Wire):
             credit_bytes=int(stream.credit_mib * 2**20),
             connect_timeout_s=stream.connect_timeout_s,
             stall_timeout_s=stream.stall_timeout_s,
+            outage_timeout_s=stream.outage_timeout_s,
+            silent_timeout_s=stream.silent_timeout_s,
             keys=keys,
             share=rank.share,
+            scan_id=rank.scan_id,
+            held=rank.held,
+            saves=rank.saves,
+            reports=True,
         )

@@ -1,4 +1,4 @@
-"""The producer's end where the rows of a scan are dealt to several receivers, each with a stream of its own."""
+"""The producer's session where several receivers share the rows of a scan: a `SenderSession` for each of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ministream.wire._events import Patience, SenderEvent, TurnedAway
 from ministream.wire._sender_session import SenderSession, info_of
 from ministream.wire._states import SenderState
 from ministream.wire._store import Parts
-from ministream.wire.native import Bye, FrameHeader, Hello, Part, Reason, Share
+from ministream.wire.native import Bye, FrameHeader, Hello, Omission, Part, Reason, Share, Written
 
 
 class SenderBands:
@@ -53,6 +53,11 @@ class SenderBands:
         return self.complete and all(band.room for band in self._bands.values())
 
     @property
+    def written(self) -> Written | None:
+        """What the receivers' job said about its volume; of several receivers at least one says it."""
+        return next((band.written for band in self.bands if band.written is not None), None)
+
+    @property
     def done(self) -> bool:
         """Whether every receiver has confirmed the end."""
         return self.complete and all(band.state is SenderState.DONE for band in self._bands.values())
@@ -62,8 +67,13 @@ class SenderBands:
         for band, (header, payload) in zip(self.bands, packed, strict=True):
             band.submit(header, payload)
 
-    def end(self, dropped: int) -> None:
-        """No more frames; `dropped` were left out on purpose."""
+    def omit(self, omission: Omission) -> None:
+        """Take the place of projections that were left out, if there is `room`."""
+        for band in self._bands.values():
+            band.omit(omission)
+
+    def end(self, dropped: int = 0) -> None:
+        """No more frames; `dropped` projections never left the source."""
         self._dropped = dropped
         for band in self._bands.values():
             band.end(dropped)
@@ -119,11 +129,13 @@ class SenderBands:
 
     @property
     def _absence(self) -> str:
-        waited = f"no receiver came within {self._patience.first_contact_s:g} s"
+        waited = f"timed out after {self._patience.first_contact_s:g} s waiting for "
         if self._bands:
             asked = ", ".join(f"{first} to {first + rows - 1}" for first, rows in (b.info.band for b in self.bands))
-            waited = f"only rows {asked} of {self.info.rows} were asked for within {self._patience.first_contact_s:g} s"
-        return f"{waited}; the last caller was turned away: {self._last_refusal}" if self._last_refusal else waited
+            waited += f"the receivers of all {self.info.rows} rows: only rows {asked} were asked for"
+        else:
+            waited += "a receiver"
+        return f"{waited}; the last peer was rejected: {self._last_refusal}" if self._last_refusal else waited
 
     def _welcome(self, peer: bytes, hello: Hello, parts: Sequence[Part], now: float) -> list[SenderEvent]:
         band = self._bands.get(hello.share)
@@ -148,11 +160,11 @@ class SenderBands:
             return Reason.SHARE, str(error)
         others = [band for share, band in self._bands.items() if not share.meets(hello.share)]
         if any(band.serves(now) for band in others):
-            return Reason.BUSY, "another receiver is being served"
+            return Reason.BUSY, "another receiver is connected"
         if others and self.complete:
             return (
                 Reason.UNABLE,
-                f"the scan is being sent to {len(self._bands)} receivers that share its rows otherwise",
+                f"the scan is being sent to {len(self._bands)} receivers with another distribution of its rows",
             )
         return None
 

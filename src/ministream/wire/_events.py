@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ministream.model import Frame
+from ministream.model import Frame, FrameKind
 from ministream.wire.native import Totals
 
 # Small frames would else be held by the hundred thousand, and each costs its Python objects too.
@@ -22,16 +22,17 @@ class Patience:
     """How long one end waits for the other, in seconds.
 
     * `first_contact_s`: until the peer is there for the first time.
-    * `stall_s`: without a single valid message, over however many connections; then the peer is lost. A producer
-      whose source is slow sends heartbeats, so it is not lost.
-    * `silence_s`: without a message on one connection; then the path is dead, the receiver dials again, and the
-      producer lets another receiver take over. Over a link on which single frames take long, the receiver learns
-      to wait longer.
-    * `heartbeat_s`: after so long without anything to say, an end says that it is there.
+    * `silence_s`: without a message on one connection; then the connection counts as lost, the receiver connects
+      again, and the producer lets another receiver take over. Over a link on which single frames take long, the
+      receiver learns to wait longer.
+    * `outage_s`: without a single valid message, over however many connections; then the peer is lost.
+    * `stall_s`: without a frame from a producer that is connected and has credit; then the receiver reports it.
+    * `heartbeat_s`: after so long without anything else to send, an end sends a heartbeat.
     """
 
     first_contact_s: float
-    stall_s: float
+    outage_s: float
+    stall_s: float = 30.0
     silence_s: float = 5.0
     heartbeat_s: float = 1.0
 
@@ -46,10 +47,29 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Frame `seq` is bad and has been skipped; `reason` is a short, stable word, `text` names the frame."""
+    """Frame `seq` is bad and is skipped; `reason` is a short, stable word, `text` names the frame."""
 
     seq: int
     reason: str
+    text: str
+    kind: FrameKind = FrameKind.PROJECTION
+
+
+@dataclass(frozen=True, slots=True)
+class Omitted:
+    """The producer left out these projections by its policy `reason`, the last one at UNIX time `at_s`."""
+
+    seq: int
+    indices: tuple[int, ...]
+    reason: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AskedAgain:
+    """Frame `seq` arrived damaged, and the producer was asked to send it again."""
+
+    seq: int
     text: str
 
 
@@ -62,19 +82,23 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Stalled:
-    """The producer is there and may send, but no frame has come for `seconds`: its source is slow, or it hangs."""
+    """The producer is connected and has credit, but has sent no frame for `seconds`: its source is slow, or hangs."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The scan ended early: the producer gave up, or has been silent too long; what has arrived is all there is."""
+    """The scan ended early: the producer gave up, or has been silent too long; what has arrived is all there is.
+
+    `announced` is what the producer was last known to have submitted; None where it never said.
+    """
 
     text: str
+    announced: Totals | None = None
 
 
-ReceiverEvent: TypeAlias = Arrived | Refused | Ended | Stalled | Lost
+ReceiverEvent: TypeAlias = Arrived | Refused | Omitted | AskedAgain | Ended | Stalled | Lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +110,16 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class TurnedAway:
-    """A caller was refused, and told so; `text` says why."""
+    """A peer was rejected, and told so; `text` says why."""
 
     text: str
 
 
-SenderEvent: TypeAlias = Joined | TurnedAway
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The receiver ended its connection and will come back; `text` says why."""
+
+    text: str
+
+
+SenderEvent: TypeAlias = Joined | TurnedAway | Interrupted

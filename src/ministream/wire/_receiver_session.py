@@ -7,12 +7,22 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from ministream.errors import ConfigError, FrameError, MinistreamError, PeerError, PeerLostError, ProtocolError
+from ministream.errors import (
+    ConfigError,
+    FrameError,
+    MinistreamError,
+    PeerError,
+    PeerLostError,
+    ProtocolError,
+    VersionError,
+)
 from ministream.wire import frames, native
 from ministream.wire._events import (
     Arrived,
+    AskedAgain,
     Ended,
     Lost,
+    Omitted,
     Patience,
     ReceiverEvent,
     Refused,
@@ -21,6 +31,8 @@ from ministream.wire._events import (
 )
 from ministream.wire._states import RECEIVER_TURNS, ReceiverState, trigger
 from ministream.wire.native import (
+    AT_SOURCE,
+    Again,
     Bye,
     End,
     FrameHeader,
@@ -28,28 +40,37 @@ from ministream.wire.native import (
     Heartbeat,
     Hello,
     Message,
+    Omission,
     Part,
     Reason,
     ScanInfo,
     Share,
+    Totals,
+    Written,
 )
 
 # A frame that took so long to come may be followed by one that takes longer.
 _MARGIN = 3
+# A frame that is damaged so often was damaged before it was sent.
+_ATTEMPTS = 3
+# Connections in a row that end with a protocol error and bring no frame: the producer will not do better.
+_FRUITLESS = 10
+_DAMAGED = frozenset({"checksum", "codec"})
 _OPEN = (ReceiverState.CALIBRATION, ReceiverState.DATA, ReceiverState.ENDED)
-_REFUSALS: dict[Reason, type[MinistreamError]] = {
-    Reason.LEFT: PeerLostError,
-    Reason.PROTOCOL: ProtocolError,
-    Reason.SHARE: ConfigError,
-}
+# After these a new connection may succeed.
+_PASSING = (Reason.BUSY, Reason.PROTOCOL, Reason.AWAY)
+_REFUSALS: dict[Reason, type[MinistreamError]] = {Reason.LEFT: PeerLostError, Reason.SHARE: ConfigError}
 
 
 class ReceiverSession:
     """Takes one scan from one producer, over as many connections as it takes.
 
     `now` is a monotonic time in seconds. `credit_bytes` bounds the pixels that are in flight, waiting, or not yet
-    acknowledged, but two frames are always allowed. `scan` is the id of the scan wanted, empty for any; `share`
-    says which of its rows.
+    used, but two frames are always allowed. `scan` is the id of the scan wanted, empty for any; `held` what a receiver
+    that is started again has of it already; `share` says which of its rows.
+
+    With `saves` the producer keeps frames until `save` says that they are safe, else until they are used. With
+    `reports` the session goes on after the end of the stream until `conclude` says what became of it.
     """
 
     def __init__(
@@ -60,28 +81,40 @@ class ReceiverSession:
         credit_bytes: int,
         max_frame_bytes: int,
         scan: str = "",
+        held: Totals | None = None,
         share: Share | None = None,
+        saves: bool = False,
+        reports: bool = False,
     ) -> None:
         self.state = ReceiverState.APART
         self.info: ScanInfo | None = None
-        self.totals = native.Totals()
-        self.acked = 0
+        self.totals = held or Totals()
+        self.consumed = self.saved = self.totals.next_seq
+        self.received = 0
         self.refused = 0
-        self.departed = False  # this end has said Bye before the stream's end
+        self.asked_again = 0
+        self.repeated = 0
+        self.departed = False  # this end has said Bye, on this connection, before the stream's end
         self._patience = patience
         self._credit_bytes = credit_bytes
         self._max_frame_bytes = max_frame_bytes
         self._wanted = scan
         self._share = share or Share()
+        self._saves, self._concluded = saves, not reports
+        self._outcome: Written | None = None
         self._name = secrets.token_hex(16)
         self._window = 0
-        self._refused_seqs: set[int] = set()
+        self._needless: set[int] = set()  # frames above `consumed` that nobody will acknowledge
+        self._damaged_seq, self._attempts = -1, 0
+        self._awaited: int | None = None
+        self._announced: Totals | None = None
         self._ended = False
         self._granted: Grant | None = None
         self._confirmed = False
+        self._fruitless = 0
         self._outbox: list[tuple[Part, ...]] = []
         self._heard_at = now
-        self._dialled_at = now
+        self._connected_at = now
         self._sent_at = now
         self._frame_due_since = now
         self._stall_told = False
@@ -91,31 +124,42 @@ class ReceiverSession:
     # what the application does
 
     def ack(self, seq: int, now: float) -> None:
-        """Every frame up to and including `seq` has been consumed."""
-        if seq >= self.totals.frames:
-            raise ValueError(f"frame {seq} acknowledged, {self.totals.frames} have arrived")
+        """Every frame up to and including `seq` has been used."""
+        if seq >= self.totals.next_seq:
+            raise ValueError(f"frame {seq} acknowledged, {self.totals.next_seq} have arrived")
         if self._starved:
             self._frame_due_since = now
         self._advance(seq + 1)
 
-    def leave(self, text: str) -> None:
-        """Give up before the end; the producer is told why."""
-        self._depart(Reason.LEFT, text)
+    def save(self, seq: int) -> None:
+        """Every frame up to and including `seq` is safe: a receiver that is started again does not need it."""
+        self.saved = max(self.saved, min(seq + 1, self.consumed))
+
+    def conclude(self, outcome: Written | None) -> None:
+        """The job has done what it could with the scan; None: nobody needs to know."""
+        self._outcome, self._concluded = outcome, True
+
+    def leave(self, text: str, *, returns: bool = False) -> None:
+        """Stop before the end; the producer is told why, and whether this job is to be started again."""
+        self._depart(Reason.AWAY if returns else Reason.LEFT, text)
+        self.state = ReceiverState.OVER
 
     # what the transport does
 
     def connect(self, now: float) -> None:
-        """A new connection is being made: greet on it, and resume where the last one broke."""
+        """A new connection is being made: say Hello on it, and resume where the last one broke."""
         self.state = ReceiverState.GREETING
-        self._dialled_at = now
+        self._connected_at = now
         self._granted = None
         self._confirmed = False
+        self.departed = False
+        self._awaited = None  # what was asked for again comes first on the new connection
         scan = self.info.scan_id if self.info else self._wanted
         hello = Hello(
             receiver=self._name,
             scan=scan,
-            resume=self.totals.frames,
-            limit=max(self._limit, self.totals.frames),
+            resume=self.totals.next_seq,
+            limit=max(self._limit, self.totals.next_seq),
             codecs=tuple(frames.CODECS),
             share=self._share,
         )
@@ -132,32 +176,33 @@ class ReceiverSession:
     def receive(self, parts: Sequence[Part], now: float) -> list[ReceiverEvent]:
         """Take one message.
 
-        Raises ProtocolError, PeerError when the producer refuses this receiver, ConfigError when the scan's rows
-        cannot be shared as asked for.
+        Raises ProtocolError when this connection must end, to be followed by another. Any other error, and
+        VersionError, ends the session: PeerError when the producer refuses this receiver or describes a scan that it
+        cannot take, ConfigError when the scan's rows cannot be shared as asked for.
         """
         try:
             message = native.decode(parts)
+            if self._awaited is not None and self._overtaken(message):
+                return []
             following = RECEIVER_TURNS[self.state].get(trigger(message))
             if following is None:
-                raise ProtocolError(f"{type(message).__name__} out of turn, in {self.state.name.lower()}")
+                raise ProtocolError(f"received {type(message).__name__} out of turn, in {self.state.name.lower()}")
             self.state = following
-            self._gap_s, self._heard_at = now - self._last_sign_at, now
+            if not isinstance(message, Bye):  # an end that only says Bye is not there
+                self._gap_s, self._heard_at = now - self._last_sign_at, now
             return self._take(message, parts, now)
         except ProtocolError as error:
-            self._depart(Reason.PROTOCOL, str(error))
+            return self._broken(error)
+        except MinistreamError as error:
+            self._depart(Reason.UNABLE, str(error))
+            self.state = ReceiverState.OVER
             raise
 
     def outgoing(self, now: float) -> list[tuple[Part, ...]]:
         """Everything to be sent now, in order."""
         out, self._outbox = self._outbox, []
         if self.state in _OPEN:
-            grant = Grant(acked=self.acked, limit=self._limit, refused=self.refused)
-            if grant != self._granted:
-                self._granted = grant
-                out.append((native.encode(grant),))
-            if self.state is ReceiverState.ENDED and self.consumed and not self._confirmed:
-                self._confirmed = True
-                out.append((native.encode(Bye(reason=Reason.DONE)),))
+            out += [(native.encode(message),) for message in self._due()]
             if not out and now - self._sent_at >= self._patience.heartbeat_s:
                 out.append((native.encode(Heartbeat()),))
         if out:
@@ -165,7 +210,7 @@ class ReceiverSession:
         return out
 
     def silent(self, now: float) -> bool:
-        """Whether this connection must be given up, because nothing comes over it."""
+        """Whether this connection counts as lost, because nothing comes over it."""
         return now - self._last_sign_at > self._silence_s
 
     def check(self, now: float) -> list[ReceiverEvent]:
@@ -175,11 +220,10 @@ class ReceiverSession:
         if self.info is None:
             if now - self._heard_at > self._patience.first_contact_s:
                 self.state = ReceiverState.OVER
-                raise PeerLostError(f"no producer answered within {self._patience.first_contact_s:g} s")
+                raise PeerLostError(f"timed out after {self._patience.first_contact_s:g} s waiting for the producer")
             return []
-        if now - self._heard_at > self._patience.stall_s:
-            self.state = ReceiverState.OVER
-            return [Lost(f"the producer has been silent for more than {self._patience.stall_s:g} s")]
+        if now - self._heard_at > self._patience.outage_s:
+            return self._lose(f"no contact with the producer for {self._patience.outage_s:g} s")
         if not self._starved and not self._stall_told and now - self._frame_due_since > self._patience.stall_s:
             self._stall_told = True
             return [Stalled(now - self._frame_due_since)]
@@ -188,116 +232,204 @@ class ReceiverSession:
     def wait_s(self, now: float) -> float:
         """Seconds until `outgoing`, `silent` or `check` must be asked again, if nothing happens before."""
         patience = self._patience
-        due = [self._heard_at + (patience.stall_s if self.info else patience.first_contact_s)]
+        due = [now + patience.heartbeat_s]
+        if not self._ended:
+            due = [self._heard_at + (patience.outage_s if self.info else patience.first_contact_s)]
         if self.state is not ReceiverState.APART:
             due.append(self._last_sign_at + self._silence_s)
         if self.state in _OPEN:
             due.append(self._sent_at + patience.heartbeat_s)
+            if not (self._ended or self._stall_told or self._starved):
+                due.append(self._frame_due_since + patience.stall_s)
         return max(0.0, min(due) - now)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the producer's end has arrived."""
+        return self._ended
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether everything that the producer sent is here and used."""
+        return self._ended and self.consumed == self.totals.next_seq
 
     # the protocol
 
     @property
-    def consumed(self) -> bool:
-        """Whether everything that the producer sent is here and acknowledged."""
-        return self._ended and self.acked == self.totals.frames
-
-    @property
     def _last_sign_at(self) -> float:
         """When this connection last gave reason to believe in it."""
-        return max(self._dialled_at, self._heard_at)
+        return max(self._connected_at, self._heard_at)
 
     @property
     def _limit(self) -> int:
-        return self.acked + self._window
+        return self.consumed + self._window
 
     @property
     def _starved(self) -> bool:
         """Whether it is this end that keeps frames from coming."""
-        return self.totals.frames >= self._limit
+        return self.totals.next_seq >= self._limit
+
+    def _due(self) -> list[Message]:
+        """What the producer does not know yet."""
+        due: list[Message] = []
+        acked = self.saved if self._saves and not self._concluded else self.consumed
+        grant = Grant(acked=acked, consumed=self.consumed, limit=self._limit, refused=self.refused)
+        if grant != self._granted:
+            self._granted = grant
+            due.append(grant)
+        if self.state is ReceiverState.ENDED and self.exhausted and self._concluded and not self._confirmed:
+            self._confirmed = True
+            due += [message for message in (self._outcome, Bye(reason=Reason.DONE)) if message is not None]
+        return due
 
     def _take(self, message: Message, parts: Sequence[Part], now: float) -> list[ReceiverEvent]:
         match message:
             case ScanInfo():
                 return self._learn(message, now)
-            case FrameHeader():
-                return [self._accept(message, parts, now)]
+            case FrameHeader() | Omission():
+                return [self._next(message, parts, now)] if self._expected(message.seq) else []
             case End(totals=totals):
                 return self._finish(totals)
-            case Bye(reason=reason, text=text) if reason is not Reason.DONE:
+            case Heartbeat(totals=totals):
+                self._announced = totals or self._announced
+            case Bye(reason=reason, text=text, totals=totals) if reason is not Reason.DONE:
+                self._announced = totals or self._announced
                 return self._dismissed(reason, text)
-            case _:
-                return []
+        return []
 
     def _learn(self, info: ScanInfo, now: float) -> list[ReceiverEvent]:
+        if info.first != self.totals.next_seq:
+            raise ProtocolError(f"expected the producer to resume at frame {self.totals.next_seq}, not {info.first}")
+        if self.info is not None and replace(info, first=self.info.first) != self.info:
+            return self._lose(f"the producer has changed its description of scan {self.info.scan_id!r}")
         if info.frame_bytes > self._max_frame_bytes:
-            raise ProtocolError(
+            raise PeerError(
                 f"frames of {info.band[1]} × {info.cols} {info.dtype} take {info.frame_bytes} bytes each, "
                 f"{self._max_frame_bytes} are allowed"
             )
         if info.codec not in frames.CODECS:
-            raise ProtocolError(f"the producer packs frames with the unknown codec {info.codec!r}")
-        if info.first != self.totals.frames:
-            raise ProtocolError(f"the producer goes on at frame {info.first}, {self.totals.frames} is due")
-        if self.info is not None and replace(info, first=self.info.first) != self.info:
-            raise ProtocolError(f"the producer has changed its description of scan {self.info.scan_id!r}")
-        band = self._share.band(info.rows)
+            raise PeerError(f"the producer packs frames with the unknown codec {info.codec!r}")
+        try:
+            band = self._share.band(info.rows)
+        except ProtocolError as error:
+            raise ConfigError(str(error)) from None
         if info.band != (band.first, band.rows):
             asked = f"{band.rows} rows from {band.first} on were asked for"
-            raise ProtocolError(f"the producer sends {info.band[1]} rows from {info.band[0]} on, {asked}")
+            raise PeerError(f"the producer sends {info.band[1]} rows from {info.band[0]} on, {asked}")
         self.info = info
         self._window = frames_within(self._credit_bytes, info.frame_bytes)
         self._frame_due_since = now
-        if self.totals.projections:
+        if self.totals.projections or self.totals.omissions:
             self.state = ReceiverState.DATA
         return []
 
-    def _accept(self, header: FrameHeader, parts: Sequence[Part], now: float) -> ReceiverEvent:
-        assert self.info is not None
-        seq = self.totals.frames
-        if header.seq != seq:
-            raise ProtocolError(f"frame {header.seq} came where {seq} is due")
+    def _overtaken(self, message: Message) -> bool:
+        """Whether this was on its way before the frame that was asked for again."""
+        if isinstance(message, FrameHeader | Omission):
+            return message.seq != self._awaited
+        return isinstance(message, End)
+
+    def _expected(self, seq: int) -> bool:
+        """Whether frame `seq` comes next; False: it is here already. Raises ProtocolError for any other."""
+        due = self.totals.next_seq
+        if seq < due:
+            self.repeated += 1
+            return False
+        if seq > due:
+            raise ProtocolError(f"expected frame {due}, received {seq}")
         if self._starved:
-            raise ProtocolError(f"frame {seq} came, the credit ends below {self._limit}")
-        self.totals = self.totals.after(header.kind, parts[0])
+            raise ProtocolError(f"received frame {seq}, the credit ends below {self._limit}")
+        return True
+
+    def _next(self, entry: FrameHeader | Omission, parts: Sequence[Part], now: float) -> ReceiverEvent:
+        if isinstance(entry, FrameHeader):
+            return self._accept(entry, parts[1], now)
+        self._progress(entry, now)
+        self._skip(entry.seq)
+        return Omitted(entry.seq, entry.indices, entry.reason, entry.at_s)
+
+    def _accept(self, header: FrameHeader, payload: Part, now: float) -> ReceiverEvent:
+        assert self.info is not None
+        try:
+            frame = frames.unpack(header, payload, self.info)
+        except FrameError as error:
+            if error.reason in _DAMAGED and self._may_ask_again(header.seq):
+                return self._ask_again(header.seq, str(error))
+            self._progress(header, now)
+            self.refused += 1
+            self._skip(header.seq)
+            return Refused(header.seq, error.reason, str(error), header.kind)
+        self._progress(header, now)
+        self.received += 1
+        return Arrived(header.seq, frame)
+
+    def _progress(self, entry: FrameHeader | Omission, now: float) -> None:
+        self.totals = self.totals.after(entry)
+        self._awaited = None
+        self._fruitless = 0
         self._silence_s = max(self._patience.silence_s, _MARGIN * self._gap_s)
         self._frame_due_since = now
         self._stall_told = False
-        try:
-            return Arrived(seq, frames.unpack(header, parts[1], self.info))
-        except FrameError as error:
-            self.refused += 1
-            self._refused_seqs.add(seq)
-            self._advance(self.acked)
-            return Refused(seq, error.reason, str(error))
 
-    def _advance(self, acked: int) -> None:
-        self.acked = max(self.acked, acked)
-        while self.acked in self._refused_seqs:  # nobody else will acknowledge those
-            self._refused_seqs.discard(self.acked)
-            self.acked += 1
+    def _may_ask_again(self, seq: int) -> bool:
+        self._attempts = self._attempts + 1 if seq == self._damaged_seq else 1
+        self._damaged_seq = seq
+        return self._attempts < _ATTEMPTS
 
-    def _finish(self, totals: native.Totals) -> list[ReceiverEvent]:
-        if replace(totals, dropped=0) != self.totals:
-            raise ProtocolError(
-                f"the producer counts {totals.frames} frames (digest {totals.digest.hex()}), "
-                f"{self.totals.frames} arrived (digest {self.totals.digest.hex()})"
-            )
+    def _ask_again(self, seq: int, text: str) -> AskedAgain:
+        """Go back to `seq`; what the producer had sent behind it is on its way and comes twice."""
+        self.asked_again += 1
+        self._awaited = seq
+        self._outbox.append((native.encode(Again(seq=seq)),))
+        return AskedAgain(seq, text)
+
+    def _skip(self, seq: int) -> None:
+        self._needless.add(seq)
+        self._advance(self.consumed)
+
+    def _advance(self, consumed: int) -> None:
+        self.consumed = max(self.consumed, consumed)
+        while self.consumed in self._needless:
+            self._needless.discard(self.consumed)
+            self.consumed += 1
+
+    def _finish(self, totals: Totals) -> list[ReceiverEvent]:
+        if totals != self.totals.without(totals.drops.get(AT_SOURCE, 0)):
+            raise ProtocolError(f"the producer counts {totals}, {self.totals} arrived")
         if self._ended:
             return []
         self._ended = True
         return [Ended(totals)]
 
     def _dismissed(self, reason: Reason, text: str) -> list[ReceiverEvent]:
-        told = f"the producer gave up: {text}" if reason is Reason.LEFT else f"the producer refuses to serve: {text}"
+        if reason in _PASSING:
+            raise ProtocolError(f"the producer ended the connection: {text}")
         if self._ended:
             return []
+        told = f"the producer gave up: {text}" if reason is Reason.LEFT else f"the producer rejected this end: {text}"
         if self.info is not None:
-            return [Lost(told)]
+            return self._lose(told)
+        self.state = ReceiverState.OVER
         raise _REFUSALS.get(reason, PeerError)(told)
+
+    def _broken(self, error: ProtocolError) -> list[ReceiverEvent]:
+        """This connection ends with `error`, and with the session where another one would bring nothing."""
+        if self.state is not ReceiverState.OVER:  # else the producer has said Bye
+            self._depart(Reason.PROTOCOL, str(error))
+            self._fruitless += 1
+        self.state = ReceiverState.APART
+        if self._fruitless < _FRUITLESS and not isinstance(error, VersionError):
+            raise error
+        if self.info is not None:
+            return [] if self._ended else self._lose(str(error))
+        self.state = ReceiverState.OVER
+        raise error if isinstance(error, VersionError) else PeerError(str(error))
+
+    def _lose(self, text: str) -> list[ReceiverEvent]:
+        self.state = ReceiverState.OVER
+        return [Lost(text, self._announced)]
 
     def _depart(self, reason: Reason, text: str) -> None:
         if self.state not in (ReceiverState.APART, ReceiverState.OVER):
             self._outbox.append((native.encode(Bye(reason=reason, text=native.line(text))),))
             self.departed = True
-        self.state = ReceiverState.OVER

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from ministream.errors import ConfigError, InputError, PeerError, PeerLostError, ProtocolError
+from ministream.errors import ConfigError, InputError, PeerError, PeerLostError, ProtocolError, VersionError
 from ministream.model import FrameKind, Scan, Slab
 from ministream.wire import native
-from ministream.wire._events import Joined, Patience, SenderEvent, TurnedAway, frames_within
+from ministream.wire._events import Interrupted, Joined, Patience, SenderEvent, TurnedAway, frames_within
 from ministream.wire._states import SENDER_TURNS, SenderState, trigger
 from ministream.wire._store import FrameStore, MemoryStore, Parts
 from ministream.wire.frames import CODECS
 from ministream.wire.native import (
+    Again,
     Bye,
     End,
     FrameHeader,
@@ -21,10 +22,12 @@ from ministream.wire.native import (
     Heartbeat,
     Hello,
     Message,
+    Omission,
     Part,
     Reason,
     ScanInfo,
     Totals,
+    Written,
 )
 
 
@@ -47,7 +50,8 @@ class SenderSession:
     """Serves `band` of one scan's rows (None: all) to one receiver at a time, over as many connections as it takes.
 
     A `peer` is the transport's name of one connection. `now` is a monotonic time in seconds. Frames are kept until
-    they are acknowledged; a receiver that comes back gets them again from where it asks.
+    they are acknowledged; a receiver that comes back gets them again from where it asks. A producer that was started
+    again, with a receiver that holds the first N frames already, takes these N without sending them.
     """
 
     def __init__(
@@ -65,8 +69,11 @@ class SenderSession:
         self.state = SenderState.WAITING
         self.totals = Totals()
         self.acked = 0
+        self.consumed = 0
         self.refused = 0
         self.retransmitted = 0
+        self.asked_again = 0
+        self.written: Written | None = None
         self._patience = patience
         self._max_held = frames_within(hold_bytes, self.info.frame_bytes)
         self._store = MemoryStore() if store is None else store
@@ -89,7 +96,7 @@ class SenderSession:
     @property
     def room(self) -> bool:
         """Whether the credit allows one more frame."""
-        return self._end is None and self.totals.frames < min(self._limit, self.acked + self._max_held)
+        return self._end is None and self.totals.next_seq < min(self._limit, self.consumed + self._max_held)
 
     def submit(self, header: FrameHeader, payload: Part) -> None:
         """Take a packed frame, if there is `room`; its `seq` is set here. Raises ProtocolError if out of turn."""
@@ -97,20 +104,27 @@ class SenderSession:
             raise ProtocolError(f"{header.kind.name.lower()} {header.index} after the end of the scan")
         if header.kind is not FrameKind.PROJECTION and self.totals.projections:
             raise ProtocolError(f"{header.kind.name.lower()} {header.index} after the first projection")
-        encoded = native.encode(replace(header, seq=self.totals.frames))
-        self.totals = self.totals.after(header.kind, encoded)
-        self._store.append((encoded, payload))
+        self._keep(replace(header, seq=self.totals.next_seq), payload)
 
-    def end(self, dropped: int) -> None:
-        """No more frames; `dropped` were left out on purpose."""
-        self.totals = replace(self.totals, dropped=dropped)
+    def omit(self, omission: Omission) -> None:
+        """Take the place of projections that were left out, if there is `room`; `seq` is set here.
+
+        Raises ProtocolError after the end.
+        """
+        if self._end is not None:
+            raise ProtocolError(f"{len(omission.indices)} projections left out after the end of the scan")
+        self._keep(replace(omission, seq=self.totals.next_seq))
+
+    def end(self, dropped: int = 0) -> None:
+        """No more frames; `dropped` projections never left the source."""
+        self.totals = self.totals.without(dropped)
         self._end = native.encode(End(totals=self.totals))
 
     def abort(self, text: str) -> None:
         """Give up; the receiver still gets what has been submitted, and is told why there is no more."""
         if self._peer is not None:
             self._outbox += [(self._peer, parts) for parts in self._stream()]
-        self._post(Bye(reason=Reason.LEFT, text=native.line(text)))
+        self._post(Bye(reason=Reason.LEFT, text=native.line(text), totals=self.totals))
         self.state = SenderState.OVER
         self._farewell = PeerLostError(f"the stream was given up: {text}")
 
@@ -135,13 +149,11 @@ class SenderSession:
             message = native.decode(parts)
             if isinstance(message, Hello):
                 return self._welcome(peer, message, now)
-            if self.heeds(peer):
-                self._take(message, now)
-            return []  # what a superseded connection still had to say has no effect
+            return self._take(message, now) if self.heeds(peer) else []  # a superseded connection has no say
         except ProtocolError as error:
-            self.lost(peer)
-            self._heeded = None if self.heeds(peer) else self._heeded
-            return self._turn_away(peer, Reason.PROTOCOL, str(error))
+            self._drop(peer)
+            reason = Reason.UNABLE if isinstance(error, VersionError) else Reason.PROTOCOL
+            return self._turn_away(peer, reason, str(error))
 
     def lost(self, peer: bytes) -> None:
         """The transport no longer reaches `peer`."""
@@ -157,7 +169,7 @@ class SenderSession:
         if peer is not None and self.state in (SenderState.STREAMING, SenderState.DONE):
             out += [(peer, parts) for parts in self._stream()]
             if now - self._sent_at >= self._patience.heartbeat_s and not out:
-                out.append((peer, (native.encode(Heartbeat()),)))
+                out.append((peer, (native.encode(Heartbeat(totals=self.totals)),)))
         if any(to == peer for to, _ in out):
             self._sent_at = now
         return out
@@ -168,10 +180,11 @@ class SenderSession:
             raise self._farewell
         if self.state is SenderState.DONE or now - self._heard_at <= self._lost_after_s:
             return
-        refusal = f"; the last caller was turned away: {self._last_refusal}" if self._last_refusal else ""
+        refusal = f"; the last peer was rejected: {self._last_refusal}" if self._last_refusal else ""
         if not self._receiver:
-            raise PeerLostError(f"no receiver came within {self._lost_after_s:g} s{refusal}")
-        raise PeerLostError(f"the receiver has been silent for more than {self._lost_after_s:g} s{refusal}")
+            raise PeerLostError(f"timed out after {self._lost_after_s:g} s waiting for a receiver{refusal}")
+        used = f"{self.consumed} of {self.totals.next_seq} frames were used"
+        raise PeerLostError(f"no contact with the receiver for {self._lost_after_s:g} s, {used}{refusal}")
 
     def wait_s(self, now: float) -> float:
         """Seconds until `outgoing` or `check` must be asked again, if nothing happens before."""
@@ -184,24 +197,35 @@ class SenderSession:
 
     @property
     def _lost_after_s(self) -> float:
-        return self._patience.stall_s if self._receiver else self._patience.first_contact_s
+        return self._patience.outage_s if self._receiver else self._patience.first_contact_s
+
+    def _keep(self, entry: FrameHeader | Omission, *payload: Part) -> None:
+        self.totals = self.totals.after(entry)
+        if entry.seq < self._store.first:
+            return  # the receiver had it from an earlier run of this producer
+        self._store.append((native.encode(entry), *payload))
+        # What is used but not yet acknowledged serves a receiver that is started again: kept while memory allows.
+        self._store.release(self.totals.next_seq - self._max_held)
 
     def _welcome(self, peer: bytes, hello: Hello, now: float) -> list[SenderEvent]:
-        refusal = self._refusal(peer, hello, now)
+        refusal = self._refusal(hello, now)
         if refusal is not None:
             return self._turn_away(peer, *refusal)
         self.state = self._following(hello)
         self._peer = self._heeded = peer
         self._receiver, self._heard_at = hello.receiver, now
         self._limit = hello.limit
-        self._cursor = hello.resume
+        if hello.resume > self.totals.next_seq:  # this producer was started again, the receiver was not
+            self._store.release(hello.resume)
+            self.acked = hello.resume
+        self._cursor = self.consumed = hello.resume
         self._end_sent = False
         self._post(replace(self.info, first=hello.resume))
         return [Joined(hello.resume)]
 
-    def _refusal(self, peer: bytes, hello: Hello, now: float) -> tuple[Reason, str] | None:
+    def _refusal(self, hello: Hello, now: float) -> tuple[Reason, str] | None:
         if self.serves(now) and hello.receiver != self._receiver:
-            return Reason.BUSY, "another receiver is being served"
+            return Reason.BUSY, "another receiver is connected"
         if hello.scan not in ("", self.info.scan_id):
             return Reason.OTHER_SCAN, f"scan {hello.scan!r} was asked for, this is scan {self.info.scan_id!r}"
         band = hello.share.band(self.info.rows)
@@ -210,8 +234,10 @@ class SenderSession:
         if hello.streams != 1 or self.info.codec not in hello.codecs:
             wanted = f"{hello.streams} streams with codec {' or '.join(hello.codecs)}"
             return Reason.UNABLE, f"{wanted} asked for, this is one stream with codec {self.info.codec}"
-        if not self._store.first <= hello.resume <= self.totals.frames:
-            held = f"frames {self._store.first} to {self.totals.frames - 1} are held"
+        first, stop = self._store.first, self.totals.next_seq
+        started_again = not stop and self._end is None and bool(hello.scan)
+        if hello.resume < first or (hello.resume > stop and not started_again):
+            held = f"frames {first} to {stop - 1} are held" if stop > first else f"frame {first} comes next"
             return Reason.NOT_HELD, f"frame {hello.resume} was asked for, {held}: start the scan again"
         return None
 
@@ -220,47 +246,69 @@ class SenderSession:
         self._last_refusal = text
         return [TurnedAway(text)]
 
-    def _take(self, message: Message, now: float) -> None:
+    def _take(self, message: Message, now: float) -> list[SenderEvent]:
         following = self._following(message)
+        events: list[SenderEvent] = []
         match message:
             case Grant():
                 self._credit(message)
+            case Again(seq=seq):
+                self._rewind(seq)
+            case Written():
+                self.written = message
             case Bye(reason=Reason.DONE):
                 self._confirmed()
-            case Bye(reason=reason, text=text):
-                left = f"the receiver left with {self.acked} of {self.totals.frames} frames consumed"
-                left += f": {text}" if text else ""
-                self._farewell = (ProtocolError if reason is Reason.PROTOCOL else PeerLostError)(left)
+            case Bye(reason=Reason.PROTOCOL | Reason.AWAY, text=text):
+                self._drop(self._heeded)
+                events, following = [Interrupted(text)], self.state
+            case Bye(text=text):
+                left = f"the receiver left with {self.consumed} of {self.totals.next_seq} frames used"
+                self._farewell = PeerLostError(f"{left}: {text}" if text else left)
         self.state = following
         self._heard_at = now
+        return events
+
+    def _drop(self, peer: bytes | None) -> None:
+        """This connection ends; the receiver may make another."""
+        if peer is not None and self.heeds(peer):
+            self.lost(peer)
+            self._heeded = None
 
     def _following(self, message: Message) -> SenderState:
         following = SENDER_TURNS[self.state].get(trigger(message))
         if following is None:
-            raise ProtocolError(f"{type(message).__name__} out of turn, {self.state.name.lower()}")
+            raise ProtocolError(f"received {type(message).__name__} out of turn, while {self.state.name.lower()}")
         return following
 
     def _credit(self, grant: Grant) -> None:
-        if grant.acked > self._cursor:
-            raise ProtocolError(f"{grant.acked} frames acknowledged, {self._cursor} sent")
+        if not grant.acked <= grant.consumed <= self._cursor:
+            raise ProtocolError(f"{grant.acked} frames acknowledged and {grant.consumed} used, {self._cursor} sent")
         self.acked = max(self.acked, grant.acked)
+        self.consumed = max(self.consumed, grant.consumed)
         self.refused = max(self.refused, grant.refused)
         self._limit = max(self._limit, grant.limit)
         self._store.release(self.acked)
 
+    def _rewind(self, seq: int) -> None:
+        if not max(self.consumed, self._store.first) <= seq < self._cursor:
+            raise ProtocolError(f"frame {seq} asked for again, {self.consumed} used and {self._cursor} sent")
+        self.asked_again += 1
+        self._cursor = seq
+        self._end_sent = False
+
     def _confirmed(self) -> None:
-        if not self._end_sent or self.acked < self.totals.frames:
-            raise ProtocolError(f"an end confirmed with {self.acked} of {self.totals.frames} frames acknowledged")
+        if not self._end_sent or self.consumed < self.totals.next_seq:
+            raise ProtocolError(f"the end was confirmed with {self.consumed} of {self.totals.next_seq} frames used")
         self._post(Bye(reason=Reason.DONE))
 
     def _stream(self) -> list[Parts]:
         out: list[Parts] = []
-        while self._cursor < min(self.totals.frames, self._limit):
+        while self._cursor < min(self.totals.next_seq, self._limit):
             out.append(self._store.get(self._cursor))
             self.retransmitted += self._cursor < self._sent
             self._cursor += 1
             self._sent = max(self._sent, self._cursor)
-        if self._end is not None and self._cursor == self.totals.frames and not self._end_sent:
+        if self._end is not None and self._cursor == self.totals.next_seq and not self._end_sent:
             out.append((self._end,))
             self._end_sent = True
         return out

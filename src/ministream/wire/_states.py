@@ -6,7 +6,20 @@ import enum
 from typing import TypeAlias
 
 from ministream.model import FrameKind
-from ministream.wire.native import Bye, End, FrameHeader, Grant, Heartbeat, Hello, Message, Reason, ScanInfo
+from ministream.wire.native import (
+    Again,
+    Bye,
+    End,
+    FrameHeader,
+    Grant,
+    Heartbeat,
+    Hello,
+    Message,
+    Omission,
+    Reason,
+    ScanInfo,
+    Written,
+)
 
 Trigger: TypeAlias = type[Message] | FrameKind | Reason
 
@@ -25,7 +38,7 @@ def trigger(message: Message) -> Trigger:
 class SenderState(enum.Enum):
     """Where a sender stands with its receiver."""
 
-    WAITING = enum.auto()  # nobody is connected
+    WAITING = enum.auto()  # no receiver is connected
     STREAMING = enum.auto()  # a receiver is served
     DONE = enum.auto()  # the receiver has confirmed the end
     OVER = enum.auto()  # one end has left early
@@ -35,6 +48,8 @@ SENDER_TURNS: dict[SenderState, dict[Trigger, SenderState]] = {
     SenderState.WAITING: {
         Hello: SenderState.STREAMING,
         Grant: SenderState.WAITING,
+        Again: SenderState.WAITING,
+        Written: SenderState.WAITING,
         Heartbeat: SenderState.WAITING,
         Reason.DONE: SenderState.DONE,
         Bye: SenderState.OVER,
@@ -42,6 +57,8 @@ SENDER_TURNS: dict[SenderState, dict[Trigger, SenderState]] = {
     SenderState.STREAMING: {
         Hello: SenderState.STREAMING,
         Grant: SenderState.STREAMING,
+        Again: SenderState.STREAMING,
+        Written: SenderState.STREAMING,
         Heartbeat: SenderState.STREAMING,
         Reason.DONE: SenderState.DONE,
         Bye: SenderState.OVER,
@@ -49,6 +66,7 @@ SENDER_TURNS: dict[SenderState, dict[Trigger, SenderState]] = {
     SenderState.DONE: {
         Hello: SenderState.DONE,
         Grant: SenderState.DONE,
+        Written: SenderState.DONE,
         Heartbeat: SenderState.DONE,
         Reason.DONE: SenderState.DONE,
     },
@@ -59,12 +77,12 @@ SENDER_TURNS: dict[SenderState, dict[Trigger, SenderState]] = {
 class ReceiverState(enum.Enum):
     """Where a receiver stands with its producer."""
 
-    APART = enum.auto()  # no connection
-    GREETING = enum.auto()  # Hello is sent, ScanInfo due
+    APART = enum.auto()  # not connected
+    GREETING = enum.auto()  # Hello is sent, ScanInfo comes next
     CALIBRATION = enum.auto()  # darks and flats, or the first projection, come next
     DATA = enum.auto()  # only projections come
-    ENDED = enum.auto()  # the end is here, and perhaps not yet everything consumed
-    OVER = enum.auto()  # nothing more to say or to hear
+    ENDED = enum.auto()  # End has arrived; frames may still be unused, and the outcome unknown
+    OVER = enum.auto()  # the session has ended
 
 
 RECEIVER_TURNS: dict[ReceiverState, dict[Trigger, ReceiverState]] = {
@@ -78,12 +96,14 @@ RECEIVER_TURNS: dict[ReceiverState, dict[Trigger, ReceiverState]] = {
         FrameKind.DARK: ReceiverState.CALIBRATION,
         FrameKind.FLAT: ReceiverState.CALIBRATION,
         FrameKind.PROJECTION: ReceiverState.DATA,
+        Omission: ReceiverState.DATA,
         End: ReceiverState.ENDED,
         Heartbeat: ReceiverState.CALIBRATION,
         Bye: ReceiverState.OVER,
     },
     ReceiverState.DATA: {
         FrameKind.PROJECTION: ReceiverState.DATA,
+        Omission: ReceiverState.DATA,
         End: ReceiverState.ENDED,
         Heartbeat: ReceiverState.DATA,
         Bye: ReceiverState.OVER,

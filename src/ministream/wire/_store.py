@@ -1,4 +1,4 @@
-"""Where a sender keeps the frames that are not yet acknowledged."""
+"""Where a sender keeps the frames that are not yet acknowledged, as they go out."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Parts: TypeAlias = tuple[Part, ...]
 
 
 class FrameStore(Protocol):
-    """Holds the frame `first` and those after it, as they go out."""
+    """Holds the frame `first` and those after it."""
 
     @property
     def first(self) -> int:
-        """The oldest frame held; the next one to come where none is."""
+        """The oldest frame that is held; the next one to come where none is."""
 
     def append(self, parts: Parts) -> None:
         """Keep one more frame."""
@@ -24,7 +24,7 @@ class FrameStore(Protocol):
         """A frame that is held."""
 
     def release(self, below: int) -> None:
-        """Forget the frames below `below`."""
+        """The frames below `below` are not needed any more, whether they are here already or would still come."""
 
 
 class MemoryStore:
@@ -45,6 +45,7 @@ class MemoryStore:
         return self._frames[seq - self._first]
 
     def release(self, below: int) -> None:
-        while self._first < below:
+        while self._frames and self._first < below:
             self._frames.popleft()
             self._first += 1
+        self._first = max(self._first, below)

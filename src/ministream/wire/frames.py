@@ -90,7 +90,7 @@ def unpack(header: FrameHeader, payload: Part, info: ScanInfo) -> Frame:
         raise FrameError(f"{name} is packed with {header.codec!r}, the scan with {info.codec!r}", reason="codec")
     raw = CODECS[info.codec].decode(payload, info.frame_bytes)
     if len(raw) != info.frame_bytes:
-        raise FrameError(f"{name} holds {len(raw)} bytes where its shape takes {info.frame_bytes}", reason="size")
+        raise FrameError(f"{name} holds {len(raw)} bytes, its shape takes {info.frame_bytes}", reason="size")
     if header.checksum is not None and header.checksum != xxhash.xxh3_64_digest(payload):
         raise FrameError(f"{name} does not match its checksum: it was damaged on the way", reason="checksum")
     pixels = np.frombuffer(raw, info.dtype).reshape(info.shape)

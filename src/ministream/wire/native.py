@@ -1,19 +1,22 @@
-"""The native stream's messages: what is on the wire, and the checks it passes before anyone believes it.
+"""The native wire's messages: their fields, and the checks that every message passes before it is used.
 
 A message is one header and, for a frame, one payload, each a part of one ZeroMQ message. A header is the magic,
-the protocol version and one of the structs below in MessagePack. Magic and version never change their place, so
-two ends of different versions can always tell each other.
+the protocol version, a checksum of all that follows, and one of the structs below in MessagePack. Magic and version
+never change their place, so two ends of different versions can always tell each other.
 
 | sent by the receiver | |
 |---|---|
-| `Hello` | who I am, which scan and rows I want, from which frame, with how much credit; first on every connection |
-| `Grant` | I have consumed the frames below `acked`, you may send those below `limit` |
+| `Hello` | its name, the scan and rows wanted, the first frame wanted, the credit; first on every connection |
+| `Grant` | the frames below `consumed` are used, those below `acked` need not be kept, those below `limit` may come |
+| `Again` | frame `seq` arrived damaged: send it and all that follow again |
+| `Written` | after the end: whether a volume was written, and whether every projection is in it |
 
 | sent by the producer | |
 |---|---|
 | `ScanInfo` | the answer to `Hello`: the scan, and how its frames are packed |
 | `FrameHeader` and payload | one frame |
-| `End` | that was all: totals, and a digest of every header |
+| `Omission` | projections that the producer left out on purpose, in the place of their frames |
+| `End` | everything was sent: the totals |
 
 `Heartbeat` and `Bye` go both ways. The numbers of `Grant` are absolute, so it may be lost or repeated (the idea
 of MAX_DATA in QUIC, RFC 9000 section 4.1).
@@ -30,19 +33,26 @@ import msgspec
 import numpy as np
 import xxhash
 from msgspec import Meta
+from msgspec.structs import replace
 
 from ministream import partition
-from ministream.errors import ConfigError, ProtocolError
+from ministream.errors import ConfigError, ProtocolError, VersionError
 from ministream.model import FrameKind, Notice, Scan, Slab
 
-VERSION = 1
+VERSION = 2
 MAX_HEADER_BYTES = 64 * 1024
 MAX_NOTICES = 16
+# Projections that one `Omission` names: a header stays far below its limit.
+MAX_OMITTED = 1024
+# The reason under which `Totals.drops` counts projections that never left the source.
+AT_SOURCE = "source"
 
 Part: TypeAlias = bytes | memoryview
 
-_PREFIX = struct.Struct(">4sH")
+_PREFIX = struct.Struct(">4sH8s")
 _MAGIC = b"MnSt"
+# Releases with this version had no checksum; a flipped bit cannot turn ours into it.
+_UNCHECKED_VERSION = 1
 
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Extent = Annotated[int, Meta(ge=1, le=2**20)]
@@ -55,12 +65,13 @@ class Reason(enum.StrEnum):
     """Why an end says `Bye`."""
 
     DONE = "done"  # everything was sent, received and acknowledged
-    LEFT = "left"  # this end stops before the scan's end, on purpose
+    LEFT = "left"  # this end stops before the scan's end, on purpose and for good
+    AWAY = "away"  # this end stops now, and its job is to be started again
     BUSY = "busy"  # another receiver is being served
     OTHER_SCAN = "other-scan"  # the scan asked for is not the one sent here
-    NOT_HELD = "not-held"  # the frames asked for are gone, or were never there
-    SHARE = "share"  # the rows cannot be shared out like that
-    UNABLE = "unable"  # the receiver lacks the codec, or wants several streams
+    NOT_HELD = "not-held"  # the frames asked for are not kept any more
+    SHARE = "share"  # the rows cannot be shared like that
+    UNABLE = "unable"  # the receiver lacks the codec, or asks for several streams
     PROTOCOL = "protocol"  # a message was malformed or out of turn
 
 
@@ -168,31 +179,59 @@ class FrameHeader(_Message, frozen=True, kw_only=True):
     position: float = 0.0
 
 
-class Totals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many frames of each kind a stream has carried, and the digest that chains their headers.
+class Omission(_Message, frozen=True, kw_only=True):
+    """Projections that were delivered to the producer and left out by its policy `reason`, the last one at UNIX time
+    `at_s`; the message takes a `seq` like a frame.
+    """
 
-    `dropped` is what the producer left out on purpose; it is known at the end.
+    seq: Count
+    indices: Annotated[tuple[Count, ...], Meta(min_length=1, max_length=MAX_OMITTED)]
+    reason: Token
+    at_s: float
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a stream has carried: frames of each kind, `omissions` as messages, and in `drops` the projections that
+    these left out, by policy.
     """
 
     darks: Count = 0
     flats: Count = 0
     projections: Count = 0
-    dropped: Count = 0
-    digest: Digest = bytes(8)
+    omissions: Count = 0
+    drops: Annotated[dict[Token, Count], Meta(max_length=16)] = {}
 
     @property
     def frames(self) -> int:
-        """Frames carried, which is the `seq` of the next one."""
+        """Frames carried."""
         return self.darks + self.flats + self.projections
 
-    def after(self, kind: FrameKind, header: Part) -> Totals:
-        """The totals with one more frame, whose encoded header is `header`."""
+    @property
+    def next_seq(self) -> int:
+        """The `seq` of the next frame or omission."""
+        return self.frames + self.omissions
+
+    @property
+    def dropped(self) -> int:
+        """Projections that the producer left out on purpose."""
+        return sum(self.drops.values())
+
+    def after(self, entry: FrameHeader | Omission) -> Totals:
+        """The totals with one more frame or omission."""
+        if isinstance(entry, Omission):
+            dropped = self.drops.get(entry.reason, 0) + len(entry.indices)
+            return replace(self, omissions=self.omissions + 1, drops=self.drops | {entry.reason: dropped})
         return Totals(
-            darks=self.darks + (kind is FrameKind.DARK),
-            flats=self.flats + (kind is FrameKind.FLAT),
-            projections=self.projections + (kind is FrameKind.PROJECTION),
-            digest=xxhash.xxh3_64_digest(self.digest + header),
+            darks=self.darks + (entry.kind is FrameKind.DARK),
+            flats=self.flats + (entry.kind is FrameKind.FLAT),
+            projections=self.projections + (entry.kind is FrameKind.PROJECTION),
+            omissions=self.omissions,
+            drops=self.drops,
         )
+
+    def without(self, dropped: int) -> Totals:
+        """The totals with projections that the source itself left out."""
+        return replace(self, drops=self.drops | {AT_SOURCE: dropped}) if dropped else self
 
 
 class End(_Message, frozen=True, kw_only=True):
@@ -202,25 +241,49 @@ class End(_Message, frozen=True, kw_only=True):
 
 
 class Grant(_Message, frozen=True, kw_only=True):
-    """The receiver has consumed the frames below `acked`, and refused `refused` so far as bad."""
+    """What the receiver has done with the frames so far.
+
+    Those below `consumed` are used or refused, `refused` of them as bad; those below `acked` are safe, so that the
+    producer need not keep them; those below `limit` may be sent.
+    """
 
     acked: Count
+    consumed: Count
     limit: Count
     refused: Count = 0
 
 
-class Heartbeat(_Message, frozen=True, kw_only=True):
-    """I am here and have nothing else to say."""
+class Again(_Message, frozen=True, kw_only=True):
+    """Frame `seq` arrived damaged: the producer sends it and all that follow again."""
+
+    seq: Count
 
 
-class Bye(_Message, frozen=True, kw_only=True):
-    """The connection ends here."""
+class Written(_Message, frozen=True, kw_only=True):
+    """How the receiver's job ended: `volume` says whether one was written, `complete` whether it holds everything
+    that was delivered to the producer; `text` says what is missing.
+    """
 
-    reason: Reason
+    volume: bool
+    complete: bool
     text: Line = ""
 
 
-Message: TypeAlias = Hello | ScanInfo | FrameHeader | End | Grant | Heartbeat | Bye
+class Heartbeat(_Message, frozen=True, kw_only=True):
+    """The sender of this message is alive; `totals` is what a producer has submitted so far."""
+
+    totals: Totals | None = None
+
+
+class Bye(_Message, frozen=True, kw_only=True):
+    """The connection ends here; `totals` is what a producer that leaves has submitted."""
+
+    reason: Reason
+    text: Line = ""
+    totals: Totals | None = None
+
+
+Message: TypeAlias = Hello | ScanInfo | FrameHeader | Omission | End | Grant | Again | Written | Heartbeat | Bye
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Message)
@@ -228,7 +291,8 @@ _DECODER = msgspec.msgpack.Decoder(Message)
 
 def encode(message: Message) -> bytes:
     """The header part of a message. Raises ProtocolError when it is longer than a peer accepts."""
-    header = _PREFIX.pack(_MAGIC, VERSION) + _ENCODER.encode(message)
+    body = _ENCODER.encode(message)
+    header = _PREFIX.pack(_MAGIC, VERSION, _checksum(VERSION, body)) + body
     _check_length(header)
     return header
 
@@ -236,25 +300,30 @@ def encode(message: Message) -> bytes:
 def decode(parts: Sequence[Part]) -> Message:
     """Read the header of a received message; a payload stays untouched.
 
-    Raises ProtocolError for anything but a well-formed message of this protocol version.
+    Raises VersionError for a sound message of another protocol version, ProtocolError for anything else but a
+    well-formed message of this one.
     """
     header = parts[0] if parts else b""
     _check_length(header)
     if len(header) < _PREFIX.size or header[: len(_MAGIC)] != _MAGIC:
-        raise ProtocolError("a message that is not of the Mini-Stream protocol")
-    version = _PREFIX.unpack_from(header)[1]
+        raise ProtocolError("received a message that is not of the Mini-Stream protocol")
+    _, version, checksum = _PREFIX.unpack_from(header)
+    body = memoryview(header)[_PREFIX.size :]
+    # A damaged version number must not look like another release, so the checksum covers it.
+    if version != _UNCHECKED_VERSION and checksum != _checksum(version, body):
+        raise ProtocolError("received a message that does not match its checksum: it was damaged on the way")
     if version != VERSION:
-        raise ProtocolError(
-            f"the peer speaks version {version} of the Mini-Stream protocol, this end version {VERSION}: "
+        raise VersionError(
+            f"the peer uses version {version} of the Mini-Stream protocol, this end version {VERSION}: "
             "install the same release on both sides"
         )
     try:
-        message: Message = _DECODER.decode(memoryview(header)[_PREFIX.size :])
+        message: Message = _DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ProtocolError(f"a malformed message: {line(str(error))}") from None
+        raise ProtocolError(f"received a malformed message: {line(str(error))}") from None
     expected = 2 if isinstance(message, FrameHeader) else 1
     if len(parts) != expected:
-        raise ProtocolError(f"{type(message).__name__} in {len(parts)} parts, not {expected}")
+        raise ProtocolError(f"received {type(message).__name__} in {len(parts)} parts, expected {expected}")
     return message
 
 
@@ -263,6 +332,10 @@ def line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)[:1000]
 
 
+def _checksum(version: int, body: Part) -> bytes:
+    return xxhash.xxh3_64_digest(body, seed=version)
+
+
 def _check_length(header: Part) -> None:
     if len(header) > MAX_HEADER_BYTES:
-        raise ProtocolError(f"a header of {len(header)} bytes is longer than the {MAX_HEADER_BYTES} allowed")
+        raise ProtocolError(f"received a header of {len(header)} bytes, {MAX_HEADER_BYTES} are allowed")

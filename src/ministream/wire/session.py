@@ -6,9 +6,13 @@ no longer than `wait_s`.
 
 Every frame of a scan, dark, flat or projection, has a number `seq` without gaps. The receiver grants credit by
 absolute numbers; the sender keeps what is not acknowledged. When a connection breaks, the receiver makes a new one
-and says from which frame on it wants to hear; so nothing is lost and nothing arrives twice. Both ends chain a
-digest over all headers (which hold the payloads' checksums) and compare it at the end. The end is confirmed both
-ways: `End`, then `Bye` (done) from the receiver when everything is consumed, then `Bye` (done) from the sender.
+and says from which frame on it wants to hear; so nothing is lost and nothing arrives twice. Every header is under a
+checksum, and holds that of its payload. A damaged payload is asked for again on the same connection, a damaged header
+on a new one. Both ends compare their totals at the end. The end is confirmed both ways: `End`, then `Written` and
+`Bye` (done) from the receiver when everything is used and the volume written, then `Bye` (done) from the sender.
+
+Either end may be started again: a receiver says which frames it `held` before, a producer skips those that its
+receiver has.
 
 Receivers may share the rows of a scan: each then has a stream of its own, and `SenderBands` keeps them in step.
 """
@@ -17,9 +21,12 @@ from ministream.wire._bands import SenderBands
 from ministream.wire._events import (
     MAX_FRAMES_HELD,
     Arrived,
+    AskedAgain,
     Ended,
+    Interrupted,
     Joined,
     Lost,
+    Omitted,
     Patience,
     ReceiverEvent,
     Refused,
@@ -35,11 +42,14 @@ from ministream.wire._store import FrameStore, MemoryStore
 __all__ = [
     "MAX_FRAMES_HELD",
     "Arrived",
+    "AskedAgain",
     "Ended",
     "FrameStore",
+    "Interrupted",
     "Joined",
     "Lost",
     "MemoryStore",
+    "Omitted",
     "Patience",
     "ReceiverEvent",
     "ReceiverSession",

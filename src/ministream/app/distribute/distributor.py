@@ -128,6 +128,7 @@ class _Distributor:
                         self._pass_on(self._corrector.rest(), scan)
                         report.ending = text
             report.bytes = receiver.report.bytes
+            receiver.conclude(written=True, complete=report.complete, text=report.ending)
         if self._publisher is not None:
             self._publisher.end()
         if self._server is not None:

@@ -29,6 +29,7 @@ class Backlog:
         stop: Callable[[], None],
     ) -> None:  # fmt: skip
         self.dropped = 0
+        self._untold: list[int] = []
         self._frames, self._overflow, self._limit, self._stop = frames, overflow, limit, stop
         self._waiting: deque[Frame] = deque()
         self._changed = threading.Condition()
@@ -59,6 +60,12 @@ class Backlog:
         if self._failure is not None:
             raise self._failure
 
+    def drops(self) -> list[int]:
+        """Which projections were dropped since this was last asked."""
+        with self._changed:
+            untold, self._untold = self._untold, []
+        return untold
+
     def _acquire(self) -> None:
         try:
             for frame in self._frames:
@@ -88,3 +95,4 @@ class Backlog:
         lost = {id(frame) for frame in (projections[:1] if self._overflow == "drop-oldest" else projections[::2])}
         self._waiting = deque(frame for frame in self._waiting if id(frame) not in lost)
         self.dropped += len(lost)
+        self._untold += [frame.index for frame in projections if id(frame) in lost]

@@ -50,8 +50,8 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
             *(scan.scan_id, scan.darks, scan.flats, scan.projections, scan.rows, scan.cols, data),
         )
         frames = paced(wire.played(source.frames), config.producer.rate)
-        dropped = _send(frames, sender, source, config)
-        return sender.finish(source.dropped + dropped)
+        _send(frames, sender, source, config)
+        return sender.finish(source.dropped)
 
 
 def _check_overflow(config: Config, source: Source) -> None:
@@ -63,17 +63,20 @@ def _check_overflow(config: Config, source: Source) -> None:
         )
 
 
-def _send(frames: Iterator[Frame], sender: Sender, source: Source, config: Config) -> int:
-    """Send the frames; returns how many projections the overflow policy dropped."""
+def _send(frames: Iterator[Frame], sender: Sender, source: Source, config: Config) -> None:
+    """Send the frames, and which projections the overflow policy dropped."""
     overflow = config.producer.overflow
     if overflow == "block":
         for frame in frames:
             sender.send(frame)
-        return 0
+        return
     with Backlog(frames, overflow=overflow, limit=config.producer.backlog, stop=source.stop) as backlog:
         for frame in backlog:
             sender.send(frame)
-    return backlog.dropped
+            if dropped := backlog.drops():
+                sender.omit(dropped, reason=overflow, at_s=time.time())
+    if dropped := backlog.drops():
+        sender.omit(dropped, reason=overflow, at_s=time.time())
 
 
 def paced(

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Self, cast
 
 import numpy as np
@@ -71,8 +72,10 @@ class Ingress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
 
     def wait_for_scan(self, offered: Route | None, share: Share) -> Scan:
         """Wait for the producer, and what it says of the scan; `offered`, on rank 0, is the way there.
@@ -142,6 +145,11 @@ class Ingress:
             self.ending = f"receiving rank {rank}: {how}" if rank else how
         if self._comm.rank == 0:
             _LOG.info("end of the stream: %s", self.ending)
+
+    def report(self, *, complete: bool) -> None:
+        """The volume is written; tell the producer whether every projection is in it."""
+        assert self._receiver is not None
+        self._receiver.conclude(written=True, complete=complete, text=self.ending)
 
     @property
     def waiting(self) -> int:

@@ -176,7 +176,10 @@ class Job:
         self._group.free()
         self._comm.agree(self._failure())
         self._gate.conclude(self._ingress.unwritten if self._ingress is not None else ())
-        return self._outcome.write(self._host(self._image), scattered=self._scatter.bytes_scattered)
+        summary = self._outcome.write(self._host(self._image), scattered=self._scatter.bytes_scattered)
+        if self._ingress is not None and summary is not None:
+            self._ingress.report(complete=summary.complete)
+        return summary
 
     def _take(self) -> list[SlabFrame] | None:
         began = time.perf_counter()

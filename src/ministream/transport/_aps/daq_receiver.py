@@ -118,7 +118,13 @@ class DaqReceiver:
         return self._events.popleft() if self._events else None
 
     def ack(self, seq: int) -> None:
-        """Nothing to say: this wire knows no acknowledgement."""
+        """Nothing to send: this wire has no acknowledgement."""
+
+    def save(self, seq: int) -> None:
+        """Nothing to send: a publisher repeats nothing."""
+
+    def conclude(self, *, written: bool, complete: bool, text: str = "") -> None:
+        """Nothing to send: a publisher does not ask."""
 
     @property
     def report(self) -> ReceiverReport:

@@ -58,7 +58,7 @@ class DaqSender:
         self._wanted, self._subscribers, self._ready = subscribers, 0, 0
         self._pixel_dtype, self._angle_unit = pixel_dtype, angle_unit
         self._peer_timeout_s, self._stall_timeout_s, self._drain_s = peer_timeout_s, stall_timeout_s, drain_s
-        self._projections = self._bytes = 0
+        self._projections = self._dropped = self._bytes = 0
         self._started_s: float | None = None
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.XPUB)
@@ -115,6 +115,10 @@ class DaqSender:
         self._projections += frame.kind is FrameKind.PROJECTION
         self._bytes += len(message)
 
+    def omit(self, indices: Sequence[int], *, reason: str, at_s: float) -> None:
+        """Count projections that are left out on purpose; to subscribers they are missing numbers."""
+        self._dropped += len(indices)
+
     def finish(self, dropped: int = 0) -> SenderReport:
         """Publish the end. Nothing on this wire says that it arrived, but a subscriber that has it leaves.
 
@@ -127,7 +131,9 @@ class DaqSender:
         if self._drain_s and self._subscribers:
             _log.warning("%s: %d subscribers have not left in %g s", self.address, self._subscribers, self._drain_s)
         seconds = time.monotonic() - (self._started_s or time.monotonic())
-        return SenderReport(projections=self._projections, bytes=self._bytes, seconds=seconds, dropped=dropped)
+        return SenderReport(
+            projections=self._projections, bytes=self._bytes, seconds=seconds, dropped=self._dropped + dropped
+        )
 
     def _wait_for_subscribers(self) -> None:
         poller = zmq.Poller()

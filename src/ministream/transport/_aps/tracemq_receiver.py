@@ -105,7 +105,13 @@ class TraceMqReceiver:
         return self._events.popleft() if self._events else None
 
     def ack(self, seq: int) -> None:
-        """Nothing to say: asking for the next projection is this wire's acknowledgement."""
+        """Nothing to send: the request for the next projection is this wire's acknowledgement."""
+
+    def save(self, seq: int) -> None:
+        """Nothing to send: a distributor repeats nothing."""
+
+    def conclude(self, *, written: bool, complete: bool, text: str = "") -> None:
+        """Nothing to send: a distributor does not ask."""
 
     @property
     def report(self) -> ReceiverReport:

@@ -55,6 +55,9 @@ class Listener(Protocol):
     def recv(self, timeout_s: float) -> tuple[bytes, list[memoryview]] | None:
         """The next message from any peer; None when the time is up or when woken."""
 
+    def admit(self, peer: bytes) -> None:
+        """This peer, whose message came last, belongs here; those not admitted have little time and room."""
+
     def wake(self) -> None:
         """Make `recv` return soon; for other threads."""
 

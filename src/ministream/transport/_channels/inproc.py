@@ -29,7 +29,7 @@ class InprocChannel:
 
     def __init__(self, listener: InprocListener | None, peer: bytes, max_message_bytes: int) -> None:
         self.inbox: queue.SimpleQueue[_Parts | None] = queue.SimpleQueue()
-        self.broken = "" if listener else "nobody listens there"
+        self.broken = "" if listener else "nothing listens at this name"
         self.max_message_bytes = max_message_bytes
         self._listener = listener
         self._peer = peer
@@ -96,6 +96,9 @@ class InprocListener:
     def recv(self, timeout_s: float) -> tuple[bytes, _Parts] | None:
         return _get(self.inbox, timeout_s)
 
+    def admit(self, peer: bytes) -> None:
+        """Within a process there are no strangers."""
+
     def wake(self) -> None:
         self.inbox.put(None)
 
@@ -104,7 +107,7 @@ class InprocListener:
             _listeners.pop(self.address, None)
             peers, self._peers = self._peers, {}
         for channel in peers.values():
-            channel.cut("closed by the other side")
+            channel.cut("closed by the peer")
 
 
 def listen(url: str, max_message_bytes: int, keys: CurveKeys | None = None) -> InprocListener:
@@ -112,7 +115,7 @@ def listen(url: str, max_message_bytes: int, keys: CurveKeys | None = None) -> I
     _refuse(keys, url)
     with _lock:
         if url in _listeners:
-            raise ConfigError(f"{url} is in use: choose another name")
+            raise ConfigError(f"cannot bind {url} (already in use): choose another name")
         _listeners[url] = InprocListener(url, max_message_bytes)
         return _listeners[url]
 
@@ -127,7 +130,7 @@ def dial(url: str, max_message_bytes: int, keys: CurveKeys | None = None) -> Inp
 
 def _refuse(keys: CurveKeys | None, url: str) -> None:
     if keys is not None:
-        raise ConfigError(f"{url} stays within this process and is not encrypted: leave out --curve, or use tcp://")
+        raise ConfigError(f"{url} stays within this process and cannot be encrypted: leave out --curve, or use tcp://")
 
 
 def _get(inbox: queue.SimpleQueue[_Item | None], timeout_s: float) -> _Item | None:

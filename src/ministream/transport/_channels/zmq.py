@@ -8,9 +8,11 @@ never reconnects by itself, and credit, not a high-water mark, bounds what is in
 from __future__ import annotations
 
 import errno
+import logging
 import math
 import os
 import socket
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -22,6 +24,7 @@ from ministream import log
 from ministream.errors import ConfigError
 from ministream.model import CurveKeys
 from ministream.transport._channels import _curve
+from ministream.transport._channels._guard import LOOK_S, ConnectionGuard
 
 SCHEMES = ("tcp", "ipc")
 
@@ -39,31 +42,34 @@ _LISTENER_THREADS = 4
 # A relay accepts before its far side does, and may never get through.
 _HANDSHAKE_MS = 5000
 # Notices a host that vanished within half a minute, however slow the link and however large the messages,
-# which ZeroMQ's own heartbeats, queued behind a message, do not.
+# which ZeroMQ's own heartbeats, queued behind a message, do not. What was sent and is not confirmed by then is given
+# up with the connection, so that a dead one does not keep its frames in memory beside the next one's.
 _KEEPALIVE = {
     zmq.TCP_KEEPALIVE: 1,
     zmq.TCP_KEEPALIVE_IDLE: 15,
     zmq.TCP_KEEPALIVE_INTVL: 5,
     zmq.TCP_KEEPALIVE_CNT: 3,
+    zmq.TCP_MAXRT: 30_000,
 }
 
 # One channel is one connection. Forbidding ZeroMQ to reconnect (-1) can hang zmq_ctx_term in libzmq 4.3.5.
 _NEVER_MS = 2**31 - 1
 
 _ENDINGS = {
-    zmq.Event.CLOSED: "connection refused, or no way there",
-    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: "connected, but no ZeroMQ handshake came about; --curve on one side only, "
-    "or another producer's public key, looks like this too",
-    zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "connected, but the other side does not speak ZeroMQ",
-    zmq.Event.HANDSHAKE_FAILED_AUTH: "connected, but the receiver's key is not among those that the producer admits",
-    zmq.Event.DISCONNECTED: "closed by the other side",
+    zmq.Event.CLOSED: "connection refused, or no route to the host",
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: "the peer disconnected before the ZeroMQ handshake",
+    zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "the peer does not speak ZeroMQ",
+    zmq.Event.HANDSHAKE_FAILED_AUTH: "the receiver's key is not among those that the producer admits",
+    zmq.Event.DISCONNECTED: "closed by the peer",
 }
+# With keys, a peer that has others disconnects without a word.
+_PERHAPS_THE_KEYS = "; if it is running, compare --curve and the public keys on both sides"
 
 
 # What a failed handshake was about, where ZeroMQ knows.
 _MISMATCHES: dict[int, str] = {
-    zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: "connected, but only one side encrypts: give --curve to both, or none",
-    zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "connected, but not to the producer whose key the receiver knows",
+    zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: "only one side encrypts: give --curve to both sides, or to none",
+    zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "the peer is not the producer whose key the receiver has",
 }
 
 
@@ -89,7 +95,9 @@ class _Endpoint(ABC):
         }
         for option, value in options.items():
             self._socket.setsockopt(option, value)
-        self._monitor = self._socket.get_monitor_socket(sum(_ENDINGS))
+        self._encrypted = encrypted
+        self._disturbed = False  # woken, or told of an end, when last asked for a message
+        self._monitor = self._socket.get_monitor_socket(sum(_ENDINGS) | zmq.Event.ACCEPTED)
         self._poller = zmq.Poller()
         for source in (self._socket, self._monitor, self._wakeup):
             self._poller.register(source, zmq.POLLIN)
@@ -111,17 +119,31 @@ class _Endpoint(ABC):
     def _receive(self, timeout_s: float) -> list[zmq.Frame] | None:
         """The next message as ZeroMQ holds it, uncopied."""
         frames = self._try_receive()
+        self._disturbed = False
         if frames is None:
             ready = dict(self._poller.poll(math.ceil(timeout_s * 1000)))
             if self._wakeup in ready:
+                self._disturbed = True
                 os.eventfd_read(self._wakeup)
             if self.authenticator is not None and self.authenticator.socket in ready:
                 self.authenticator.answer()
             frames = self._try_receive()
             if frames is None and self._monitor in ready:
-                event = recv_monitor_message(self._monitor)
-                self._ended(_MISMATCHES.get(int(event["value"])) or _ENDINGS[zmq.Event(event["event"])])
+                self._observe(zmq.Event((told := recv_monitor_message(self._monitor))["event"]), int(told["value"]))
         return frames
+
+    def _observe(self, event: zmq.Event, value: int) -> None:
+        if event is zmq.Event.ACCEPTED:
+            self._accepted(value)
+            return
+        self._disturbed = True
+        how = _MISMATCHES.get(value) or _ENDINGS[event]
+        if self._encrypted and event is zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
+            how += _PERHAPS_THE_KEYS
+        self._ended(how)
+
+    def _accepted(self, fd: int) -> None:  # noqa: B027 only a listener accepts
+        """A connection was made; its file descriptor."""
 
     def _try_receive(self) -> list[zmq.Frame] | None:
         try:
@@ -157,7 +179,7 @@ class ZmqChannel(_Endpoint):
         try:
             self._socket.send_multipart(parts, zmq.DONTWAIT, copy=False)
         except zmq.Again:
-            self.broken = "the other side does not read"
+            self.broken = "the peer does not read"
 
     def recv(self, timeout_s: float) -> list[memoryview] | None:
         frames = self._receive(0.0 if self.broken else timeout_s)
@@ -173,6 +195,9 @@ class ZmqListener(_Endpoint):
     def __init__(self, url: str, max_message_bytes: int, keys: CurveKeys | None) -> None:
         super().__init__(zmq.ROUTER, max_message_bytes, url, encrypted=keys is not None, threads=_LISTENER_THREADS)
         self._told: set[str] = set()
+        self._guard = ConnectionGuard()
+        self._tcp = url.startswith("tcp:")
+        self._last = b"", -1
         if keys is not None:
             _curve.be_server(self._socket, keys)
             self.authenticator = _curve.CurveAuthenticator(self._context, keys.peers)
@@ -195,13 +220,33 @@ class ZmqListener(_Endpoint):
         return True
 
     def recv(self, timeout_s: float) -> tuple[bytes, list[memoryview]] | None:
-        frames = self._receive(timeout_s)
-        return None if frames is None else (frames[0].bytes, [frame.buffer for frame in frames[1:]])
+        deadline = time.monotonic() + timeout_s
+        frames, left_s = None, timeout_s
+        while frames is None and left_s >= 0:
+            frames = self._receive(min(left_s, LOOK_S) if self._guard.watching else left_s)
+            for ended in self._guard.look(time.monotonic()):
+                _LOG.warning("%s: connection rejected: %s", self.address, ended)
+            left_s = -1 if self._disturbed else deadline - time.monotonic()
+        if frames is None:
+            return None
+        peer = frames[0].bytes
+        self._last = peer, int(frames[0].get(zmq.SRCFD)) if self._tcp else -1
+        return peer, [frame.buffer for frame in frames[1:]]
+
+    def admit(self, peer: bytes) -> None:
+        last, fd = self._last
+        if last == peer:
+            self._guard.admit(fd)
+
+    def _accepted(self, fd: int) -> None:
+        if self._tcp:
+            self._guard.accepted(fd, time.monotonic())
 
     def _ended(self, how: str) -> None:
-        if how != _ENDINGS[zmq.Event.DISCONNECTED] and how not in self._told:
-            self._told.add(how)
-            _LOG.info("%s: a caller was dropped: %s (told once)", self.address, how)
+        """Probes connect and leave, peers close after the end: expected. A key that is not admitted is not."""
+        rejected = how == _ENDINGS[zmq.Event.HANDSHAKE_FAILED_AUTH] and how not in self._told
+        self._told.add(how)
+        _LOG.log(logging.WARNING if rejected else logging.DEBUG, "%s: connection ended: %s", self.address, how)
 
 
 def listen(url: str, max_message_bytes: int, keys: CurveKeys | None = None) -> ZmqListener:
@@ -225,10 +270,10 @@ def _check_host(url: str) -> None:
 def _wrong_address(url: str, error: zmq.ZMQError) -> ConfigError:
     match error.errno:
         case errno.EADDRINUSE:
-            return ConfigError(f"{url} is in use: choose another port, or port 0 for any free one")
+            return ConfigError(f"cannot bind {url} (already in use): choose another port, or port 0 for any free one")
         case errno.EADDRNOTAVAIL | errno.ENODEV:
-            return ConfigError(f"{url} is not an address of this machine: choose one of its interfaces")
+            return ConfigError(f"cannot bind {url} (not an address of this machine): choose one of its interfaces")
         case errno.EACCES:
-            return ConfigError(f"{url} may not be used without privileges: choose a port above 1023")
+            return ConfigError(f"cannot bind {url} (needs privileges): choose a port above 1023")
         case _:
-            return ConfigError(f"{url} is not an address that can be used: {error.strerror}")
+            return ConfigError(f"{url} is not a usable address ({error.strerror}): write tcp://HOST:PORT")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import time
 from types import TracebackType
@@ -13,8 +14,9 @@ from ministream.model import CurveKeys, Scan
 from ministream.transport._channels import Channel, channels_of, dial
 from ministream.transport._native.driver import Driver
 from ministream.transport._wire import Event, ReceiverReport
-from ministream.wire.native import MAX_HEADER_BYTES, Share
+from ministream.wire.native import MAX_HEADER_BYTES, Share, Totals, Written, line
 from ministream.wire.session import (
+    AskedAgain,
     Lost,
     Patience,
     ReceiverSession,
@@ -24,8 +26,10 @@ from ministream.wire.session import (
 
 _LOG = log.get(__name__)
 
-# How long a last word may take to go out, and its confirmation to come, when the stream is closed.
+# How long the last messages may take to go out, and their confirmation to come, when the stream is closed; longer
+# where the producer still has to hear the outcome, perhaps over a new connection.
 _LINGER_S = 2.0
+_OUTCOME_S = 20.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 
@@ -33,16 +37,20 @@ class FrameReceiver(Driver):
     """Dials the producer at `url` and takes one scan, over as many connections as it takes.
 
     A thread owns the socket: it keeps the connection alive, and makes a new one, also while the caller computes.
-    `credit_bytes` bounds the pixels that are on the way, waiting in `next`, or not yet acknowledged (at least two
-    frames). One thread at a time may call the methods.
+    `credit_bytes` bounds the pixels that are on the way, waiting in `next`, or not yet used (at least two frames). One
+    thread at a time may call the methods.
 
-    * The producer has not answered within `connect_timeout_s`: every call raises PeerLostError.
-    * Nothing has come over a connection for `silence_s` (a producer with nothing to send sends heartbeats): the
-      connection is given up for another, with pauses that grow. Where frames take long to cross a slow link, the
-      time is doubled until one has come, and follows what that one took.
-    * Nothing has come for `stall_timeout_s`, over however many connections: `Lost`.
-    * The producer is there and has credit, but for `stall_timeout_s` no frame has come: a warning in the log. Its
+    * No answer from the producer within `connect_timeout_s`: every call raises PeerLostError.
+    * No message on a connection for `silent_timeout_s` (a producer with nothing to send sends heartbeats): the
+      connection counts as lost and another is made, with pauses that grow. Where frames take long to cross a slow link,
+      the time is doubled until one has come, and follows what that one took.
+    * No message for `outage_timeout_s`, over however many connections: `Lost`.
+    * The producer is connected and has credit, but for `stall_timeout_s` no frame has come: a warning in the log. Its
       source is slow or hangs, which from here is the same.
+
+    A receiver whose job was started again names the scan (`scan_id`) and what it `held` of it. With `saves` the
+    producer keeps frames until `save` says that they are safe, otherwise until `ack`. With `reports` the stream stays
+    open after `Ended` until `conclude` has told the producer what became of the scan.
 
     With `share` its frames hold those rows of the scan alone; receivers that share a scan get it together.
     With `keys` the stream is encrypted, and comes from the producer whose key they hold or not at all.
@@ -59,10 +67,14 @@ class FrameReceiver(Driver):
         stall_timeout_s: float = 30.0,
         max_frame_bytes: int = 2 * 2**30,
         scan_id: str = "",
-        silence_s: float = 5.0,
+        outage_timeout_s: float = 600.0,
+        silent_timeout_s: float = 5.0,
         heartbeat_s: float = 1.0,
         keys: CurveKeys | None = None,
         share: Share | None = None,
+        held: Totals | None = None,
+        saves: bool = False,
+        reports: bool = False,
     ) -> None:
         super().__init__("frame receiver", url)
         channels_of(url)
@@ -71,8 +83,9 @@ class FrameReceiver(Driver):
         self._session = ReceiverSession(
             patience=Patience(
                 first_contact_s=connect_timeout_s,
+                outage_s=outage_timeout_s,
                 stall_s=stall_timeout_s,
-                silence_s=silence_s,
+                silence_s=silent_timeout_s,
                 heartbeat_s=heartbeat_s,
             ),
             now=time.monotonic(),
@@ -80,7 +93,11 @@ class FrameReceiver(Driver):
             max_frame_bytes=max_frame_bytes,
             scan=scan_id,
             share=share,
+            held=held,
+            saves=saves,
+            reports=reports,
         )
+        self._outcome: Written | None = None
         self._channel: Channel | None = None
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._bytes = 0
@@ -92,7 +109,10 @@ class FrameReceiver(Driver):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.close("" if error is None else f"the receiver failed: {str(error) or type(error).__name__}")
+        failure = "" if error is None else f"the receiver failed: {str(error) or type(error).__name__}"
+        if failure and self._outcome is None:
+            self._outcome = Written(volume=False, complete=False, text=line(failure))
+        self.close(failure)
 
     def scan(self, timeout_s: float | None = None) -> Scan:
         """Wait until the producer has described the scan.
@@ -130,9 +150,22 @@ class FrameReceiver(Driver):
         Refused frames need no acknowledgement of their own.
         """
         with self._changed:
-            if seq >= self._session.acked:
+            if seq >= self._session.consumed:
                 self._session.ack(seq, time.monotonic())
                 self._wake()
+
+    def save(self, seq: int) -> None:
+        """Every frame up to and including `seq` is safe: a receiver that is started again does not need it."""
+        with self._changed:
+            self._session.save(seq)
+            self._wake()
+
+    def conclude(self, *, written: bool, complete: bool, text: str = "") -> None:
+        """After `Ended`: tell the producer whether a volume was written, and whether everything is in it."""
+        self._outcome = Written(volume=written, complete=complete, text=line(text))
+        with self._changed:
+            self._session.conclude(self._outcome)
+            self._wake()
 
     @property
     def report(self) -> ReceiverReport:
@@ -140,25 +173,34 @@ class FrameReceiver(Driver):
         with self._changed:
             session = self._session
             return ReceiverReport(
-                received=session.totals.frames - session.refused,
+                received=session.received,
                 refused=session.refused,
-                acked=session.acked,
+                acked=session.consumed,
                 bytes=self._bytes,
                 dialled=self._dialled,
+                asked_again=session.asked_again,
+                repeated=session.repeated,
             )
 
-    def close(self, text: str = "") -> None:
-        """End the stream. After `Ended`, with everything acknowledged, see to it that the producer knows.
+    def close(self, text: str = "", *, returns: bool = False) -> None:
+        """End the stream. After `Ended`, with everything used, see to it that the producer knows.
 
-        Earlier, the producer is told that this receiver leaves, and why.
+        Earlier, the producer is told that this receiver leaves, why, and whether its job is to be started again.
         """
         with self._changed:
-            if self._session.consumed:
-                self._changed.wait_for(lambda: self._over, _LINGER_S)
+            if self._session.exhausted:
+                self._conclude()
             elif not self._over:
-                self._session.leave(text)
+                self._session.leave(text, returns=returns)
             self._stopping = True
         self._join()
+
+    def _conclude(self) -> None:
+        self._session.conclude(self._outcome)
+        self._wake()
+        wait_s = _LINGER_S if self._outcome is None else _OUTCOME_S
+        if not self._changed.wait_for(lambda: self._over, wait_s) and self._outcome is not None:
+            _LOG.warning("%s: the producer did not confirm the outcome within %g s", self._url, wait_s)
 
     # the socket's thread
 
@@ -171,9 +213,9 @@ class FrameReceiver(Driver):
         pause_s = _FIRST_PAUSE_S
         try:
             while not self._finished():
-                before = self._session.totals.frames
+                before = self._session.totals.next_seq
                 self._connection()
-                fruitful = self._session.totals.frames > before
+                fruitful = self._session.totals.next_seq > before
                 pause_s = _FIRST_PAUSE_S if fruitful else min(2 * pause_s, _LONGEST_PAUSE_S)
                 with self._changed:
                     due_s = self._session.wait_s(time.monotonic())
@@ -204,7 +246,7 @@ class FrameReceiver(Driver):
             channel.close(_LINGER_S if self._session.departed and not channel.broken else 0.0)
 
     def _exchange(self, channel: Channel) -> bool:
-        """Send what is due, take one message. False when this connection has served."""
+        """Send what is due, take one message. False when this connection has ended."""
         with self._changed:
             finished = self._finished()
             now = time.monotonic()
@@ -217,13 +259,16 @@ class FrameReceiver(Driver):
         received = channel.recv(wait_s)
         try:
             self._take(received)
-        except MinistreamError:
+        except MinistreamError as error:
             with self._changed:
                 last_words = self._session.outgoing(now)
             for parts in last_words:
                 channel.send(parts)
-            raise
-        return not self._given_up(channel, received is None)
+            if self._session.state is ReceiverState.OVER:
+                raise
+            self._report_loss(str(error))
+            return False
+        return not self._broken(channel, received is None)
 
     def _take(self, parts: list[memoryview] | None) -> None:
         with self._changed:
@@ -237,21 +282,26 @@ class FrameReceiver(Driver):
         for event in events:
             match event:
                 case Stalled(seconds=seconds):
-                    _LOG.warning("%s: the producer is there, but has sent no frame for %.0f s", self._url, seconds)
-                case Lost(text=text):
-                    self._events.put(Lost(f"{text}{self._because}"))
+                    _LOG.warning("%s: the producer is connected but has sent no frame for %.0f s", self._url, seconds)
+                case AskedAgain(text=text):
+                    _LOG.warning("%s: %s; asked for it again", self._url, text)
+                case Lost(text=text, announced=announced):
+                    self._events.put(Lost(f"{text}{self._because}", announced))
                 case _:
                     self._events.put(event)
 
-    def _given_up(self, channel: Channel, nothing_came: bool) -> bool:
+    def _broken(self, channel: Channel, nothing_came: bool) -> bool:
         silent = self._session.silent(time.monotonic())
         if not silent and not (channel.broken and nothing_came):
             return False
-        trouble = channel.broken or "nothing came over it"
-        if not self._trouble:
-            _LOG.warning("%s: connection given up: %s; dialling again", self._url, trouble)
-        self._trouble = trouble
+        self._report_loss(channel.broken or "silent")
         return True
+
+    def _report_loss(self, trouble: str) -> None:
+        """Log the first loss of a connection that worked; a producer that is not there yet is an expected event."""
+        level = logging.WARNING if self._session.info is not None and not self._trouble else logging.DEBUG
+        _LOG.log(level, "%s: connection lost (%s), reconnecting", self._url, trouble)
+        self._trouble = trouble
 
     @property
     def _because(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -14,12 +15,12 @@ from ministream.transport._channels import Part, listen
 from ministream.transport._native.driver import Driver
 from ministream.transport._wire import SenderReport
 from ministream.wire.frames import check, pack
-from ministream.wire.native import MAX_HEADER_BYTES, Totals
-from ministream.wire.session import Joined, Patience, SenderBands, TurnedAway
+from ministream.wire.native import MAX_HEADER_BYTES, MAX_OMITTED, Omission, Totals
+from ministream.wire.session import Interrupted, Joined, Patience, SenderBands, TurnedAway
 
 _LOG = log.get(__name__)
 
-# How long a last word may take to go out when the stream is closed.
+# How long the last messages may take to go out when the stream is closed.
 _LINGER_S = 2.0
 
 
@@ -28,14 +29,14 @@ class FrameSender(Driver):
     that share its rows, once all of them are there.
 
     A thread owns the socket: it answers the receiver also while the source takes its time. Frames are kept in
-    memory, without a copy, until the receiver has consumed them; the receiver's credit and `hold_bytes` bound how
-    many (at least two). One thread at a time may call `send`, `finish`, `abort` and `close`.
+    memory, without a copy, until the receiver has acknowledged them; the receiver's credit and `hold_bytes` bound how
+    many (at least two). One thread at a time may call `send`, `omit`, `finish`, `abort` and `close`.
 
-    The receiver counts as lost when it has not come within `peer_timeout_s`, or has been silent for
-    `stall_timeout_s`. Once it is lost, or has left early, every call raises PeerLostError (ProtocolError if it
-    complained of this end).
+    The receiver counts as lost when it has not come within `peer_timeout_s`, or has been away for
+    `outage_timeout_s`. After `silent_timeout_s` without a message from it another receiver may take its place. Once it
+    is lost, or has left for good, every call raises PeerLostError.
 
-    With `keys` the stream is encrypted, and only a receiver whose key they list gets as far as asking for it.
+    With `keys` the stream is encrypted, and only receivers whose keys they list are served.
 
     Raises ConfigError when the address cannot be bound, InputError for a scan that no receiver would accept.
     """
@@ -47,10 +48,10 @@ class FrameSender(Driver):
         *,
         checksum: bool = True,
         peer_timeout_s: float = 120.0,
-        stall_timeout_s: float = 30.0,
+        outage_timeout_s: float = 600.0,
+        silent_timeout_s: float = 5.0,
         codec: str = "none",
         hold_bytes: int = 2**30,
-        silence_s: float = 5.0,
         heartbeat_s: float = 1.0,
         keys: CurveKeys | None = None,
     ) -> None:
@@ -60,8 +61,8 @@ class FrameSender(Driver):
             scan,
             patience=Patience(
                 first_contact_s=peer_timeout_s,
-                stall_s=stall_timeout_s,
-                silence_s=silence_s,
+                outage_s=outage_timeout_s,
+                silence_s=silent_timeout_s,
                 heartbeat_s=heartbeat_s,
             ),
             now=time.monotonic(),
@@ -116,8 +117,22 @@ class FrameSender(Driver):
             self._session.submit(packed)
             self._wake()
 
+    def omit(self, indices: Sequence[int], *, reason: str, at_s: float) -> None:
+        """Tell the receiver which projections are left out on purpose; wait for credit as `send` does.
+
+        Raises PeerError when the receiver is lost.
+        """
+        for first in range(0, len(indices), MAX_OMITTED):
+            some = tuple(indices[first : first + MAX_OMITTED])
+            with self._changed:
+                self._changed.wait_for(lambda: self._session.room or self._over)
+                self._raise_if_over()
+                self._session.omit(Omission(seq=0, indices=some, reason=reason, at_s=at_s))
+                self._wake()
+
     def finish(self, dropped: int = 0) -> SenderReport:
-        """Say that this was all, `dropped` frames having been left out; wait until the receiver has consumed it.
+        """Say that this was all, and that `dropped` projections never left the source; wait until the receiver has
+        used everything and said what became of it.
 
         Raises PeerError when the receiver is lost before that.
         """
@@ -143,11 +158,13 @@ class FrameSender(Driver):
                 darks=totals.darks,
                 flats=totals.flats,
                 dropped=totals.dropped,
-                acked=min((band.acked for band in bands), default=0),
+                acked=min((band.consumed for band in bands), default=0),
                 refused=max((band.refused for band in bands), default=0),
                 retransmitted=sum(band.retransmitted for band in bands),
+                asked_again=sum(band.asked_again for band in bands),
                 blocked_s=self._blocked_s,
                 bands=len(bands),
+                written=self._session.written,
             )
 
     def abort(self, text: str) -> None:
@@ -180,7 +197,7 @@ class FrameSender(Driver):
             raise
 
     def _release(self) -> None:
-        # one receiver is lost; the others, where there are any, are to hear of it
+        # where one receiver of several is lost, the others are told
         several = len(self._session.bands) > 1
         self._listener.close(_LINGER_S if self._failure is None or several else 0.0)
 
@@ -214,7 +231,11 @@ class FrameSender(Driver):
         for event in events:
             match event:
                 case Joined(resume=resume):
-                    _LOG.info("%s: a receiver takes frames from %d on", self._url, resume)
-                case TurnedAway(text=text) if text not in self._told:
+                    self._listener.admit(peer)
+                    _LOG.info("%s: receiver connected, sending from frame %d on", self._url, resume)
+                case Interrupted(text=text):
+                    _LOG.warning("%s: connection lost (%s), waiting for the receiver", self._url, text)
+                case TurnedAway(text=text):
+                    level = logging.DEBUG if text in self._told else logging.WARNING
                     self._told.add(text)
-                    _LOG.warning("%s: a caller was turned away: %s (told once)", self._url, text)
+                    _LOG.log(level, "%s: connection rejected: %s (logged once)", self._url, text)
