@@ -71,6 +71,7 @@ class ProducerSection(Section):
     )
     backlog: int = Field(default=64, ge=1, description="projections that may wait before overflow drops some")
     wire: WireName = Field(default="native", description="timage: like the DAQ of aps-mini-apps")
+    scan_id: str | None = Field(default=None, min_length=1, max_length=128, description="none: follows from the source")
     listen: str = Field(default="tcp://127.0.0.1:0", description="data socket; port 0: any free port")
     peer_timeout_s: float = Field(default=120.0, gt=0, description="how long to wait for a receiver")
 

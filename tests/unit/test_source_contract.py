@@ -128,10 +128,11 @@ def test_frames_are_made_when_they_are_asked_for(section):
     assert first.acquired_s <= asked <= second.acquired_s
 
 
-def test_scans_have_ids_of_their_own(section):
+def test_a_scan_keeps_its_id_when_its_producer_starts_again(section):
     with opened(section) as one, opened(section) as other:
-        assert one.describe().scan_id != other.describe().scan_id
-        assert one.describe().scan_id
+        assert one.describe().scan_id == other.describe().scan_id, "the same after a restart"
+    with opened(section, repeat=2) as longer:
+        assert longer.describe().scan_id != one.describe().scan_id, "another acquisition"
 
 
 def test_unknown_order_is_refused(section):

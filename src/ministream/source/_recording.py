@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +17,7 @@ from ministream.errors import ConfigError, InputError
 from ministream.model import Frame, FrameKind, Notice, Scan, Slab, notice, ranges
 from ministream.source import _order
 from ministream.source._angles import AngleRange, AngleUnit
+from ministream.source._identity import scan_id
 from ministream.source._images import Images, read_in_order
 
 _LOG = log.get(__name__)
@@ -129,7 +130,7 @@ class RecordedSource(source.Recorded):
         for found in (*recording.notices, *chosen.notices):
             _LOG.warning("%s: %s", recording.name, found.text)
         self._scan = Scan(
-            scan_id=uuid.uuid4().hex,
+            scan_id=scan_id(options, order=order, repeat=repeat, file=Path(recording.name)),
             rows=self._rows.rows // options.binning,
             cols=self._cols.rows // options.binning,
             projections=len(self._played),

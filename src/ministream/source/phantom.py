@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-import uuid
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
@@ -18,6 +17,7 @@ from ministream.errors import ProtocolError
 from ministream.model import Frame, FrameKind, Scan, Slab
 from ministream.source import _order, _samples
 from ministream.source._ellipsoids import Ellipsoids
+from ministream.source._identity import scan_id
 
 _LOG = log.get(__name__)
 
@@ -97,7 +97,7 @@ class Source(source.Recorded):
         if options.dtype == "uint16" and options.i0 + options.dark > np.iinfo(np.uint16).max:
             _LOG.warning("phantom: i0 + dark = %g counts: pixels saturate at 65535", options.i0 + options.dark)
         self._scan = Scan(
-            scan_id=uuid.uuid4().hex,
+            scan_id=scan_id(options, order=order, repeat=repeat),
             rows=options.rows,
             cols=options.cols,
             projections=options.projections * repeat,

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from ministream import log
@@ -33,6 +34,7 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
         source = stack.enter_context(open_source(config.source, order=config.producer.order, repeat=wire.source_passes))
         _check_overflow(config, source)
         scan = source.describe()
+        scan = replace(scan, scan_id=config.producer.scan_id or scan.scan_id)
         sender = wire.sender(scan, keys=curve.load(config.stream.curve, "producer"))
         stack.enter_context(sender)
         data, *sync = sender.addresses
