@@ -1,35 +1,40 @@
 #!/usr/bin/env bash
-# Sets up, then runs the whole system in small: producer job, tunnel, reconstruction job, volume and pictures.
+# Sets up, then runs the whole system on this machine: producer job, tunnel, reconstruction job, volume, pictures.
 set -euo pipefail
 
 usage() {
     cat <<'TEXT'
 usage: bash launch/demo.sh [SCAN.h5] [options] [-- options of `ministream recon`]
 
-Without SCAN.h5, a DXchange file, it plays the simulated scan that launch/demo.toml describes.
+Without SCAN.h5, a DXchange file, it plays the simulated scan of launch/demo.toml.
 
 options:
-  --axis COLUMN   rotation axis: detector column, pixel centres at integers (default: the scan's, else the middle)
-  --out DIR       folder for the results (default: a new one in results/)
-  --ranks R       ranks of the reconstruction job (default: 2)
-  -h, --help      this text
+  --axis COLUMN          rotation axis: detector column, pixel centres at integers (default: the scan's, else the middle)
+  --out DIR              folder for the results (default: a new one in results/)
+  --ranks R              ranks of the reconstruction job (default: 2)
+  --set TABLE.KEY=VALUE  a configuration key of either job, such as --set source.every=2; repeatable
+  --accept CODE          acknowledge a warning about the scan by its code; repeatable
+  --strict               end at the first rejected frame or warning about the scan
+  -h, --help             this text
 
-The exit status is that of the pair of jobs: 0 complete, 2 usage, 3 incomplete, 4 peer or tunnel, 5 storage.
+The exit status is the pair's: 0 complete, 2 usage, 3 incomplete, 4 peer or tunnel, 5 storage.
 TEXT
 }
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-scan='' out='' ranks=2 recon=()
+scan='' out='' ranks=2 recon=() launch=()
 # shellcheck source-path=SCRIPTDIR source=lib/report.sh
 . "$root/launch/lib/report.sh"
 
 parse_arguments() {
     while (($#)); do
         case $1 in
-            --axis | --out | --ranks) [[ ${2:-} && $2 != --* ]] || die "$1 needs a value" ;;&
+            --axis | --out | --ranks | --set | --accept) [[ ${2:-} && $2 != --* ]] || die "$1 needs a value" ;;&
             --axis) recon+=(--axis "$2") && shift ;;
             --out) out=$2 && shift ;;
             --ranks) ranks=$2 && shift ;;
+            --set | --accept) launch+=("$1" "$2") && shift ;;
+            --strict) launch+=("$1") ;;
             -h | --help) usage && exit 0 ;;
             --) recon+=("${@:2}") && return ;;
             -*) die "unknown option $1 (--help shows them)" ;;
@@ -39,7 +44,7 @@ parse_arguments() {
     done
 }
 
-# A folder that nobody else has, named after the time.
+# A new folder, named after the time.
 new_folder() {
     mkdir -p "$root/results"
     until out=$root/results/$(date +%Y%m%dT%H%M%S) && mkdir "$out" 2>/dev/null; do
@@ -54,12 +59,12 @@ bash "$root/launch/setup.sh"
 [[ $out ]] || new_folder
 say "results go to $out"
 
-# A recorded scan comes in its own order, so the window is the whole of it, updated as it fills.
+# A recorded scan has its own order, so the window is the whole scan, updated as it fills.
 if [[ $scan ]]; then
     source=(--producer-options "--file ${scan@Q}")
     recon=(--window-step 60 --window-iter 20 --write-freq 1 "${recon[@]}")
 else
     source=("$root/launch/demo.toml")
 fi
-# In place of this script, so that an interrupt reaches what ends both jobs in order.
-exec ministream launch "${source[@]}" --out "$out" --ranks "$ranks" --recon-options "${recon[*]@Q}"
+# exec: an interrupt reaches the launcher, which ends both jobs in order.
+exec ministream launch "${source[@]}" --out "$out" --ranks "$ranks" "${launch[@]}" --recon-options "${recon[*]@Q}"

@@ -1,9 +1,9 @@
 #!/bin/bash
-# Submit a producer job and a reconstruction job that find each other, as one pair with one outcome.
+# Submit a producer job and a reconstruction job as one pair with one outcome.
 #
 #   slurm/submit.sh run.toml [options] [-- options of `ministream launch`]
 #
-# The results, both logs and the rendezvous go to one folder, which every node must see.
+# Results, both logs and the rendezvous go to one folder, which every node must see.
 set -euo pipefail
 
 usage() {
@@ -17,16 +17,19 @@ usage: slurm/submit.sh RUN.toml [options] [-- options of `ministream launch`]
   --ranks-per-node R        its ranks on each node (1)
   --threads T               cores of each rank (2)
   --time LIMIT              time limit of both jobs (01:00:00)
-  --signal-before S         seconds before the limit at which the pair is told to finish (120)
-  --sbatch OPTION           any option of sbatch for both jobs, such as --sbatch --account=PROJECT; may be repeated
+  --signal-before S         seconds before the limit at which the pair begins to finish (120)
+  --set TABLE.KEY=VALUE     a configuration key of either job, such as --set source.every=2; repeatable
+  --accept CODE             acknowledge a warning about the scan by its code; repeatable
+  --strict                  end at the first rejected frame or warning about the scan
+  --sbatch OPTION           any option of sbatch for both jobs, such as --sbatch --account=PROJECT; repeatable
   --producer-sbatch OPTION  the same for the producer job alone
   --recon-sbatch OPTION     the same for the reconstruction job alone
-  --producer HOST:PORT      the producer is elsewhere, its control server at this address: submit no producer job
-  --credentials DIR         credentials that the producer elsewhere knows (made by `ministream certs`)
-  --mpi KIND                what srun --mpi is given: pmix (Open MPI, the default), pmi2 (MPICH)
+  --producer HOST:PORT      control server of a producer elsewhere: submit no producer job
+  --credentials DIR         credentials of the same authority as that producer's (`ministream certs`)
+  --mpi KIND                value of srun --mpi: pmix (Open MPI, the default), pmi2 (MPICH)
   --het                     one heterogeneous job instead of two jobs
-  --wait                    stay until the pair has ended; the exit code is the pair's
-  --dry-run                 only print what would be submitted
+  --wait                    wait until the pair has ended; the exit code is the pair's
+  --dry-run                 print the sbatch lines without submitting
 END
 }
 
@@ -46,12 +49,14 @@ while [ $# -gt 0 ]; do
         --het) het=1; shift; continue ;;
         --wait) wait=1; shift; continue ;;
         --dry-run) dry=1; shift; continue ;;
-        --) shift; launch_options=("$@"); break ;;
+        --strict) launch_options+=(--strict); shift; continue ;;
+        --) shift; launch_options+=("$@"); break ;;
         --*) [ $# -ge 2 ] || fail "$1 needs a value" ;;
         *) [ -z "$run" ] || fail "one run file, not also $1"; run=$1; shift; continue ;;
     esac
     case $1 in
         --out) out=$2 ;;
+        --set | --accept) launch_options+=("$1" "$2") ;;
         --producer-partition) producer_options+=("--partition=$2") ;;
         --recon-partition) recon_options+=("--partition=$2") ;;
         --recon-nodes) nodes=$2 ;;
@@ -72,15 +77,15 @@ done
 
 [ -n "$run" ] || { usage >&2; exit 2; }
 [ -r "$run" ] || fail "$run: no such run file"
-[ -z "$producer" ] || [ -n "$credentials" ] || fail "--producer needs --credentials that it knows"
-[ -z "$producer" ] || [ "$het" = 0 ] || fail "--het starts a producer of its own: leave --producer out"
+[ -z "$producer" ] || [ -n "$credentials" ] || fail "--producer needs --credentials of the same authority"
+[ -z "$producer" ] || [ "$het" = 0 ] || fail "--het submits a producer job: leave --producer out"
 
-# The environment goes with the jobs: where no ministream is on the PATH, the one beside this script is taken.
+# The jobs inherit the environment. Without ministream on the PATH, the one beside this script is used.
 command -v ministream >/dev/null || export PATH="$here/../.venv/bin:$PATH"
 command -v ministream >/dev/null || fail "no ministream on the PATH: activate its environment, or run launch/setup.sh"
 
 if [[ " ${launch_options[*]} " = *" --scratch"* ]] && { [ "$nodes" != 1 ] || [ "$het" = 1 ]; }; then
-    fail "--scratch is a disk of one node: leave it out with --recon-nodes $nodes or --het, whose ranks write one file together"
+    fail "--scratch is a disk of one node. Leave it out with several nodes or --het, whose ranks write one file together"
 fi
 
 run=$(realpath "$run")
@@ -104,7 +109,7 @@ submit() {
 
 if [ "$dry" = 0 ]; then
     mkdir -p "$out"
-    mkdir -m 700 "$rendezvous" || fail "$out holds a pair already: choose another --out"
+    mkdir -m 700 "$rendezvous" || fail "$out already holds a pair: choose another --out"
 fi
 
 jobs=()
@@ -125,7 +130,7 @@ fi
 echo "jobs ${jobs[*]}, results in $out"
 [ "$wait" = 1 ] || exit 0
 
-# The reconstruction job leaves the pair's outcome in the rendezvous; one that was killed leaves nothing.
+# The reconstruction job writes the pair's outcome to the rendezvous; a killed one writes nothing.
 pair=${jobs[-1]}
 outcome=$rendezvous/recon.end
 while [ ! -e "$outcome" ] && squeue --noheader --jobs "$pair" 2>/dev/null | grep -q .; do sleep 1; done

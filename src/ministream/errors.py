@@ -15,7 +15,7 @@
     ├── StorageError          the disk or the file system failed    exit 5
     └── MachineError          a rank, a child process or the MPI failed  exit 4
 
-A message names the file, rank, frame or option, and says what to do about it.
+A message has three parts: what was found, what was expected, what to do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import enum
 
 
 class ExitCode(enum.IntEnum):
-    """What the process's exit status tells a script."""
+    """Exit status of the process."""
 
     COMPLETE = 0
     USAGE = 2
@@ -102,7 +102,7 @@ class AccessError(TunnelError):
 
 
 class StorageError(MinistreamError):
-    """The file system refused a write; names the file."""
+    """The file system rejected a write; names the file."""
 
     exit_code = ExitCode.STORAGE
 

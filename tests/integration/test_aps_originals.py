@@ -164,7 +164,7 @@ def test_our_distributor_into_their_workers(deployment, native, daq, ranks) -> N
     workers = deployment.their_workers(ranks)
     deployment.ended(distributor, daq)
     workers.stop()  # it does not end by itself
-    assert f"dealt 181 projections to {ranks} workers" in distributor.text
+    assert f"distributed 181 projections to {ranks} workers" in distributor.text
     assert alike(theirs(deployment.jobs.out), native) > 0.99
 
 

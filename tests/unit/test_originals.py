@@ -124,7 +124,7 @@ def test_our_own_command_lines_pass_as_they_are(words) -> None:
     [
         ("produce --mode 0 --image_pv PV", "EPICS"),
         ("produce --mode 1", "--simulation_file"),
-        ("produce --mode 2 --num_sinograms many", "--num_sinograms many: give a number"),
+        ("produce --mode 2 --num_sinograms many", "--num_sinograms many is not a number"),
         ("produce --mode 1 --simulation_file f.h5.npy", "HDF5 file"),
         ("recon --dest-port 5560", "--dest-host"),
         ("recon --dest-host d -r /exchange/recon", "always /data"),

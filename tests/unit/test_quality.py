@@ -196,7 +196,7 @@ def test_without_a_second_volume_the_final_one_is_the_reference(volumes):
     (volumes / "000001-recon.h5").unlink()
     assert "no snapshots beside it" in str(ministream_quality(volumes / "recon.h5").exception)
     (volumes / "recon.h5").rename(volumes / "other.h5")
-    assert "nothing to compare with" in str(ministream_quality(volumes / "other.h5").exception)
+    assert "Name a reference" in str(ministream_quality(volumes / "other.h5").exception)
     assert f"{volumes / 'recon.h5'}: no such file" in str(ministream_quality(volumes / "recon.h5").exception)
 
 
@@ -213,7 +213,7 @@ def test_a_volume_of_sirt_stream_is_turned(volumes):
 def test_slices_that_are_none_are_refused(volumes, chosen):
     result = ministream_quality(volumes / "000001-recon.h5", "--slices", chosen)
     assert isinstance(result.exception, ConfigError)
-    assert "names none of the slices 0 to 1" in str(result.exception)
+    assert "selects none of the slices 0 to 1" in str(result.exception)
 
 
 def test_volumes_of_another_shape_are_named(volumes):

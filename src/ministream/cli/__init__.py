@@ -34,7 +34,7 @@ RunArgument = Annotated[
     Path | None, typer.Argument(metavar="[RUN.toml]", help="Configuration file.", show_default=False)
 ]
 StrictOption = Annotated[
-    bool | None, typer.Option("--strict", help="End at the first refused frame, or warning about the scan.")
+    bool | None, typer.Option("--strict", help="End at the first rejected frame or warning about the scan.")
 ]
 AcceptOption = Annotated[
     list[str] | None, typer.Option(help="Acknowledge a warning about the scan by its code; repeatable.", metavar="CODE")
@@ -61,7 +61,7 @@ def overrides(settings: list[str] | None, **tables: dict[str, Any]) -> dict[str,
         name, equals, text = setting.partition("=")
         table, dot, key = name.strip().partition(".")
         if not (equals and dot and key.isidentifier()):
-            raise ConfigError(f"--set {setting}: write TABLE.KEY=VALUE, for example --set window.length=90")
+            raise ConfigError(f"--set {setting}: expected TABLE.KEY=VALUE, for example --set window.length=90")
         merged.setdefault(table, {})[key] = _toml_value(text.strip())
     return merged
 
@@ -88,7 +88,7 @@ def main() -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except Exception as error:  # noqa: BLE001 - the edge: a person gets a line, not a traceback
+    except Exception as error:  # noqa: BLE001 - the edge: users get one line, not a traceback
         if hasattr(error, "format_message"):  # a usage error of the option parser
             fail(f"{error.format_message()} (see --help)", 2)
         log.get(__name__).debug("traceback", exc_info=True)
@@ -107,7 +107,7 @@ def output() -> Console:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """Print one line on standard error and end."""
+    """Print one line on standard error and exit."""
     ERRORS.print(f"ministream: {message}", markup=False)
     sys.exit(code)
 

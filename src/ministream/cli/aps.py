@@ -1,4 +1,4 @@
-"""`ministream distribute`: in the place of aps-mini-apps' distributor, under its option names and ours."""
+"""`ministream distribute`: replaces aps-mini-apps' distributor, under its option names and ours."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ def register(cli: typer.Typer) -> None:
 
 def distribute(
     source: Annotated[
-        str | None, typer.Option("--connect", "--data_source_addr", help="Where the scan comes from.", metavar="URL")
+        str | None, typer.Option("--connect", "--data_source_addr", help="Address of the scan.", metavar="URL")
     ] = None,
     sync: Annotated[
         str | None,
-        typer.Option("--sync", "--data_source_synch_addr", help="Its REP socket, to say ready.", metavar="URL"),
+        typer.Option(
+            "--sync", "--data_source_synch_addr", help="Its REP socket for the ready handshake.", metavar="URL"
+        ),
     ] = None,
     wire: Annotated[
         str, typer.Option("--source-wire", help="Wire to receive on: timage or native.", metavar="WIRE")
     ] = "timage",
     pixel_dtype: Annotated[
-        str | None, typer.Option("--pixel-dtype", help="Pixels of the scan: uint8, uint16, float32.", metavar="DTYPE")
+        str | None, typer.Option("--pixel-dtype", help="Pixels of the scan: uint8, uint16 or float32.", metavar="DTYPE")
     ] = None,
     as_float32: Annotated[bool, typer.Option("--cast_to_float32", help="The same as --pixel-dtype float32.")] = False,
     as_uint16: Annotated[bool, typer.Option("--uint16_to_float32", help="--pixel-dtype uint16.")] = False,
@@ -40,23 +42,23 @@ def distribute(
         bool, typer.Option("--degree_to_radian", help="--angle-unit degrees; workers always get radians.")
     ] = False,
     normalize: Annotated[bool, typer.Option("--normalize", help="Correct for flats and darks.")] = False,
-    minus_log: Annotated[bool, typer.Option("--mlog", "--minus-log", help="Take minus the logarithm.")] = False,
+    minus_log: Annotated[bool, typer.Option("--mlog", "--minus-log", help="Take the negative logarithm.")] = False,
     remove_invalids: Annotated[
         bool, typer.Option("--remove_invalids", "--remove-invalids", help="NaN, infinite, negative: 0.")
     ] = False,
     remove_stripes: Annotated[
         bool,
-        typer.Option("--remove_stripes", "--remove-stripes", help="Remove stripes, by the Fourier-wavelet method."),
+        typer.Option("--remove_stripes", "--remove-stripes", help="Remove stripes with the Fourier-wavelet method."),
     ] = False,
-    stripes_over: Annotated[
-        int, typer.Option(min=2, help="Projections that stripes are sought in together, and wait for.")
-    ] = 64,
+    stripes_over: Annotated[int, typer.Option(min=2, help="Projections processed together to find stripes.")] = 64,
     listen: Annotated[
         str | None,
-        typer.Option("--listen", "--my_distributor_addr", help="Where the first worker comes.", metavar="URL"),
+        typer.Option("--listen", "--my_distributor_addr", help="Address of the first worker.", metavar="URL"),
     ] = None,
-    first_row: Annotated[int, typer.Option("--first-row", "--beg_sinogram", min=0, help="First row dealt.")] = 0,
-    rows: Annotated[int, typer.Option("--rows", "--num_sinograms", min=0, help="Rows dealt; 0: all.")] = 0,
+    first_row: Annotated[
+        int, typer.Option("--first-row", "--beg_sinogram", min=0, help="First row to distribute.")
+    ] = 0,
+    rows: Annotated[int, typer.Option("--rows", "--num_sinograms", min=0, help="Rows to distribute; 0: all.")] = 0,
     cols: Annotated[int, typer.Option("--cols", "--num_columns", min=0, help="Columns; 0: the scan's.")] = 0,
     center: Annotated[
         float | None, typer.Option(help="Rotation axis, TomoPy's convention; none: the scan's.", metavar="COLUMN")
@@ -69,16 +71,16 @@ def distribute(
         int, typer.Option("--publish-every", "--my_publisher_freq", min=1, help="Publish every n-th.")
     ] = 1,
     window: Annotated[int, typer.Option(min=1, help="Projections by which a worker may lag.")] = 64,
-    workers_timeout: Annotated[float, typer.Option(help="Seconds that a worker may stay away or silent.")] = 600.0,
+    workers_timeout: Annotated[float, typer.Option(help="Seconds to wait for a worker.")] = 600.0,
     hwm: Annotated[int, typer.Option("--data_source_hwm", hidden=True)] = 0,
     check_seq: Annotated[bool, typer.Option("--check_seq", hidden=True)] = False,
     skip_serialize: Annotated[bool, typer.Option("--skip_serialize", hidden=True)] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="End at the first refused frame.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="End at the first rejected frame.")] = False,
     announce: AnnounceOption = None,
     log_level: Annotated[str, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
     settings: SetOption = None,
 ) -> None:
-    """Receive a scan, correct it, and deal its detector rows to the workers of aps-mini-apps."""
+    """Receive a scan, correct it, and distribute its detector rows to the workers of aps-mini-apps."""
     from ministream.app.distribute import distributor as app
     from ministream.prep.images import Steps
 
@@ -123,7 +125,7 @@ def distribute(
     report = app.distribute(settled, options, announce)
     counters = report.counters
     ERRORS.print(
-        f"dealt {counters.used} projections to {report.workers} workers in {report.seconds:.1f} s; "
+        f"distributed {counters.used} projections to {report.workers} workers in {report.seconds:.1f} s; "
         f"{counters.refused} refused, {counters.sent - counters.received - counters.refused} missing"
     )
     if not report.complete:

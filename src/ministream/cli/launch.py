@@ -31,34 +31,43 @@ def register(cli: typer.Typer) -> None:
 def launch(
     run: RunArgument = None,
     side: Annotated[
-        SideChoice | None, typer.Option("--as", help="Only this job; the other is another batch job.")
+        SideChoice | None, typer.Option("--as", help="Only this job; the other runs in another batch job.")
     ] = None,
-    rendezvous: Annotated[Path | None, typer.Option(help="Shared folder where the jobs meet.", metavar="DIR")] = None,
+    rendezvous: Annotated[
+        Path | None, typer.Option(help="Shared folder in which the jobs find each other.", metavar="DIR")
+    ] = None,
     producer: Annotated[
         str | None, typer.Option(help="The producer's S2CS, instead of a rendezvous.", metavar="HOST:PORT")
     ] = None,
-    credentials: Annotated[Path | None, typer.Option(help="Made by `ministream certs`.", metavar="DIR")] = None,
+    credentials: Annotated[
+        Path | None, typer.Option(help="Folder of credentials from `ministream certs`.", metavar="DIR")
+    ] = None,
     curve: Annotated[
-        bool, typer.Option("--curve", help="Encrypt the stream end to end, with keys made for this pair.")
+        bool, typer.Option("--curve", help="Encrypt the stream end to end, with keys created for this pair.")
     ] = False,
     host: Annotated[
-        str | None, typer.Option(help="Name of this machine's interface for the tunnel (Slurm: the node's name).")
+        str | None,
+        typer.Option(help="Host name of this side's servers; default 127.0.0.1, under Slurm the node's name."),
     ] = None,
-    producer_host: Annotated[str | None, typer.Option(help="The same for the producer, where it is another.")] = None,
+    producer_host: Annotated[
+        str | None, typer.Option(help="Host name of the producer's servers, if different.")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of this side's S2CS; 0: any free one.")] = 0,
     ranks: Annotated[int, typer.Option(min=0, help="Ranks; 0: one per NUMA domain.")] = 0,
-    threads: Annotated[int, typer.Option(min=0, help="Threads per rank; 0: the granted cores shared out.")] = 0,
-    ingress: Annotated[int | None, typer.Option(min=1, help="Ranks that receive, each its band of the rows.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads per rank; 0: granted cores divided by ranks.")] = 0,
+    ingress: Annotated[int | None, typer.Option(min=1, help="Receiving ranks, each with a band of the rows.")] = None,
     launcher: Annotated[
-        str, typer.Option(help='What starts the ranks, such as "srun --mpi=pmix"; none: mpirun on this machine.')
+        str, typer.Option(help='Command that starts the ranks, such as "srun --mpi=pmix"; default: mpirun here.')
     ] = "",
-    producer_launcher: Annotated[str, typer.Option(help="What starts the producer elsewhere than here.")] = "",
+    producer_launcher: Annotated[str, typer.Option(help="Command that starts the producer on another host.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")] = None,
     scratch: Annotated[
-        Path | None, typer.Option(help="Fast local folder for results on their way to --out.", metavar="DIR")
+        Path | None, typer.Option(help="Fast local folder; finished results are staged out to --out.", metavar="DIR")
     ] = None,
     partner_timeout: Annotated[float, typer.Option(help="Seconds to wait for the other job.")] = 900.0,
-    finish_timeout: Annotated[float, typer.Option(help="Seconds to finish and write after a signal.")] = 90.0,
+    finish_timeout: Annotated[
+        float, typer.Option(help="Seconds to complete the window and write after a signal.")
+    ] = 90.0,
     strict: StrictOption = None,
     accept: AcceptOption = None,
     settings: SetOption = None,
@@ -82,8 +91,8 @@ def launch(
     log.setup("launch" if side is None else f"launch {side}", log_level)
     if scratch is not None and (nodes := nodes_of_job(os.environ)) > 1:
         raise ConfigError(
-            f"--scratch is a disk of one node, and this job has {nodes}, whose ranks write one file together: "
-            "leave it out, or name a disk that all of them see as --out"
+            f"--scratch is the disk of one node, and this job has {nodes} nodes whose ranks write one file together. "
+            "Leave it out, or name a disk that all nodes see as --out"
         )
     outcome = app(
         Plan(
@@ -116,12 +125,12 @@ def launch(
 
 
 def _plausibility(strict: bool | None, accept: list[str] | None) -> list[str]:
-    """The reconstruction job's options about odd scans."""
+    """The reconstruction job's options about warnings of the scan."""
     return (["--strict"] if strict else []) + [word for code in accept or [] for word in ("--accept", code)]
 
 
 def _ingress(run: Path | None, settings: list[str] | None) -> int:
-    """The ranks that receive, as the run file says it. What is wrong with the file, the job tells both sides."""
+    """Number of receiving ranks in the configuration; the job reports an invalid one to both sides."""
     try:
         return config.load(run, overrides(settings)).stream.ingress
     except ConfigError:
@@ -129,5 +138,5 @@ def _ingress(run: Path | None, settings: list[str] | None) -> int:
 
 
 def _fresh(folder: Path) -> Path:
-    """A folder inside `folder` that says when the pair was launched."""
+    """A folder inside `folder`, named after the time of the launch."""
     return folder / datetime.datetime.now().astimezone().strftime("%Y%m%dT%H%M%S")

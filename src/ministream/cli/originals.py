@@ -1,4 +1,4 @@
-"""How a command line of aps-mini-apps' `DAQStream.py` or `sirt_stream` reads as ours: words in, words out."""
+"""Translates command lines of aps-mini-apps' `DAQStream.py` and `sirt_stream` into ours: words in, words out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DAQ_ADDRESS = "tcp://*:50000"
 DISTRIBUTOR_PORT = "5560"
 SENT = {"1": "float32", "2": "uint16"}
 WINDOW = {"--window-length": "32", "--window-step": "1", "--window-iter": "1"}
-"""What the originals assume where nothing is said."""
+"""Defaults of the originals."""
 
 
 def translated(argv: Sequence[str]) -> list[str]:
@@ -73,7 +73,7 @@ def _produce(given: Mapping[str, str], rest: Sequence[str]) -> list[str]:
         words += _test_pattern(given)
     else:
         raise ConfigError(
-            f"--mode {mode}: reading a detector over EPICS is not supported: play a file with --mode 1, or test with 2"
+            f"--mode {mode}: a detector over EPICS is not supported. Use --mode 1 for a file, --mode 2 for a phantom"
         )
     named = any(word.partition("=")[0] == "--pixel-dtype" for word in rest)
     return words if named else [*words, "--pixel-dtype", SENT[mode]]
@@ -81,10 +81,12 @@ def _produce(given: Mapping[str, str], rest: Sequence[str]) -> list[str]:
 
 def _played_file(given: Mapping[str, str]) -> list[str]:
     if "--simulation_file" not in given:
-        raise ConfigError("--mode 1 plays a file: give --simulation_file")
+        raise ConfigError("--mode 1 plays a file. Give --simulation_file FILE")
     file = given["--simulation_file"]
     if file.endswith(".npy"):
-        raise ConfigError(f"{file}: messages that DAQStream.py saved are not played: give the HDF5 file they are from")
+        raise ConfigError(
+            f"{file}: saved messages of DAQStream.py are not supported. Give the HDF5 file that they are from"
+        )
     words = ["--file", file, *_rate(given, "--projection_sleep")]
     if "--iteration_sleep" in given:
         words += ["--set", f"aps.pass_pause_s={_number(given, '--iteration_sleep', float, 0.0)}"]
@@ -115,17 +117,17 @@ def _number(given: Mapping[str, str], name: str, kind: Callable[[str], N], defau
     try:
         return kind(given[name]) if name in given else default
     except ValueError:
-        raise ConfigError(f"{name} {given[name]}: give a number") from None
+        raise ConfigError(f"{name} {given[name]} is not a number. Give a number") from None
 
 
 def _recon(given: Mapping[str, str], rest: Sequence[str]) -> list[str]:
     if given.get("--reconDatasetPath", "/data").strip("/") != "data":
-        raise ConfigError(f"-r {given['--reconDatasetPath']}: the dataset in our files is always /data")
+        raise ConfigError(f"-r {given['--reconDatasetPath']}: the dataset is always /data. Leave -r out")
     words: list[str] = []
     for name, ours in (("--thread", "--threads"), ("--recon-output-dir", "--out")):
         words += [ours, given[name]] if name in given else []
     if "--dest-port" in given and "--dest-host" not in given:
-        raise ConfigError("--dest-port: give --dest-host too, the distributor's host")
+        raise ConfigError("--dest-port without --dest-host. Give --dest-host too, the distributor's host")
     if "--dest-host" in given:
         url = f"tcp://{given['--dest-host']}:{given.get('--dest-port', DISTRIBUTOR_PORT)}"
         words += ["--source-wire", "tracemq", "--connect", url]
@@ -135,7 +137,7 @@ def _recon(given: Mapping[str, str], rest: Sequence[str]) -> list[str]:
 
 
 def _without_zero_center(words: Sequence[str]) -> list[str]:
-    """`-c 0` means in the original that no centre is given."""
+    """In the original, `-c 0` stands for no centre."""
     kept: list[str] = []
     left = iter(words)
     for word in left:

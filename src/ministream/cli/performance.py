@@ -1,4 +1,4 @@
-"""`ministream model`: how many nodes a scan takes, on a machine of known constants."""
+"""`ministream model`: nodes and limits of a scan on a machine of known constants."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def model(
     step: Annotated[int, typer.Option(min=1, help="New projections per update.")] = 100,
     iterations: Annotated[int, typer.Option(min=1, help="Iterations per update.")] = 1,
     write_freq: Annotated[int, typer.Option(min=0, help="Updates per snapshot; 0: none.")] = 0,
-    ingress: Annotated[int, typer.Option(min=1, help="Ranks that receive.")] = 1,
-    rate: Annotated[list[float] | None, typer.Option(help="Projections/s to keep up with; may be repeated.")] = None,
-    nodes: Annotated[list[int] | None, typer.Option(help="Nodes to predict for; may be repeated.")] = None,
+    ingress: Annotated[int, typer.Option(min=1, help="Receiving ranks.")] = 1,
+    rate: Annotated[list[float] | None, typer.Option(help="Projections/s to keep up with; repeatable.")] = None,
+    nodes: Annotated[list[int] | None, typer.Option(help="Nodes to predict for; repeatable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
-    """Predict projections/s and what bounds them, and the nodes that a rate takes."""
+    """Predict the projection rate and its limit for a number of nodes, or the nodes for a rate."""
     from ministream import performance
 
     known = load_machine(machine)
@@ -55,7 +55,7 @@ def model(
         *((r, performance.nodes_for(known, work, r, ingress)) for r in rate or []),
     ]
     if not wanted:
-        raise ConfigError("give --nodes or --rate")
+        raise ConfigError("neither nodes nor rate given. Give --nodes N or --rate R")
     limit = performance.on_nodes(known, work, performance.MOST_NODES, ingress).bound
     if as_json:
         for asked, found in wanted:
@@ -83,7 +83,7 @@ def _as_dict(found: Prediction) -> dict[str, object]:
 
 
 def _table(machine: Machine, work: Workload, wanted: list[tuple[float | None, Prediction | None]], limit: str) -> Table:
-    """`limit` bounds any number of nodes."""
+    """`limit` is the bound of the largest number of nodes."""
     shape = f"{work.rows} × {work.cols}, window {work.length}, step {work.step}, {work.iterations} iterations"
     table = Table(title=f"{shape}, on {machine.name}", title_justify="left")
     for name in ("asked", "nodes", "ranks × threads", "keeps up with", "bound by", "memory per node"):
@@ -91,8 +91,8 @@ def _table(machine: Machine, work: Workload, wanted: list[tuple[float | None, Pr
     for rate, found in wanted:
         asked = f"{rate:g}/s" if rate else ""
         if found is None:
-            remedy = ": more --ingress" if limit in {"ingress", "scatter"} else ""
-            table.add_row(asked, "none does", "", "", f"{limit}{remedy}", "")
+            remedy = ": raise --ingress" if limit in {"ingress", "scatter"} else ""
+            table.add_row(asked, "none", "", "", f"{limit}{remedy}", "")
             continue
         layout = found.layout
         memory = f"{found.memory_gib_per_node:.1f} GiB ({100 * found.memory_share:.0f} %)"

@@ -31,21 +31,21 @@ def register(cli: typer.Typer) -> None:
 
 
 def quality(
-    image: Annotated[Path, typer.Argument(metavar="A.h5", help="Volume to judge.", show_default=False)],
+    image: Annotated[Path, typer.Argument(metavar="A.h5", help="Volume to compare.", show_default=False)],
     reference: Annotated[
         Path | None,
         typer.Argument(
             metavar="B.h5",
-            help="Reference. None: recon.h5 beside A; and if A is that, every snapshot beside it is judged.",
+            help="Reference; default: recon.h5 beside A. If A is recon.h5: every snapshot beside it is compared.",
             show_default=False,
         ),
     ] = None,
     dataset: Annotated[str, typer.Option(help="Dataset [slice, row, col] in the files.")] = "/data",
     reference_dataset: Annotated[
-        str | None, typer.Option(help="Dataset in B, where it has another name.", metavar="TEXT")
+        str | None, typer.Option(help="Dataset in B, if its name differs.", metavar="TEXT")
     ] = None,
     transpose: Annotated[
-        bool, typer.Option("--transpose", help="A was written by sirt_stream: its slices are transposed.")
+        bool, typer.Option("--transpose", help="A is from sirt_stream, whose slices are transposed.")
     ] = False,
     slices: Annotated[
         str | None, typer.Option(help="Slices to compare, as in Python: 10, 0:100 or ::8.", metavar="RANGE")
@@ -80,11 +80,11 @@ def _pairs(image: Path, reference: Path | None) -> tuple[Path, list[Path]]:
     final = image.parent / FINAL
     if image.name != FINAL:
         if not final.exists():
-            raise ConfigError(f"{image}: nothing to compare with, {final} does not exist; name a second volume")
+            raise ConfigError(f"{image}: {final} does not exist. Name a reference as the second volume")
         return final, [image]
     found = snapshots(image.parent)
     if not found:
-        raise ConfigError(f"{image}: no snapshots beside it to judge; name a second volume")
+        raise ConfigError(f"{image}: no snapshots beside it. Name a reference as the second volume")
     return final, found
 
 
@@ -94,7 +94,7 @@ def _compare(volume: Any, truth: Any, transpose: bool, chosen: str | None) -> di
     if volume.shape != truth.shape:
         raise InputError(
             f"{volume.path} is {list(volume.shape)} and {truth.path} is {list(truth.shape)} [slice, row, col]: "
-            "only volumes of one shape can be compared"
+            "volumes of one shape are expected"
         )
     numbers = _numbers(chosen, volume.shape[0])
     rows = []
@@ -122,7 +122,7 @@ def _numbers(chosen: str | None, slices: int) -> list[int]:
     except (ValueError, TypeError, IndexError):
         numbers = []
     if not numbers:
-        raise ConfigError(f"--slices {chosen}: names none of the slices 0 to {slices - 1}; write 10, 0:100 or ::8")
+        raise ConfigError(f"--slices {chosen}: selects none of the slices 0 to {slices - 1}. Write 10, 0:100 or ::8")
     return numbers
 
 
@@ -142,7 +142,7 @@ def _table(report: dict[str, Any]) -> Table:
         table.add_row("mean", *_cells(volume["mean"]))
     scales = report["volumes"][0]["ms_ssim_scales"]
     if scales < 5:
-        table.caption = f"MS-SSIM on {scales} of 5 scales: the slices are too small for more"
+        table.caption = f"MS-SSIM on {scales} of 5 scales: the slices are too small for all 5"
     return table
 
 
@@ -162,7 +162,7 @@ def _write(report: dict[str, Any], file: Path) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no word for infinity and NaN: they become null. NumPy's numbers become Python's."""
+    """JSON has no infinity and NaN: they become null. NumPy's numbers become Python's."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
