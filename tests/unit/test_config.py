@@ -88,5 +88,5 @@ def test_set_assigns_any_key():
 
 @pytest.mark.parametrize("setting", ["window", "window=3", "window.step", "window.=3"])
 def test_set_without_a_key_says_how(setting):
-    with pytest.raises(ConfigError, match=r"write TABLE\.KEY=VALUE"):
+    with pytest.raises(ConfigError, match=r"expected TABLE\.KEY=VALUE"):
         overrides([setting])
