@@ -1,7 +1,7 @@
-"""One typed configuration for both jobs, read from TOML and the command line, validated once at the edge.
+"""One typed configuration for both jobs, read from TOML and the command line, and validated once.
 
-A plug-in (a source, an algorithm, a proxy) keeps the options that are its own in a `Section` in its own file;
-their table here carries them unread in `options`.
+A plug-in (source, algorithm, proxy) defines its own options as a `Section` in its file; the table here carries them
+unvalidated in `options`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ S = TypeVar("S", bound=Section)
 
 
 class PluginSection(pydantic.BaseModel):
-    """A table whose `kind` picks a plug-in; the other keys are that plug-in's own and are checked by it."""
+    """A table whose `kind` selects a plug-in, which validates the other keys."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="allow", strict=True)
 
@@ -40,7 +40,7 @@ class PluginSection(pydantic.BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The plug-in's own keys, not yet validated."""
+        """The plug-in's own keys, before validation."""
         return dict(self.model_extra or {})
 
 
@@ -65,42 +65,46 @@ class ProducerSection(Section):
 
     rate: float | None = Field(default=None, gt=0, description="projections/s; none: as fast as credit allows")
     order: Literal["sequential", "interlaced", "golden-angle"] = "sequential"
-    repeat: int = Field(default=1, ge=1, description="how often the projections are played")
+    repeat: int = Field(default=1, ge=1, description="passes over the projections")
     overflow: Literal["block", "drop-oldest", "decimate"] = Field(
-        default="block", description="when the receiver is too slow: wait, or drop projections"
+        default="block", description="for a slow receiver: wait, or drop projections"
     )
-    backlog: int = Field(default=64, ge=1, description="projections that may wait before overflow drops some")
-    wire: WireName = Field(default="native", description="timage: like the DAQ of aps-mini-apps")
+    backlog: int = Field(default=64, ge=1, description="waiting projections before overflow drops some")
+    wire: WireName = Field(default="native", description="native; timage: that of aps-mini-apps' DAQ")
     scan_id: str | None = Field(default=None, min_length=1, max_length=128, description="none: follows from the source")
     listen: str = Field(default="tcp://127.0.0.1:0", description="data socket; port 0: any free port")
-    peer_timeout_s: float = Field(default=120.0, gt=0, description="how long to wait for a receiver")
+    peer_timeout_s: float = Field(default=120.0, gt=0, description="time to wait for a receiver")
 
 
 class StreamSection(Section):
     """`[stream]`: the native stream between producer and receiver."""
 
-    wire: WireName = Field(default="native", description="timage, tracemq: like DAQ and distributor of aps-mini-apps")
-    connect: str | None = Field(
-        default=None, description="producer's data address, with ingress perhaps several; none: through the tunnel"
+    wire: WireName = Field(
+        default="native", description="native; timage, tracemq: those of aps-mini-apps' DAQ and distributor"
     )
-    ingress: int = Field(default=1, ge=1, description="ranks that receive, each its band of the rows")
-    credit_mib: float = Field(default=256.0, gt=0, description="bytes in flight that each receiving rank grants")
+    connect: str | None = Field(
+        default=None, description="producer's data address, comma-separated for ingress; none: through the tunnel"
+    )
+    ingress: int = Field(default=1, ge=1, description="receiving ranks, each with a band of the rows")
+    credit_mib: float = Field(default=256.0, gt=0, description="MiB in flight for each receiving rank")
     checksum: bool = True
     silent_timeout_s: float = Field(
-        default=5.0, gt=0, description="native: no message for so long is a lost connection; both ends connect again"
+        default=5.0,
+        gt=0,
+        description="native: time without messages until a connection counts as lost; both ends reconnect",
     )
     outage_timeout_s: float = Field(
-        default=600.0, gt=0, description="native: no contact for so long ends the scan for either end"
+        default=600.0, gt=0, description="native: time without a connection until the scan ends"
     )
     stall_timeout_s: float = Field(
-        default=30.0, gt=0, description="native: no frame for so long is a warning; other wires: the end of the scan"
+        default=30.0, gt=0, description="time without frames; native: a warning; other wires: the end of the scan"
     )
-    connect_timeout_s: float = Field(default=120.0, gt=0, description="how long to wait for the producer")
-    strict: bool = Field(default=False, description="end the job at the first refused frame")
+    connect_timeout_s: float = Field(default=120.0, gt=0, description="time to wait for the producer")
+    strict: bool = Field(default=False, description="end the job at the first rejected frame")
     curve: Path | None = Field(
         default=None,
         strict=False,
-        description="encrypt end to end, with the keys that `ministream certs curve` made here",
+        description="folder of keys from `ministream certs curve`: encrypts the stream end to end",
     )
 
 
@@ -110,24 +114,30 @@ class TunnelSection(Section):
     kind: str = Field(default="relay", description="data proxy: relay, stunnel, haproxy, nginx")
     control: str | None = Field(default=None, description="this job's S2CS; port 0: any free one; none: no tunnel")
     producer: str | None = Field(
-        default=None, description="the producer's S2CS, when the reconstruction job opens the session by itself"
+        default=None, description="the producer's S2CS, if the reconstruction job opens the session"
     )
-    data_host: str = Field(default="127.0.0.1", description="interface on which this side's data ports are bound")
+    data_host: str = Field(default="127.0.0.1", description="interface of this side's data ports")
     port_range: tuple[int, int] | None = Field(default=None, strict=False, description="data ports; none: any free")
-    credentials: Path | None = Field(default=None, strict=False, description="directory made by `ministream certs`")
+    credentials: Path | None = Field(
+        default=None, strict=False, description="folder of credentials from `ministream certs`"
+    )
     insecure: bool = Field(default=False, description="no TLS and no authentication; loopback only")
-    policy: Path | None = Field(default=None, strict=False, description="policy file: who, where to, how much")
+    policy: Path | None = Field(default=None, strict=False, description="policy file: identities, targets, quotas")
 
 
 class WindowSection(Section):
-    """`[window]`: the sliding window, in the words of aps-mini-apps."""
+    """`[window]`: the sliding window."""
 
     length: int = Field(default=0, ge=0, description="projections held; 0: the whole scan")
     step: int = Field(default=0, ge=0, description="new projections per update; 0: the window's length")
     iterations: int = Field(default=1, ge=1, description="iterations per update")
-    budget: Literal["fixed", "adapt"] = Field(default="fixed", description="adapt: as many as keep up with the beam")
-    budget_s: float | None = Field(default=None, gt=0, description="seconds an update may take; none: no limit")
-    stop_change: float = Field(default=0.0, ge=0, lt=1, description="end an update when the residual falls by less")
+    budget: Literal["fixed", "adapt"] = Field(
+        default="fixed", description="adapt: as many iterations as keep up with the beam"
+    )
+    budget_s: float | None = Field(default=None, gt=0, description="seconds per update; none: no limit")
+    stop_change: float = Field(
+        default=0.0, ge=0, lt=1, description="end an update when the residual falls by less than this fraction"
+    )
     write_freq: int = Field(default=0, ge=0, description="updates per snapshot; 0: no snapshots")
     pub_freq: int = Field(default=0, ge=0, description="updates per published preview; 0: none")
 
@@ -144,7 +154,7 @@ class ReconSection(PluginSection):
     kind: str = "sirt"
     axis: float | None = Field(default=None, description="rotation axis column; none: the scan's, else the middle")
     center: float | None = Field(default=None, description="the same in TomoPy's convention: axis + 0.5")
-    threads: int = Field(default=0, ge=0, description="numba threads per rank; 0: the node's cores shared out")
+    threads: int = Field(default=0, ge=0, description="threads per rank; 0: the node's cores divided by its ranks")
 
     @model_validator(mode="after")
     def _one_axis(self) -> Self:
@@ -195,11 +205,11 @@ class PrepSection(Section):
 
 
 class PlausibilitySection(Section):
-    """`[plausibility]`: what to do with scans that look odd."""
+    """`[plausibility]`: warnings about implausible scans."""
 
     strict: bool = Field(default=False, description="every warning about the scan is an error")
     accept: tuple[str, ...] = Field(
-        default=(), strict=False, description="codes of warnings that are known and accepted, even if strict"
+        default=(), strict=False, description="codes of accepted warnings, also with strict"
     )
 
 
@@ -208,34 +218,36 @@ class OutputSection(Section):
 
     directory: Path = Field(default=Path("results"), strict=False)
     pictures: bool = True
-    reference: Path | None = Field(default=None, strict=False, description="volume that every update is compared with")
+    reference: Path | None = Field(default=None, strict=False, description="volume to compare every update with")
     publish: str | None = Field(default=None, description="publish reconstructions as TImage here, tcp://HOST:PORT")
     writer: Literal["auto", "direct", "hdf5"] = Field(
         default="auto",
-        description="snapshots while the ranks compute, the volume by parallel HDF5; or all one way or the other",
+        description="auto: snapshots direct, the volume hdf5; direct: one writer per rank; hdf5: parallel HDF5",
     )
 
 
 class ApsSection(Section):
-    """`[aps]`: the wires of aps-mini-apps, where `[producer]` or `[stream]` chooses one of them."""
+    """`[aps]`: options of the wires of aps-mini-apps."""
 
-    sync: str | None = Field(default=None, description="the REP socket on which subscribers say that they are ready")
-    subscribers: int = Field(default=1, ge=1, description="how many the publisher waits for, or this reader stands for")
-    queue: int = Field(default=64, ge=1, description="images by which a subscriber may lag before the publisher waits")
+    sync: str | None = Field(default=None, description="REP socket for the subscribers' ready handshake")
+    subscribers: int = Field(
+        default=1, ge=1, description="subscribers that the publisher waits for, or that this reader counts as"
+    )
+    queue: int = Field(default=64, ge=1, description="images that a subscriber may lag before the publisher waits")
     pixel_dtype: Literal["uint8", "uint16", "float32"] | None = Field(
-        default=None, description="dtype of the pixels, which the wire does not tell; none: the source's own"
+        default=None, description="dtype of the pixels, which the wire does not carry; none: the source's own"
     )
     angle_unit: Literal["degrees", "radians"] | None = Field(
         default=None, description="unit of the angles on the wire; none: degrees in TImage, radians in TraceMQ"
     )
-    hold_mib: float = Field(default=1024.0, gt=0, description="projections that wait for their calibration")
-    original_order: bool = Field(default=False, description="publish interleaved, as the original does")
+    hold_mib: float = Field(default=1024.0, gt=0, description="MiB of projections that wait for their calibration")
+    original_order: bool = Field(default=False, description="publish interleaved, like the original")
     pass_pause_s: float = Field(default=0.0, ge=0, description="pause after each pass over the dataset")
-    every_rank: bool = Field(default=False, description="every rank is a TraceMQ worker, instead of rank 0 alone")
+    every_rank: bool = Field(default=False, description="every rank is a TraceMQ worker; false: rank 0 alone")
 
 
 class Config(Section):
-    """The whole configuration; `source` and `producer` speak to the producer job, the rest to the reconstruction."""
+    """The whole configuration: `source` and `producer` for the producer job, the rest for the reconstruction job."""
 
     source: SourceSection = SourceSection()
     producer: ProducerSection = ProducerSection()
@@ -286,7 +298,7 @@ def _wire(name: str) -> Any:
 
 
 def load(path: str | os.PathLike[str] | None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
-    """Read a TOML file (None: the defaults) and lay `overrides`, table by table, over it; None values do not count.
+    """Read a TOML file (None: the defaults), then apply `overrides` table by table, without their None values.
 
     Raises ConfigError naming the file, the key and the remedy.
     """

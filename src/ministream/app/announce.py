@@ -1,4 +1,4 @@
-"""Tell a launcher where a job listens, in a file that appears whole or not at all."""
+"""A job's addresses, for its launcher, in a file that is written atomically."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ministream import atomic
 
 
 def announce(path: Path | None, **addresses: str | None) -> None:
-    """Write the job's addresses and pid as JSON, readable by this user alone, replacing what was there.
+    """Write the job's addresses and pid as JSON, readable by this user alone; replaces an earlier file.
 
     Raises StorageError naming the file.
     """

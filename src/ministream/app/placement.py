@@ -1,4 +1,4 @@
-"""What this machine grants to this process, and how ranks and threads are laid on it."""
+"""Cores that this machine grants to this process, and the placement of ranks and threads on them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CoreGrant:
 
     @property
     def ranks(self) -> int:
-        """Ranks that suit the machine: one per NUMA domain, so that no thread reads memory of another."""
+        """Ranks that suit the machine: one per NUMA domain, so that threads read local memory."""
         return min(self.cores, len(self.domains))
 
     def threads(self, ranks: int) -> int:
@@ -52,7 +52,7 @@ class CoreGrant:
 
 
 def granted() -> CoreGrant:
-    """Read what the kernel grants to this process."""
+    """Read the cores that the kernel grants to this process."""
     cores = physical(os.sched_getaffinity(0))
     domains = [len(cores & _list(node / "cpulist")) for node in sorted(_NODES.glob("node[0-9]*"))]
     online = physical(_list(_CPUS / "online"))
@@ -64,7 +64,7 @@ def granted() -> CoreGrant:
 
 
 def physical(cpus: set[int]) -> set[int]:
-    """One CPU of each core among `cpus`: the first of its hyper-threads."""
+    """One CPU per core in `cpus`: the first of its hyper-threads."""
     return {min(_list(_CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list") & cpus or {cpu}) for cpu in cpus}
 
 
@@ -84,7 +84,7 @@ def parse_quota(text: str) -> float | None:
 
 
 def nodes_of_job(environment: Mapping[str, str]) -> int:
-    """Nodes of the batch job that has this environment, as Slurm or PBS tells them; 1 where neither does."""
+    """Nodes of the batch job with this environment (Slurm or PBS); 1 outside of one."""
     parts = [text for name, text in environment.items() if name.startswith("SLURM_JOB_NUM_NODES_HET_GROUP_")]
     if parts:
         return sum(map(int, parts))
@@ -96,12 +96,12 @@ def nodes_of_job(environment: Mapping[str, str]) -> int:
 def mpirun(ranks: int, threads: int, grant: CoreGrant) -> tuple[list[str], dict[str, str]]:
     """The words before a program that start it as ranks on this machine, and the environment that they need.
 
-    A rank is bound to `threads` cores of its own where there are enough; where ranks share cores, or the launcher
-    may not know which are ours, to none. Raises ConfigError when there is no mpirun.
+    A rank is bound to `threads` cores of its own if there are enough, and to none if ranks share cores or only some
+    cores of the machine are granted. Raises ConfigError when there is no mpirun.
     """
     program = shutil.which("mpirun") or shutil.which("mpiexec")
     if program is None:
-        raise ConfigError("no mpirun on the PATH: load the MPI module, or install openmpi-bin or mpich")
+        raise ConfigError("no mpirun on the PATH. Load the MPI module, or install openmpi-bin or mpich")
     crowded = ranks * threads > grant.cores
     bound = grant.whole and not crowded
     version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
@@ -109,13 +109,13 @@ def mpirun(ranks: int, threads: int, grant: CoreGrant) -> tuple[list[str], dict[
         return [program, "-n", str(ranks), "-bind-to", f"core:{threads}" if bound else "none"], {}
     bind = ["--map-by", f"slot:PE={threads}", "--bind-to", "core"] if bound else ["--bind-to", "none"]
     env = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_mpi_yield_when_idle": "1"} if crowded else {}
-    if os.geteuid() == 0:  # containers often know no other user
+    if os.geteuid() == 0:  # containers often have no other user
         env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return [program, "-n", str(ranks), *bind], env
 
 
 def _quota() -> float | None:
-    """The tightest CPU quota of this process's cgroup (version 2) and of those above it; None where there is none."""
+    """The smallest CPU quota of this process's cgroup (version 2) and its parents; None without one."""
     own = next((line for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "0::/")
     group = _CGROUP / own.removeprefix("0::").strip("/")
     texts = [_read(folder / "cpu.max") for folder in (group, *group.parents) if folder.is_relative_to(_CGROUP)]
@@ -136,7 +136,7 @@ def _read(path: Path | str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where one rank runs: its node, the cores that it may use there, and its threads."""
+    """The place of one rank: its node, its cores there, and its threads."""
 
     node: str
     cores: frozenset[int]
@@ -149,7 +149,7 @@ def here(threads: int) -> Place:
 
 
 def describe(places: Sequence[Place]) -> str:
-    """One line about the places of all ranks; names the nodes with more threads than cores for them."""
+    """The places of all ranks in one line; names nodes with more threads than cores."""
     nodes: dict[str, list[Place]] = {}
     for place in places:
         nodes.setdefault(place.node, []).append(place)

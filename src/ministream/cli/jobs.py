@@ -25,15 +25,17 @@ _WIRES = ", ".join(registry.names(config.WIRES))
 ControlOption = Annotated[
     str | None, typer.Option(help="Address of this job's S2CS; port 0: any free one.", metavar="HOST:PORT")
 ]
-CredentialsOption = Annotated[Path | None, typer.Option(help="Directory made by `ministream certs`.", metavar="DIR")]
+CredentialsOption = Annotated[
+    Path | None, typer.Option(help="Folder of credentials from `ministream certs`.", metavar="DIR")
+]
 CurveOption = Annotated[
-    Path | None, typer.Option(help="Encrypt end to end, with the keys of `ministream certs curve` here.", metavar="DIR")
+    Path | None, typer.Option(help="Encrypt end to end with the keys in DIR (`ministream certs curve`).", metavar="DIR")
 ]
 InsecureOption = Annotated[bool | None, typer.Option("--insecure", help="No TLS, no authentication; loopback only.")]
 LogOption = Annotated[str | None, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")]
 
 SyncOption = Annotated[
-    str | None, typer.Option(help="REP socket of the TImage wire, where subscribers say ready.", metavar="URL")
+    str | None, typer.Option(help="REP socket of the TImage wire, for the ready handshake.", metavar="URL")
 ]
 PixelDtypeOption = Annotated[
     str | None, typer.Option(help="Pixels on the TImage wire: uint8, uint16 or float32.", metavar="DTYPE")
@@ -52,10 +54,10 @@ def register(cli: typer.Typer) -> None:
 def produce(
     run: RunArgument = None,
     source: Annotated[str | None, typer.Option(help="Kind of source: phantom, dxchange, …")] = None,
-    file: Annotated[Path | None, typer.Option(help="DXchange file to play; implies --source dxchange.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Projections per second; none: as fast as granted.")] = None,
+    file: Annotated[Path | None, typer.Option(help="DXchange file to send; implies --source dxchange.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Projections per second; none: as fast as credit allows.")] = None,
     order: Annotated[str | None, typer.Option(help="sequential, interlaced or golden-angle.")] = None,
-    repeat: Annotated[int | None, typer.Option(help="Play the projections this often.")] = None,
+    repeat: Annotated[int | None, typer.Option(help="Passes over the projections.")] = None,
     listen: Annotated[str | None, typer.Option(help="Data socket, tcp://HOST:PORT.", metavar="URL")] = None,
     wire: Annotated[str | None, typer.Option(help=f"Wire to send on: one of {_WIRES}.", metavar="WIRE")] = None,
     sync: SyncOption = None,
@@ -69,7 +71,7 @@ def produce(
     log_level: LogOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Acquire projections and stream them to whoever connects."""
+    """Acquire projections and stream them to a receiver."""
     from ministream.app.producer import job as app  # heavy imports only for the command that runs
 
     if file is not None and source is None:
@@ -105,7 +107,7 @@ def recon(
         typer.Option(help="Producer's data address tcp://HOST:PORT; none: through the tunnel.", metavar="URL"),
     ] = None,
     ingress: Annotated[
-        int | None, typer.Option(help="Ranks that receive, each its band of the rows over a connection of its own.")
+        int | None, typer.Option(help="Receiving ranks, each with a band of the rows and a connection.")
     ] = None,
     source_wire: Annotated[
         str | None, typer.Option(help=f"Wire to receive on: one of {_WIRES}.", metavar="WIRE")
@@ -117,7 +119,7 @@ def recon(
     window_step: Annotated[int | None, typer.Option(help="New projections per update; 0: the window's length.")] = None,
     window_iter: Annotated[int | None, typer.Option(help="Iterations per update.")] = None,
     budget: Annotated[
-        str | None, typer.Option(help="adapt: as many iterations, up to --window-iter, as keep up with the beam.")
+        str | None, typer.Option(help="adapt: as many iterations as keep up with the beam, at most --window-iter.")
     ] = None,
     write_freq: Annotated[int | None, typer.Option(help="Updates per snapshot; 0: none.")] = None,
     pub_freq: Annotated[int | None, typer.Option(help="Updates per published preview; 0: none.")] = None,
@@ -126,24 +128,26 @@ def recon(
     ] = None,
     center: Annotated[float | None, typer.Option(help="The same in TomoPy's convention: axis + 0.5.")] = None,
     algorithm: Annotated[str | None, typer.Option(help="sirt, …")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads per rank; 0: the node's cores shared out.")] = None,
-    ranks: Annotated[int | None, typer.Option(help="Refuse to start with any other number of ranks.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads per rank; 0: the node's cores divided by its ranks.")
+    ] = None,
+    ranks: Annotated[int | None, typer.Option(help="Expected number of ranks; any other is an error.")] = None,
     pub_addr: Annotated[
         str | None, typer.Option(help="Publish reconstructions as TImage here, tcp://HOST:PORT.", metavar="URL")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")] = None,
-    reference: Annotated[Path | None, typer.Option(help="Volume that every update is compared with.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Volume to compare every update with.")] = None,
     strict: StrictOption = None,
     accept: AcceptOption = None,
     outage_timeout: Annotated[
-        float | None, typer.Option(help="Seconds without contact to the producer that end the scan.", metavar="SECONDS")
+        float | None, typer.Option(help="Seconds without a connection until the scan ends.", metavar="SECONDS")
     ] = None,
     stall_timeout: Annotated[
         float | None,
         typer.Option(help="Seconds without a frame: a warning; with --source-wire timage or tracemq: the end."),
     ] = None,
     producer: Annotated[
-        str | None, typer.Option(help="Producer's S2CS: open the tunnel from here, and close it.", metavar="HOST:PORT")
+        str | None, typer.Option(help="Producer's S2CS: open and close the tunnel's session here.", metavar="HOST:PORT")
     ] = None,
     control: ControlOption = None,
     credentials: CredentialsOption = None,
@@ -153,7 +157,7 @@ def recon(
     log_level: LogOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Receive a scan and reconstruct it; start it with mpirun or srun."""
+    """Receive a scan and reconstruct it; started with mpirun or srun."""
     from ministream.app.recon import job as app
 
     tables = overrides(

@@ -1,4 +1,4 @@
-"""The distributor: receives a scan, corrects it, and deals it by detector row to the workers of aps-mini-apps."""
+"""The distributor: receives a scan, corrects it, and sends its detector rows to the workers of aps-mini-apps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ministream.wire.tracemq import Projection
 
 _LOG = log.get(__name__)
 
-# How often the receiver is asked while nothing comes; only so that an interrupt is seen.
+# Interval of polls without frames, so that an interrupt is noticed.
 _POLL_S = 1.0
 
 
@@ -30,9 +30,9 @@ _POLL_S = 1.0
 class Distribution:
     """What a distributor does beyond receiving.
 
-    `serve` is the first worker's address, `publish` where corrected projections are published, every
-    `publish_every`-th of them. `rows` and `cols` are known in advance or 0; with both, the workers are served before
-    the scan begins, so that nothing of it has to wait for them. `window` is by how many projections a worker may lag.
+    `serve` is the first worker's address. Every `publish_every`-th corrected projection is published at `publish`.
+    `rows` and `cols` are 0 if unknown in advance; with both, the workers join before the scan begins, so that it does
+    not wait for them. A worker may lag by `window` projections.
     """
 
     steps: Steps
@@ -48,7 +48,7 @@ class Distribution:
 
 @dataclass(kw_only=True)
 class DistributionReport:
-    """How a distribution went; `ending` says in one line how the scan ended."""
+    """Result of a distribution; `ending` is the end of the scan in one line."""
 
     workers: int = 0
     counters: Counters = field(default_factory=Counters)
@@ -59,13 +59,13 @@ class DistributionReport:
 
 
 def distribute(config: Config, options: Distribution, announce_to: Path | None) -> DistributionReport:
-    """Receive one scan to its end and serve every worker to its own.
+    """Receive one scan and serve every worker, both to the end.
 
     Raises ConfigError for rows or columns that the scan does not have, PeerLostError for a producer or worker that
     stays away, FrameError for a refused frame in a strict run.
     """
     if config.stream.connect is None:
-        raise ConfigError("no data source: give --data_source_addr tcp://HOST:PORT")
+        raise ConfigError("no data source. Give --data_source_addr tcp://HOST:PORT")
     with ExitStack() as stack:
         server = publisher = None
         if options.serve is not None:
@@ -80,7 +80,7 @@ def distribute(config: Config, options: Distribution, announce_to: Path | None) 
 
 
 class _Distributor:
-    """One scan on its way through."""
+    """The distribution of one scan."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class _Distributor:
             self._report.workers = self._server.join(rows=rows, cols=cols, timeout_s=timeout_s)
 
     def _rows_of(self, scan: Scan) -> int:
-        """How many of the scan's rows are dealt. Raises ConfigError when it has other rows or columns than named."""
+        """Number of rows to distribute. Raises ConfigError for rows or columns that the scan does not have."""
         options = self._options
         if options.cols and options.cols != scan.cols:
             raise ConfigError(f"--num_columns {options.cols}: the projections have {scan.cols} columns")
@@ -176,6 +176,6 @@ class _Distributor:
 
     def _refuse(self, reason: str, text: str) -> None:
         self._report.counters.refuse(reason)
-        _LOG.warning("frame refused: %s", text)
+        _LOG.warning("frame rejected: %s", text)
         if self._config.stream.strict:
             raise FrameError(f"{text}; the run is strict", reason=reason)
