@@ -69,6 +69,10 @@ class ProducerSection(Section):
     overflow: Literal["block", "drop-oldest", "decimate"] = Field(
         default="block", description="for a slow receiver: wait, or drop projections"
     )
+    archive: Path | None = Field(
+        default=None, strict=False, description="DXchange file to write every frame to, before it is sent"
+    )
+    resume: Path | None = Field(default=None, strict=False, description="such a file, to be sent in the source's place")
     backlog: int = Field(default=64, ge=1, description="waiting projections before overflow drops some")
     wire: WireName = Field(default="native", description="native; timage: that of aps-mini-apps' DAQ")
     scan_id: str | None = Field(default=None, min_length=1, max_length=128, description="none: follows from the source")

@@ -58,6 +58,12 @@ def produce(
     rate: Annotated[float | None, typer.Option(help="Projections per second; none: as fast as credit allows.")] = None,
     order: Annotated[str | None, typer.Option(help="sequential, interlaced or golden-angle.")] = None,
     repeat: Annotated[int | None, typer.Option(help="Passes over the projections.")] = None,
+    archive: Annotated[
+        Path | None, typer.Option(help="Write every frame to this DXchange file before it is sent.", metavar="FILE")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Send such a file, under the id of its scan, in place of a source.")
+    ] = None,
     listen: Annotated[str | None, typer.Option(help="Data socket, tcp://HOST:PORT.", metavar="URL")] = None,
     wire: Annotated[str | None, typer.Option(help=f"Wire to send on: one of {_WIRES}.", metavar="WIRE")] = None,
     sync: SyncOption = None,
@@ -81,7 +87,15 @@ def produce(
         overrides(
             settings,
             source={"kind": source, "file": str(file) if file else None},
-            producer={"rate": rate, "order": order, "repeat": repeat, "listen": listen, "wire": wire},
+            producer={
+                "rate": rate,
+                "order": order,
+                "repeat": repeat,
+                "archive": str(archive) if archive else None,
+                "resume": str(resume) if resume else None,
+                "listen": listen,
+                "wire": wire,
+            },
             aps={"sync": sync, "pixel_dtype": pixel_dtype, "angle_unit": angle_unit},
             stream={"curve": str(curve) if curve else None},
             tunnel=_tunnel(control, credentials, insecure),

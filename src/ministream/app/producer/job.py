@@ -1,4 +1,4 @@
-"""The producer job: source → backlog → sender, beside its end of the tunnel."""
+"""The producer job: source → backlog or archive → sender, beside its end of the tunnel."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ from ministream import log
 from ministream.app.announce import announce
 from ministream.app.gateway.control_server import embedded
 from ministream.app.producer.backlog import Backlog
+from ministream.app.producer.spool import ArchivedSource, Spool
 from ministream.config import Config
 from ministream.errors import ConfigError
 from ministream.model import Frame, FrameKind
 from ministream.source import Live, Source, open_source
-from ministream.transport import Sender, SenderReport, open_wire
+from ministream.storage.archive import Archive
+from ministream.transport import Sender, SenderReport, Wire, open_wire
 from ministream.tunnel import curve
 
 _LOG = log.get(__name__)
+
+# Archived frames that wait in memory for the receiver; what does not fit is read back.
+_SPOOL_BYTES = 2**29
 
 
 def produce(config: Config, announce_to: Path | None) -> SenderReport:
@@ -31,10 +36,13 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
     """
     with ExitStack() as stack:
         wire = open_wire(config.producer.wire, config)
-        source = stack.enter_context(open_source(config.source, order=config.producer.order, repeat=wire.source_passes))
+        source = _open(config, wire, stack)
         _check_overflow(config, source)
         scan = source.describe()
         scan = replace(scan, scan_id=config.producer.scan_id or scan.scan_id)
+        archive = None
+        if config.producer.archive is not None:
+            archive = stack.enter_context(Archive.create(config.producer.archive, scan))
         sender = wire.sender(scan, keys=curve.load(config.stream.curve, "producer"))
         stack.enter_context(sender)
         data, *sync = sender.addresses
@@ -52,12 +60,25 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
             *(scan.scan_id, scan.darks, scan.flats, scan.projections, scan.rows, scan.cols, data),
         )
         frames = paced(wire.played(source.frames), config.producer.rate)
-        _send(frames, sender, source, config)
+        _send(frames, sender, source, config, archive)
         return sender.finish(source.dropped)
+
+
+def _open(config: Config, wire: Wire, stack: ExitStack) -> Source:
+    """The source, or in its place the archive to be sent."""
+    if config.producer.resume is not None:
+        return ArchivedSource(stack.enter_context(Archive.open(config.producer.resume)))
+    source = open_source(config.source, order=config.producer.order, repeat=wire.source_passes)
+    return stack.enter_context(source)
 
 
 def _check_overflow(config: Config, source: Source) -> None:
     producer = config.producer
+    if producer.overflow != "block" and producer.archive is not None:
+        raise ConfigError(
+            f"[producer] overflow = {producer.overflow!r} drops projections, but archive keeps all of them until the "
+            "receiver takes them: leave out one of the two."
+        )
     if producer.overflow != "block" and not isinstance(source, Live) and producer.rate is None:
         raise ConfigError(
             f"[producer] overflow = {producer.overflow!r} drops projections of a source that does not wait, but "
@@ -65,9 +86,14 @@ def _check_overflow(config: Config, source: Source) -> None:
         )
 
 
-def _send(frames: Iterator[Frame], sender: Sender, source: Source, config: Config) -> None:
+def _send(frames: Iterator[Frame], sender: Sender, source: Source, config: Config, archive: Archive | None) -> None:
     """Send the frames, and which projections the overflow policy dropped."""
     overflow = config.producer.overflow
+    if archive is not None:
+        with Spool(frames, archive, hold_bytes=_SPOOL_BYTES, stop=source.stop) as spool:
+            for frame in spool:
+                sender.send(frame)
+        return
     if overflow == "block":
         for frame in frames:
             sender.send(frame)

@@ -1,0 +1,257 @@
+"""A scan on disk as it is acquired: a DXchange file that is valid at every moment, whatever is killed.
+
+HDF5 only lays the file out, in blocks of frames, and closes it again. Frames go to their places with pwrite(2), so that
+no metadata changes while they do. Beside DXchange's datasets every frame has a record in `/ministream`, written after
+its pixels, with a checksum over them: what a crash left half-written is recognised when the archive is opened again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from ministream.errors import InputError, StorageError
+from ministream.model import Frame, FrameKind, Notice, Scan
+
+# Frames that are laid out at once where the scan does not say how many come.
+BLOCK_FRAMES = 256
+# Seconds after which what was written is forced to the disk.
+FLUSH_S = 1.0
+
+_DATASETS = {FrameKind.DARK: "data_dark", FrameKind.FLAT: "data_white", FrameKind.PROJECTION: "data"}
+_RECORD = np.dtype(
+    [("held", "<u8"), ("checksum", "<u8"), ("index", "<i8")]
+    + [(name, "<f8") for name in ("angle_rad", "acquired_s", "position")]
+)
+_FORMAT = 1
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where the frames of one kind lie: file positions of each one's pixels, record and angle."""
+
+    pixels: list[int] = field(default_factory=list)
+    records: list[int] = field(default_factory=list)
+    angles: list[int] = field(default_factory=list)
+    count: int = 0
+
+
+class Archive:
+    """Frames of one scan in the order of each kind; one thread at a time may `append`, any may `read`.
+
+    Raises StorageError naming the file when it cannot be written.
+    """
+
+    def __init__(self, path: Path, scan: Scan) -> None:
+        self.path, self.scan = path, scan
+        self._dtype = np.dtype(scan.dtype)
+        self._places = {kind: _Place() for kind in _DATASETS}
+        self._file = -1
+        self._flushed_s = time.monotonic()
+
+    @classmethod
+    def create(cls, path: Path, scan: Scan) -> Self:
+        """A new archive; there must be no file at `path`."""
+        archive = cls(path, scan)
+        try:
+            with h5py.File(path, "x", libver=("earliest", "v110")) as file:
+                archive._describe(file)
+                for kind, count in zip(_DATASETS, (scan.darks, scan.flats, scan.projections), strict=True):
+                    archive._lay_out(file, kind, count or (BLOCK_FRAMES if kind is FrameKind.PROJECTION else 0))
+            archive._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            remedy = "give another file, or continue an archive with --resume"
+            raise StorageError(f"{path}: cannot be created as an archive ({error}): {remedy}") from error
+        return archive
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """An archive that is there, to be read and continued.
+
+        Raises InputError for a file that is no archive of Mini-Stream.
+        """
+        try:
+            with h5py.File(path, "r") as file:
+                archive = cls(path, _scan(json.loads(file["ministream"].attrs["scan"])))
+                for kind in _DATASETS:
+                    archive._find(file, kind)
+            archive._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: not an archive of `ministream produce --archive`: {error}") from None
+        for kind in _DATASETS:
+            archive._places[kind].count = archive._whole(kind)
+        return archive
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def count(self, kind: FrameKind) -> int:
+        """Frames of a kind that are held."""
+        return self._places[kind].count
+
+    def append(self, frame: Frame) -> None:
+        """Keep one more frame of its kind."""
+        place = self._places[frame.kind]
+        try:
+            if place.count == len(place.pixels):
+                self._extend(frame.kind)
+            pixels = np.ascontiguousarray(frame.pixels, self._dtype)
+            checksum = xxhash.xxh3_64_intdigest(pixels.data)
+            record = np.array([(1, checksum, frame.index, frame.angle_rad, frame.acquired_s, frame.position)], _RECORD)
+            self._write(pixels, place.pixels[place.count])
+            if place.angles:
+                self._write(np.array([math.degrees(frame.angle_rad)]), place.angles[place.count])
+            self._write(record, place.records[place.count])
+            place.count += 1
+            if time.monotonic() - self._flushed_s > FLUSH_S:
+                self.flush()
+        except OSError as error:
+            remedy = f"free space, then continue with --resume {self.path}"
+            raise StorageError(f"{self.path}: cannot be written ({error.strerror}): {remedy}") from error
+
+    def read(self, kind: FrameKind, number: int) -> Frame:
+        """The frame `number` of its kind. Raises StorageError where it does not match its checksum."""
+        record, pixels = self._record(kind, number), self._pixels(kind, number)
+        if record["checksum"] != xxhash.xxh3_64_intdigest(pixels.data):
+            raise StorageError(f"{self.path}: {kind.name.lower()} {number} does not match its checksum")
+        return Frame(
+            kind=kind,
+            index=int(record["index"]),
+            angle_rad=float(record["angle_rad"]),
+            pixels=pixels,
+            acquired_s=float(record["acquired_s"]),
+            position=float(record["position"]),
+        )
+
+    def frames(self) -> Iterator[Frame]:
+        """Darks, flats, then projections, as they were appended."""
+        for kind in _DATASETS:
+            for number in range(self.count(kind)):
+                yield self.read(kind, number)
+
+    def flush(self) -> None:
+        """Force what was written to the disk."""
+        os.fdatasync(self._file)
+        self._flushed_s = time.monotonic()
+
+    def close(self) -> None:
+        """Flush, and cut off the places that were laid out and not used; harmless when called again."""
+        if self._file < 0:
+            return
+        try:
+            self.flush()
+            os.close(self._file)
+            self._file = -1
+            with h5py.File(self.path, "r+") as file:
+                for kind, name in _DATASETS.items():
+                    for dataset in self._datasets(file, name):
+                        dataset.resize(self._places[kind].count, axis=0)
+        except OSError as error:
+            raise StorageError(f"{self.path}: cannot be written: {error}") from error
+
+    # the file
+
+    def _describe(self, file: h5py.File) -> None:
+        file.attrs["implements"] = "exchange"
+        about = file.create_group("ministream")
+        about.attrs["format"] = _FORMAT
+        about.attrs["scan"] = json.dumps(asdict(self.scan))
+        file.create_group("exchange")
+
+    def _datasets(self, file: h5py.File, name: str) -> list[h5py.Dataset]:
+        """Pixels, records and, of projections, angles."""
+        theta = [file["exchange/theta"]] if name == "data" else []
+        return [file[f"exchange/{name}"], file[f"ministream/{name}"], *theta]
+
+    def _lay_out(self, file: h5py.File, kind: FrameKind, frames: int) -> None:
+        name, rows, cols = _DATASETS[kind], self.scan.rows, self.scan.cols
+        early = {"fillvalue": 0, "track_times": False}
+        _create(file, f"exchange/{name}", (frames, rows, cols), (1, rows, cols), self._dtype, **early)
+        _create(file, f"ministream/{name}", (frames,), (BLOCK_FRAMES,), _RECORD, track_times=False)
+        if kind is FrameKind.PROJECTION:
+            theta = _create(file, "exchange/theta", (frames,), (BLOCK_FRAMES,), np.dtype("<f8"), **early)
+            theta.attrs["units"] = "degrees"
+        self._find(file, kind)
+
+    def _extend(self, kind: FrameKind) -> None:
+        with h5py.File(self.path, "r+") as file:
+            for dataset in self._datasets(file, _DATASETS[kind]):
+                dataset.resize(len(self._places[kind].pixels) + BLOCK_FRAMES, axis=0)
+            self._find(file, kind)
+
+    def _find(self, file: h5py.File, kind: FrameKind) -> None:
+        place = self._places[kind]
+        lists = (place.pixels, place.records, place.angles)
+        for found, dataset in zip(lists, self._datasets(file, _DATASETS[kind]), strict=False):
+            found += [_offset(dataset, number) for number in range(len(found), dataset.shape[0])]
+
+    def _whole(self, kind: FrameKind) -> int:
+        """How many frames are held from the first on; the last one may be half-written."""
+        count = 0
+        while count < len(self._places[kind].records) and self._record(kind, count)["held"]:
+            count += 1
+        last = count - 1
+        if count and self._record(kind, last)["checksum"] != xxhash.xxh3_64_intdigest(self._pixels(kind, last).data):
+            count = last
+        return count
+
+    def _record(self, kind: FrameKind, number: int) -> Any:
+        data = os.pread(self._file, _RECORD.itemsize, self._places[kind].records[number])
+        return np.frombuffer(data, _RECORD)[0]
+
+    def _pixels(self, kind: FrameKind, number: int) -> NDArray[Any]:
+        pixels = np.empty((self.scan.rows, self.scan.cols), self._dtype)
+        view, offset = pixels.reshape(-1).view(np.uint8).data, self._places[kind].pixels[number]
+        while view:
+            got = os.preadv(self._file, [view], offset)
+            if not got:
+                raise StorageError(f"{self.path}: is shorter than it was")
+            view, offset = view[got:], offset + got
+        return pixels
+
+    def _write(self, array: NDArray[Any], offset: int) -> None:
+        view = array.reshape(-1).view(np.uint8).data
+        while view:
+            put = os.pwrite(self._file, view, offset)
+            view, offset = view[put:], offset + put
+
+
+def _offset(dataset: h5py.Dataset, number: int) -> int:
+    """The file position of one entry of a dataset whose chunks hold whole entries."""
+    first = number - number % int(dataset.chunks[0])
+    chunk = dataset.id.get_chunk_info_by_coord((first, *(0,) * (dataset.ndim - 1)))
+    entry_bytes: int = math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
+    return int(chunk.byte_offset) + (number - first) * entry_bytes
+
+
+def _create(
+    file: h5py.File, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype[Any], **options: Any
+) -> h5py.Dataset:
+    """A dataset that can grow, whose chunks have their places in the file from the start."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    return file.create_dataset(
+        name, shape, dtype, chunks=chunks, maxshape=(None, *shape[1:]), dcpl=properties, **options
+    )
+
+
+def _scan(facts: dict[str, Any]) -> Scan:
+    notices = tuple(Notice(**{**one, "frames": tuple(one["frames"])}) for one in facts.pop("notices"))
+    return Scan(**facts, notices=notices)

@@ -1,0 +1,71 @@
+"""The producer job with an archive: every frame is on disk, and the archive can be sent in the source's place."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ministream import config
+from ministream.app.producer.job import produce
+from ministream.errors import ConfigError
+from ministream.model import Frame, Scan
+from ministream.storage.archive import Archive
+from ministream.transport import Arrived, Ended, SenderReport
+from ministream.transport.native import FrameReceiver
+from tests.native_stream import same
+
+SOURCE = {"kind": "phantom", "rows": 4, "cols": 16, "projections": 12, "flats": 2, "darks": 1}
+
+
+def streamed(tmp_path: Path, **producer: Any) -> tuple[Scan, list[Frame], SenderReport]:
+    """Run the producer job with a receiver that says that it wrote everything; what came, and the job's report."""
+    settings = config.load(None, {"source": SOURCE, "producer": producer})
+    announcement = tmp_path / "addresses.json"
+    announcement.unlink(missing_ok=True)
+    reports: list[SenderReport] = []
+    job = threading.Thread(target=lambda: reports.append(produce(settings, announcement)))
+    job.start()
+    while not announcement.exists():
+        job.join(0.01)
+        assert job.is_alive() or announcement.exists()
+    frames = []
+    with FrameReceiver(json.loads(announcement.read_text())["data"], reports=True) as receiver:
+        scan = receiver.scan(20)
+        while not isinstance(event := receiver.next(20), Ended):
+            assert isinstance(event, Arrived)
+            frames.append(event.frame)
+            receiver.ack(event.seq)
+        receiver.conclude(written=True, complete=True)
+    job.join(20)
+    return scan, frames, reports[0]
+
+
+def test_an_archive_holds_what_was_sent_and_is_sent_again_as_the_same_scan(tmp_path):
+    archive = tmp_path / "raw.h5"
+    scan, frames, report = streamed(tmp_path, archive=str(archive))
+    assert report.written is not None
+    assert report.written.complete
+    with Archive.open(archive) as held:
+        assert held.scan == scan
+        assert all(same(one, other) for one, other in zip(held.frames(), frames, strict=True))
+    again, repeated, _ = streamed(tmp_path, resume=str(archive))
+    assert again == scan
+    assert all(same(one, other) for one, other in zip(repeated, frames, strict=True))
+
+
+def test_a_scan_keeps_the_id_that_it_is_given(tmp_path):
+    scan, _, _ = streamed(tmp_path, scan_id="2026-11 run 7")
+    assert scan.scan_id == "2026-11 run 7"
+
+
+def test_dropping_and_archiving_exclude_each_other(tmp_path):
+    settings = config.load(
+        None,
+        {"source": SOURCE, "producer": {"archive": str(tmp_path / "raw.h5"), "overflow": "decimate", "rate": 5.0}},
+    )
+    with pytest.raises(ConfigError, match="leave out one of the two"):
+        produce(settings, None)
