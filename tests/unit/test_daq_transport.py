@@ -261,6 +261,33 @@ def test_a_sender_without_subscribers_gives_up(sync) -> None:
         source.send(next(frames()))
 
 
+def test_a_subscriber_that_reads_nothing_does_not_stall_the_others(caplog) -> None:
+    scan = Scan(scan_id="s", rows=1024, cols=1024, projections=20, flats=2, darks=2, dtype="<u2")
+    with sender(scan=scan, queue=1, subscribers=2, stall_timeout_s=0.5) as source, zmq.Context() as context:
+        stranger = context.socket(zmq.SUB)
+        stranger.set(zmq.RCVHWM, 1)
+        stranger.subscribe(b"")
+        stranger.connect(source.address)
+        arrived: list[object] = []
+
+        def receive() -> None:
+            with receiver(source.address) as daq:
+                daq.scan()
+                while (event := daq.next(5)) is not None and not isinstance(event, Ended):
+                    arrived.append(event)
+
+        thread = in_thread(receive)
+        for frame in [*frames((1024, 1024))] * 4:
+            source.send(frame)
+            time.sleep(0.01)  # a detector's pace, which the reader keeps
+        source.finish()
+        stranger.close(0)
+        thread.join(20)
+        assert not thread.is_alive()
+        assert arrived
+    assert "one of 2 subscribers read nothing" in caplog.text
+
+
 def test_a_sender_whose_subscriber_leaves_or_hangs_says_so() -> None:
     scan = Scan(scan_id="s", rows=1024, cols=1024, projections=20, flats=2, darks=2, dtype="<u2")
     with sender(scan=scan, queue=1, stall_timeout_s=0.5) as source:

@@ -20,6 +20,9 @@ from ministream.wire.timage import ImageType
 
 _log = log.get(__name__)
 
+# A subscription has one byte and a topic, which is empty on this wire; the word that says ready is empty too.
+_LARGEST_REQUEST_BYTES = 256
+
 SUBSCRIPTION_S = 0.5
 """How long a subscription may take after its subscriber said ready on another connection."""
 
@@ -29,7 +32,8 @@ class DaqSender:
 
     It waits for `subscribers` subscriptions, or with `sync_listen` until somebody said ready there so many times, as
     the programs of aps-mini-apps do: their distributor subscribes once, but says ready once for each of its workers.
-    A subscriber that lags by more than `queue` images makes `send` wait.
+    A subscriber that lags by more than `queue` images makes `send` wait, but no longer than `stall_timeout_s`: then the
+    scan goes on without waiting for any, unless it is the only one.
     `pixel_dtype` converts the pixels; None sends them as they are. `drain_s` is how long `finish` waits for the
     subscribers to leave, where a tunnel that ends with this job would take along what is still on its way.
     """
@@ -67,7 +71,10 @@ class DaqSender:
         self._socket.set(zmq.SNDHWM, queue)
         self._socket.set(zmq.SNDTIMEO, milliseconds(stall_timeout_s))
         self._socket.set(zmq.LINGER, milliseconds(stall_timeout_s))
+        self._socket.set(zmq.MAXMSGSIZE, _LARGEST_REQUEST_BYTES)
         self._sync = None if sync_listen is None else self._context.socket(zmq.REP)
+        if self._sync is not None:
+            self._sync.set(zmq.MAXMSGSIZE, _LARGEST_REQUEST_BYTES)
         try:
             self.address = bind(self._socket, listen)
             self.sync_address = None if self._sync is None else bind(self._sync, str(sync_listen))
@@ -144,7 +151,8 @@ class DaqSender:
             if not poller.poll(milliseconds(deadline - time.monotonic())):
                 came = self._subscribers if self._sync is None else self._ready
                 raise PeerLostError(
-                    f"{self.address}: {came} of {self._wanted} subscribers came within {self._peer_timeout_s:g} s"
+                    f"timed out after {self._peer_timeout_s:g} s waiting for subscribers at {self.address}: "
+                    f"{came} of {self._wanted} subscribers came"
                 )
             self._hear()
         deadline = time.monotonic() + SUBSCRIPTION_S
@@ -173,7 +181,20 @@ class DaqSender:
         try:
             self._socket.send(message, copy=False)
         except zmq.Again:
-            raise PeerLostError(f"{self.address}: a subscriber read nothing for {self._stall_timeout_s:g} s") from None
+            if self._subscribers < 2:
+                text = f"{self.address}: the subscriber read nothing for {self._stall_timeout_s:g} s"
+                raise PeerLostError(text) from None
+            self._leave_behind()
+            self._socket.send(message, copy=False)
+
+    def _leave_behind(self) -> None:
+        """Go on for the subscribers that read; ZeroMQ does not say which one does not."""
+        _log.warning(
+            "%s: one of %d subscribers read nothing for %g s: from now on images that a subscriber cannot take are "
+            "dropped for it alone",
+            *(self.address, self._subscribers, self._stall_timeout_s),
+        )
+        self._socket.set(zmq.XPUB_NODROP, 0)
 
 
 def _image_type(frame: Frame) -> ImageType:
