@@ -33,6 +33,7 @@ from ministream.wire.session import (
     AskedAgain,
     Ended,
     Interrupted,
+    Joined,
     Lost,
     Omitted,
     Patience,
@@ -821,6 +822,17 @@ def test_a_producer_that_was_started_again_skips_what_its_receiver_has() -> None
         sender.submit(*pack(make_frame(scan, FrameKind.PROJECTION, index), sender.info, checksum=True))
     assert seqs(sender) == [2, 3]
     assert sender.totals.projections == 4
+
+
+def test_a_receiver_that_comes_back_while_its_producer_still_skips_is_served() -> None:
+    scan = make_scan(darks=0, flats=0)
+    sender = a_sender()
+    tell(sender, b"one", Hello(receiver=NAME, scan=scan.scan_id, resume=2, limit=5))
+    sender.submit(*pack(make_frame(scan, FrameKind.PROJECTION, 0), sender.info, checksum=True))
+    assert tell(sender, b"two", Hello(receiver=NAME, scan=scan.scan_id, resume=2, limit=5)) == [Joined(2)]
+    for index in range(1, 4):
+        sender.submit(*pack(make_frame(scan, FrameKind.PROJECTION, index), sender.info, checksum=True))
+    assert seqs(sender) == [2, 3]
 
 
 def test_used_frames_are_kept_for_a_receiver_that_starts_again_while_memory_allows() -> None:

@@ -235,8 +235,9 @@ class SenderSession:
             wanted = f"{hello.streams} streams with codec {' or '.join(hello.codecs)}"
             return Reason.UNABLE, f"{wanted} asked for, this is one stream with codec {self.info.codec}"
         first, stop = self._store.first, self.totals.next_seq
+        # A producer that was started again learns from its receiver where to go on, and skips what comes before.
         started_again = not stop and self._end is None and bool(hello.scan)
-        if hello.resume < first or (hello.resume > stop and not started_again):
+        if hello.resume < first or (hello.resume > max(first, stop) and not started_again):
             held = f"frames {first} to {stop - 1} are held" if stop > first else f"frame {first} comes next"
             return Reason.NOT_HELD, f"frame {hello.resume} was asked for, {held}: start the scan again"
         return None
