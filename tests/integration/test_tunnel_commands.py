@@ -110,7 +110,7 @@ def test_the_whole_way_by_command_line(tmp_path: Path, authority: Path, producer
     for server in (prod, cons):
         text = server.log.read_text()
         assert "PRIVATE" not in text
-        assert "ended (released" in text
+        assert "closed: released" in text
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,6 +16,9 @@ from ministream import log
 from ministream.cli import AnnounceOption, certs, s2uc
 from ministream.cli.s2uc import CertificateOption, CredentialsOption, InsecureOption, TokenOption, access_of
 from ministream.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ministream.tunnel.client import Connection
 
 LogOption = Annotated[str, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")]
 _WIDE = 240
@@ -100,34 +103,41 @@ def connect(
     timeout: Annotated[float, typer.Option(help="Seconds until giving up.")] = 60.0,
     wait: Annotated[float, typer.Option(help="Seconds to wait for control servers that are not there yet.")] = 0.0,
     probe: Annotated[bool, typer.Option(help="Connect to the data ports to see whether they accept.")] = True,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep", help="Stay until Ctrl-C or SIGTERM: open the session again when a control server was restarted."
+        ),
+    ] = False,
     as_json: JsonOption = False,
     form: Annotated[str, typer.Option("--format", help="table, json, or s2uc: what stock s2uc prints.")] = "table",
 ) -> None:
     """Open a tunnel session through both control servers; it lasts until `release` or the end of either server."""
+    from ministream.app.gateway.control_server import stop_event
     from ministream.tunnel import client
 
     form = "json" if as_json else form
     if form not in ("table", "json", "s2uc"):
         raise ConfigError(f"--format {form}: choose table, json or s2uc")
     login = access_of(credentials, insecure, server_cert, token_file)
-    opened = client.connect(
-        prod,
-        cons,
-        None,
-        num_conn,
-        access=login,
-        rate=rate,
-        targets=target or (),
-        uid=uid,
-        timeout_s=timeout,
-        wait_s=wait,
-        probe=probe,
-    )
+    ask: dict[str, Any] = {"access": login, "rate": rate, "targets": target or (), "uid": uid}
+    ask |= {"timeout_s": timeout, "wait_s": wait}
+    if not keep:
+        _show(client.connect(prod, cons, None, num_conn, **ask, probe=probe), form, login.token)
+        return
+    log.setup("connect")
+    stop = stop_event()
+    with client.session(prod, cons, None, num_conn, **ask) as opened:
+        _show(opened, form, login.token)
+        stop.wait()
+
+
+def _show(opened: Connection, form: str, token: str | None) -> None:
     if form == "json":
         typer.echo(json.dumps(dataclasses.asdict(opened)))
     elif form == "s2uc":
-        s2uc.say_request(opened.uid, opened.prod, "PROD", opened.prod_listeners, token=login.token)
-        s2uc.say_request(opened.uid, opened.cons, "CONS", opened.cons_listeners, token=login.token)
+        s2uc.say_request(opened.uid, opened.prod, "PROD", opened.prod_listeners, token=token)
+        s2uc.say_request(opened.uid, opened.cons, "CONS", opened.cons_listeners, token=token)
     else:
         table = Table("side", "control server", "listeners", title=f"session {opened.uid}")
         table.add_row("PROD", opened.prod, "\n".join(opened.prod_listeners))

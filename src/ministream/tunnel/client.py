@@ -12,6 +12,7 @@ from ministream import log
 from ministream.errors import PeerError, PeerLostError, TunnelError
 from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
+from ministream.tunnel.joint import Joint, Reopening
 
 _LOG = log.get(__name__)
 
@@ -59,39 +60,43 @@ def connect(
         come_by = time.monotonic() + wait_s
         for server in (prod_client, cons_client):
             server.wait_for(come_by - time.monotonic())
-        give_up = time.monotonic() + timeout_s
-        producer = prod_client.open(uid, "PROD", num_conn=num_conn, rate=rate, targets=targets, timeout_s=timeout_s)
-        left_s = max(1.0, give_up - time.monotonic())
-        consumer = cons_client.open(uid, "CONS", num_conn=num_conn, rate=rate, targets=(), timeout_s=left_s)
-        # PROD first: it must know whom to let in before the consumer's relay dials it.
-        prod_client.update(uid, "PROD", producer.prod_listeners, consumer.offer)
-        cons_client.update(uid, "CONS", producer.listeners, producer.offer)
+        joint = Joint(uid, prod_client, cons_client, num_conn=num_conn, rate=rate, targets=targets)
+        joint.open(timeout_s)
         if probe:
-            prod_client.probe(producer.listeners)
-            cons_client.probe(consumer.listeners)
-    return Connection(
-        uid=uid,
-        prod=prod,
-        cons=cons,
-        prod_listeners=producer.listeners,
-        cons_listeners=consumer.listeners,
-        secure=producer.offer is not None and consumer.offer is not None,
-    )
+            prod_client.probe(joint.producer.listeners)
+            cons_client.probe(joint.consumer.listeners)
+    return _connection(joint, prod, cons)
 
 
 @contextmanager
 def session(
-    prod: str, cons: str, credentials: Credentials | None, num_conn: int = 1, *, wait_s: float = 0.0
+    prod: str,
+    cons: str,
+    credentials: Credentials | None,
+    num_conn: int = 1,
+    *,
+    targets: Sequence[str] = (),
+    rate: int = 0,
+    uid: str | None = None,
+    timeout_s: float = 60.0,
+    wait_s: float = 0.0,
+    access: Access | None = None,
 ) -> Iterator[Connection]:
-    """`connect` for the length of a block, released at its end however it ends."""
-    opened = connect(prod, cons, credentials, num_conn, wait_s=wait_s)
-    try:
-        yield opened
-    finally:
-        with ExitStack() as stack:
-            access = Access.of(credentials)
-            clients = [stack.enter_context(ControlClient(address, access)) for address in (prod, cons)]
-            _let_go(opened.uid, clients)
+    """`connect` for the length of a block. Meanwhile a server that was restarted gets the session anew; at the end,
+    however that comes, the session is released.
+    """
+    uid = uid or str(uuid.uuid4())
+    access = access or Access.of(credentials)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(ControlClient(address, access)) for address in (prod, cons)]
+        stack.callback(_let_go, uid, clients)
+        come_by = time.monotonic() + wait_s
+        for server in clients:
+            server.wait_for(come_by - time.monotonic())
+        joint = Joint(uid, *clients, num_conn=num_conn, rate=rate, targets=targets)
+        joint.open(timeout_s)
+        stack.enter_context(Reopening(joint))
+        yield _connection(joint, prod, cons)
 
 
 def release(uid: str, addresses: Sequence[str], access: Access) -> None:
@@ -115,6 +120,17 @@ def released_on_failure(uid: str, clients: Sequence[ControlClient]) -> Iterator[
     except BaseException:
         _let_go(uid, clients)
         raise
+
+
+def _connection(joint: Joint, prod: str, cons: str) -> Connection:
+    return Connection(
+        uid=joint.uid,
+        prod=prod,
+        cons=cons,
+        prod_listeners=joint.producer.listeners,
+        cons_listeners=joint.consumer.listeners,
+        secure=joint.producer.offer is not None and joint.consumer.offer is not None,
+    )
 
 
 def _let_go(uid: str, clients: Sequence[ControlClient]) -> None:

@@ -132,6 +132,11 @@ class ControlServer:
         """All live sessions with their counters."""
         return self._call(self._manager.list(None))
 
+    @property
+    def failure(self) -> str | None:
+        """Why this side's data server was lost, last time it was."""
+        return self._manager.failure
+
     def close(self) -> None:
         """End every session and child, then the server. May be called again."""
         if not self._thread.is_alive():

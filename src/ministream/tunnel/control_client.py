@@ -32,6 +32,10 @@ _PROBE_S = 5.0
 _CHANNEL_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 250), ("grpc.max_reconnect_backoff_ms", 1000))
 
 
+class UnimplementedError(TunnelError):
+    """The server has no such method: a stock one, asked for what SciStream does not have."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Access:
     """How to be let in: `ca` None speaks without TLS (loopback only); a pair, a token or neither says who we are."""
@@ -126,6 +130,13 @@ class ControlClient:
         assert isinstance(found, list)
         return found
 
+    def holds(self, uid: str) -> bool:
+        """Whether the server has this session of the caller's; a stock server cannot say, and counts as having it."""
+        try:
+            return any(one["uid"] == uid for one in self.sessions())
+        except UnimplementedError:
+            return True
+
     def probe(self, listeners: Sequence[str]) -> None:
         """Connect to each listener that can be reached from here. Raises TunnelError for one that does not accept.
 
@@ -188,7 +199,8 @@ class ControlClient:
                 raise AccessError(where) from error
             if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 raise PeerLostError(f"{where} ({code.name.lower()})") from error
-            raise TunnelError(f"{where} ({code.name.lower()})") from error
+            kind = UnimplementedError if code is grpc.StatusCode.UNIMPLEMENTED else TunnelError
+            raise kind(f"{where} ({code.name.lower()})") from error
 
 
 def _answer(response: Any, call: Any) -> Answer:

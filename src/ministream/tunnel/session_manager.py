@@ -69,6 +69,8 @@ class SessionManager:
         self._live: dict[str, _Live] = {}
         self._changed = asyncio.Condition()
         self._waiting_hellos: dict[str, int] = {}
+        # Why a data server failed last, for the last line of the embedding job.
+        self.failure: str | None = None
 
     async def request(
         self, caller: str, uid: str, *, role: Role, num_conn: int, rate: int
@@ -191,7 +193,8 @@ class SessionManager:
         loop = asyncio.get_running_loop()
 
         def failed(reason: str) -> None:
-            _LOG.error("session %s: %s", session.uid, reason)
+            self.failure = f"tunnel session {session.uid} lost: {reason}"
+            _LOG.error("%s", self.failure)
             ending = loop.create_task(self._end(session, State.RELEASED, reason))
             ending.add_done_callback(lambda task: task.exception())
 
@@ -240,9 +243,11 @@ class SessionManager:
             carried = await live.server.traffic()
             await live.server.close()
         total = (
-            "" if carried.inward is None or carried.outward is None else f", {carried.inward + carried.outward} bytes"
+            ""
+            if carried.inward is None or carried.outward is None
+            else f", {(carried.inward + carried.outward) / 1e6:.1f} MB"
         )
-        _LOG.info("session %s ended (%s%s)", session.uid, why, total)
+        _LOG.info("session %s closed: %s%s", session.uid, why, total)
 
     async def _announce(self) -> None:
         async with self._changed:

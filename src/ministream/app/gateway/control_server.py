@@ -52,9 +52,15 @@ def own_session(section: TunnelSection, server: ControlServer, num_conn: int, ti
 
 def serve(server: ControlServer, announce_to: Path | None) -> None:
     """Run a control server until SIGTERM or SIGINT; every session ends with it."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
+    stop = stop_event()
     with server:
         announce(announce_to, control=server.address)
         stop.wait()
+
+
+def stop_event() -> threading.Event:
+    """An event that SIGTERM and SIGINT set from now on."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    return stop

@@ -34,7 +34,8 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
     Raises UsageError for a source that cannot be played, PeerError when the receiver stays away or
     misbehaves, TunnelError for this side's control server.
     """
-    with ExitStack() as stack:
+    # The gateway closes after the sender, whose last message goes through it.
+    with ExitStack() as gateway, ExitStack() as stack:
         wire = open_wire(config.producer.wire, config)
         source = _open(config, wire, stack)
         _check_overflow(config, source)
@@ -48,7 +49,7 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
         data, *sync = sender.addresses
         server = embedded(config.tunnel, "PROD", targets=sender.addresses)
         if server is not None:
-            stack.enter_context(server)
+            gateway.enter_context(server)
         announce(
             announce_to,
             data=data,

@@ -96,6 +96,11 @@ class ProducerLink:
         self._session_uid = session.uid
         return tuple(f"tcp://{listener}" for listener in session.listeners)
 
+    @property
+    def failure(self) -> str | None:
+        """Why this side's end of the tunnel was lost, if it was."""
+        return self._server.failure if self._server is not None else None
+
     def tunnel(self) -> dict[str, str | int] | None:
         """Kind of data server, cipher and bytes of the tunnel in use; None without one."""
         if self._server is None or self._session_uid is None:

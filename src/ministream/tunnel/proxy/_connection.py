@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from ministream.tunnel.proxy._flow import Bucket, CopyFlow, Flow, SpliceFlow
 from ministream.tunnel.proxy._sockets import dial, tune
 from ministream.tunnel.proxy._tls import TlsEnd, TlsError
 
-HANDSHAKE_S = 10.0
+HANDSHAKE_S = 5.0
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -58,10 +58,12 @@ class ByteTotals:
         }
 
 
-async def carry(accepted: socket.socket, route: Route, bucket: Bucket, totals: ByteTotals) -> None:
+async def carry(
+    accepted: socket.socket, route: Route, bucket: Bucket, totals: ByteTotals, known: Callable[[], None]
+) -> None:
     """Serve one accepted connection to its end; closes every socket, with a reset if anything went wrong.
 
-    Raises OSError (TlsError included) with the reason.
+    `known` is called once the caller has proved who it is. Raises OSError (TlsError included) with the reason.
     """
     sockets = [accepted]
     try:
@@ -70,6 +72,7 @@ async def carry(accepted: socket.socket, route: Route, bucket: Bucket, totals: B
         # The caller proves who it is before anything behind this relay learns that it exists.
         if route.tls and route.accepts_tls:
             near = await _secure(accepted, route, totals)
+        known()
         dialled = await dial(route.addresses)
         sockets.append(dialled)
         far: End = PlainEnd(dialled)

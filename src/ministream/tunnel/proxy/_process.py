@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
+import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -16,7 +19,9 @@ from ministream.errors import TunnelError
 _MODULE = "ministream.tunnel.proxy._relay_worker"
 _ANSWER_S = 20.0
 _END_S = 3.0
-_LOG_LINES_PER_PROCESS = 1000
+_LOG_LINES_PER_MINUTE = 60
+# How the relay process marks lines that are of no interest in a healthy run; the same in _relay_worker.py.
+DEBUG_MARK = "debug: "
 
 _LOG = log.get(__name__)
 
@@ -89,6 +94,11 @@ class RelayProcess:
         except (OSError, TimeoutError):
             raise TunnelError("the relay process does not answer: see the server's log") from None
 
+    def kill(self) -> None:
+        """End it at once; `fail` is called as for any other unexpected end."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
     async def close(self) -> None:
         """Hang up, wait for the end, reap."""
         self._closing = True
@@ -118,12 +128,26 @@ class RelayProcess:
         self._answered.set()
         if not self._closing:
             self._closing = True
-            self._fail(f"relay process {self._process.pid} ended by itself (status {status})")
+            self._fail(f"relay process {self._process.pid} {_ending(status)}")
 
     async def _read_log(self) -> None:
+        """Pass the process's lines on. Strangers cause some, so their number per minute is limited."""
         assert self._process.stderr is not None
-        count = 0
+        minute = passed = held_back = 0
         while line := await self._process.stderr.readline():
-            count += 1
-            if count <= _LOG_LINES_PER_PROCESS:
-                _LOG.info("relay %d: %s", self._process.pid, line.decode("utf-8", "replace").rstrip()[:300])
+            if (now := int(time.monotonic() // 60)) != minute:
+                if held_back:
+                    _LOG.info("relay %d: %d more lines in that minute", self._process.pid, held_back)
+                minute, passed, held_back = now, 0, 0
+            if passed >= _LOG_LINES_PER_MINUTE:
+                held_back += 1
+                continue
+            passed += 1
+            text = line.decode("utf-8", "replace").rstrip()[:300]
+            level = logging.DEBUG if text.startswith(DEBUG_MARK) else logging.INFO
+            _LOG.log(level, "relay %d: %s", self._process.pid, text.removeprefix(DEBUG_MARK))
+
+
+def _ending(status: int) -> str:
+    """How a process ended, for people."""
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

@@ -18,12 +18,19 @@ from typing import Any
 
 from ministream.tunnel.proxy._connection import ByteTotals, Route, carry
 from ministream.tunnel.proxy._flow import Bucket
-from ministream.tunnel.proxy._tls import make_context
+from ministream.tunnel.proxy._tls import TruncatedError, make_context
+from ministream.tunnel.strangers import Strangers
 
 _PR_SET_PDEATHSIG = 1
+# Connections whose caller is known, and places for those whose TLS handshake is not finished.
 _MAX_CONNECTIONS = 256
+_MAX_STRANGERS = 64
+_MAX_STRANGERS_PER_ADDRESS = 32
 _LINE_BYTES = 1 << 20
+# See _process.py, which this process does not import.
+DEBUG_MARK = "debug: "
 _ACCEPT_AGAIN_S = 0.1
+_DRAIN_S = 0.5
 
 
 class RelayWorker:
@@ -34,7 +41,7 @@ class RelayWorker:
         self._routes: list[Route] = []
         self._bucket = Bucket(0)
         self._totals = ByteTotals()
-        self._places = asyncio.Semaphore(_MAX_CONNECTIONS)
+        self._strangers = Strangers(_MAX_STRANGERS, _MAX_STRANGERS_PER_ADDRESS)
         self._carried: dict[asyncio.Task[None], tuple[int, Route]] = {}
         self._acceptors: list[asyncio.Task[None]] = []
 
@@ -49,7 +56,12 @@ class RelayWorker:
                 writer.write(json.dumps(self._totals.snapshot()).encode() + b"\n")
                 await writer.drain()
         finally:
-            for task in (*self._acceptors, *self._carried):
+            for task in self._acceptors:
+                task.cancel()
+            # What an application said last, just before its session closed, is still to be delivered.
+            if self._carried:
+                await asyncio.wait(self._carried, timeout=_DRAIN_S)
+            for task in self._carried:
                 task.cancel()
 
     def _obey(self, orders: dict[str, Any]) -> None:
@@ -78,30 +90,41 @@ class RelayWorker:
     async def _accept(self, index: int) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._places.acquire()
             try:
-                accepted, _ = await loop.sock_accept(self._listeners[index])
+                accepted, address = await loop.sock_accept(self._listeners[index])
             except OSError as error:
                 # Out of file descriptors, or a caller that left already; neither ends the relay.
-                self._places.release()
-                _say(f"accept: {error.strerror}")
+                _say(f"cannot accept a connection: {error.strerror}")
                 await asyncio.sleep(_ACCEPT_AGAIN_S)
                 continue
-            except BaseException:
-                self._places.release()
-                raise
-            route = self._routes[index]
-            task = asyncio.create_task(carry(accepted, route, self._bucket, self._totals))
-            self._carried[task] = (index, route)
+            task = asyncio.create_task(self._carry(accepted, str(address[0]), self._routes[index]))
+            self._carried[task] = (index, self._routes[index])
             task.add_done_callback(self._ended)
+
+    async def _carry(self, accepted: socket.socket, address: str, route: Route) -> None:
+        """One connection: a stranger's until its handshake is done, then one of the session's."""
+        task = asyncio.current_task()
+        assert task is not None
+
+        def known() -> None:
+            self._strangers.leave(task)
+            if len(self._carried) - len(self._strangers) > _MAX_CONNECTIONS:
+                raise ConnectionRefusedError(f"more than {_MAX_CONNECTIONS} connections")
+
+        self._strangers.enter(task, address, task.cancel)
+        try:
+            await carry(accepted, route, self._bucket, self._totals, known)
+        finally:
+            self._strangers.leave(task)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._carried[task]
-        self._places.release()
         if not task.cancelled() and (error := task.exception()) is not None:
             if not isinstance(error, (OSError, TimeoutError)):
                 raise error
-            _say(f"connection ended: {getattr(error, 'reason', None) or error or 'timed out'}")
+            # Probes and peers that close first are part of a healthy run.
+            mark = DEBUG_MARK if isinstance(error, (ConnectionResetError, BrokenPipeError, TruncatedError)) else ""
+            _say(f"{mark}connection ended: {getattr(error, 'reason', None) or error or 'timed out'}")
 
 
 def _say(text: str) -> None:
