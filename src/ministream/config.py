@@ -127,6 +127,9 @@ class TunnelSection(Section):
     )
     insecure: bool = Field(default=False, description="no TLS and no authentication; loopback only")
     policy: Path | None = Field(default=None, strict=False, description="policy file: identities, targets, quotas")
+    clients: tuple[str, ...] = Field(
+        default=(), strict=False, description="names that may open this job's session; none: the job's own client"
+    )
 
 
 class WindowSection(Section):

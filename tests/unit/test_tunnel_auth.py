@@ -135,6 +135,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 @pytest.fixture
 def judge(endpoint: Endpoint, tmp_path: Path) -> Authenticator:
+    (tmp_path / "secret").touch(mode=0o600)
     (tmp_path / "secret").write_text("s3cret\n")
     section = IntrospectionSection(
         url=f"http://127.0.0.1:{endpoint.server_port}/introspect",

@@ -92,7 +92,7 @@ def test_a_secret_that_others_can_read_is_refused(keys: Path) -> None:
 
 def test_a_list_that_others_can_change_is_refused(keys: Path) -> None:
     (keys / "producer.public").chmod(0o666)
-    with pytest.raises(ConfigError, match=r"producer\.public can be changed by others: chmod 644"):
+    with pytest.raises(ConfigError, match=r"producer\.public can be changed by others: .* chmod go-w"):
         curve.load(keys, "receiver")
 
 
@@ -132,5 +132,5 @@ def test_wires_that_know_no_encryption_are_refused() -> None:
     for table, wire in (("producer", "timage"), ("stream", "tracemq")):
         tables = {"stream": {"curve": "keys"}}
         tables[table] = tables.get(table, {}) | {"wire": wire}
-        with pytest.raises(ConfigError, match=r"stream\.curve is for the native wire"):
+        with pytest.raises(ConfigError, match=r"stream\.curve: the wire .* cannot be encrypted"):
             config.parse(config.Config, tables, "run.toml")

@@ -11,18 +11,17 @@ from rich.table import Table
 
 from ministream.errors import ConfigError
 
+_WIDE = 200
 AuthorityArgument = Annotated[Path, typer.Argument(help="Directory of the certificate authority.", metavar="DIR")]
 OutOption = Annotated[Path | None, typer.Option(help="Directory to write to; none: DIR itself.", metavar="OUT")]
-HostsOption = Annotated[
-    list[str] | None, typer.Option("--host", help="Name or address that clients dial; may be given again.")
-]
+HostsOption = Annotated[list[str] | None, typer.Option("--host", help="Name or address that clients dial; repeatable.")]
 DaysOption = Annotated[float, typer.Option(help="Days of validity.")]
 
 
 def register(cli: typer.Typer) -> None:
     """Add the commands."""
     certs = typer.Typer(help="Private certificate authority of a deployment.", no_args_is_help=True)
-    for command in (init, server, client, renew, revoke, show, token, curve):
+    for command in (init, server, client, renew, revoke, show, status, token, curve):
         certs.command(command.__name__)(command)
     cli.add_typer(certs, name="certs")
 
@@ -77,19 +76,24 @@ def renew(
     name: Annotated[str, typer.Argument(help="Whose certificates, as `show` lists them.")],
     out: OutOption = None,
     days: DaysOption = 365.0,
+    revoke_old: Annotated[bool, typer.Option("--revoke-old", help="Revoke all earlier certificates of NAME.")] = False,
 ) -> None:
     """Issue the certificates of a name again, with the same hosts and new keys."""
     from ministream.tunnel import credentials
 
-    for usage in credentials.renew(directory, name, days=days, out=out or directory):
+    for usage in credentials.renew(directory, name, days=days, out=out or directory, revoke_old=revoke_old):
         typer.echo(f"{out or directory}: {usage} certificate of {name!r} renewed")
+    if revoke_old:
+        typer.echo(f"{directory / 'revoked'}: copy it to every server and client, which read it at once")
 
 
 def revoke(
     directory: AuthorityArgument,
     name: Annotated[str, typer.Argument(help="Whose certificates, or one serial number.")],
 ) -> None:
-    """Put certificates on the revocation list; copy DIR/revoked to every server, which reads it at once."""
+    """Revoke every certificate ever issued to a name; copy DIR/revoked to every server and client, which read it at
+    once.
+    """
     from ministream.tunnel import credentials
 
     for serial in credentials.revoke(directory, name):
@@ -101,14 +105,43 @@ def show(directory: AuthorityArgument) -> None:
     from ministream.tunnel import certificates, credentials
 
     revoked = credentials.read_revoked(directory / "revoked")
-    table = Table("name", "for", "hosts", "expires", "serial", "state")
-    for (name, usage), certificate in credentials.issued(directory).items():
-        _, hosts = certificates.names_of(certificate)
-        expiry = certificate.not_valid_after_utc
-        state = "revoked" if certificate.serial_number in revoked else credentials.state_of(certificate)
-        serial = f"{certificate.serial_number:x}"
-        table.add_row(name, usage, ", ".join(hosts), f"{expiry:%Y-%m-%d}", serial, state)
-    Console().print(table)
+    table = _table("name", "for", "hosts", "expires", "serial", "state")
+    for one in credentials.issued(directory):
+        _, hosts = certificates.names_of(one.certificate)
+        state = "revoked" if one.serial in revoked else credentials.state_of(one.certificate)
+        expiry = f"{one.certificate.not_valid_after_utc:%Y-%m-%d}"
+        table.add_row(one.name, one.usage, ", ".join(hosts), expiry, f"{one.serial:x}", state)
+    Console(width=_WIDE).print(table)
+
+
+def status(
+    directory: Annotated[Path, typer.Argument(help="A party's directory of credentials.", metavar="DIR")],
+) -> None:
+    """Show what one party holds: whose, until when, whether revoked. Exit code 2 when something cannot be used."""
+    from ministream.tunnel import credentials
+
+    table = _table("file", "name", "expires", "days left", "serial", "state")
+    states = []
+    for one in credentials.status(directory):
+        expiry = f"{one.certificate.not_valid_after_utc:%Y-%m-%d}"
+        states.append(one.state)
+        table.add_row(
+            one.file, one.name, expiry, f"{one.days_left:.0f}", f"{one.certificate.serial_number:x}", one.state
+        )
+    Console(width=_WIDE).print(table)
+    if (directory / "ca.key").exists():
+        typer.echo(
+            f"{directory / 'ca.key'}: the authority's key is here; only the place that issues needs it", err=True
+        )
+    if any(state != "valid" for state in states):
+        raise ConfigError(f"{directory}: not everything is valid: `ministream certs renew`, then copy the new files")
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    return table
 
 
 def token(

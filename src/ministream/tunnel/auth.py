@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ from pydantic import Field, field_validator
 
 from ministream import config, log
 from ministream.errors import ConfigError
+from ministream.tunnel import files
 from ministream.tunnel.address import parse_endpoint
-from ministream.tunnel.credentials import RevocationList, check_name
+from ministream.tunnel.credentials import TOKEN_PREFIX, RevocationList, check_name
 from ministream.tunnel.refusal import Code, RefusedError
 from ministream.tunnel.tls_listener import Caller
 
@@ -32,6 +34,8 @@ _TOKEN_CHARS = 4096
 _ANSWER_BYTES = 64 * 1024
 _CACHE_S = 60.0
 _CACHE_ENTRIES = 256
+_ASKS_AT_ONCE = 4
+_ASKS_PER_MINUTE = 120
 
 _LOG = log.get(__name__)
 
@@ -96,8 +100,8 @@ class TokenFile:
 
     def _entries(self) -> list[tuple[str, str, float]]:
         try:
-            lines = self._path.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = files.read_key(self._path, "ministream certs token").decode().splitlines()
+        except UnicodeDecodeError as error:
             raise ConfigError(f"tokens {self._path}: cannot be read: {error}") from error
         entries = []
         for number, line in enumerate(lines, start=1):
@@ -154,31 +158,50 @@ class Introspection:
         """Raises ConfigError when the client secret cannot be read."""
         self._section = section
         try:
-            secret = Path(section.client_secret_file).read_text().strip()
-        except OSError as error:
-            path = section.client_secret_file
-            raise ConfigError(f"introspection secret {path}: cannot be read: {error.strerror}") from error
+            secret = files.read_key(Path(section.client_secret_file), "the OAuth provider").decode().strip()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"introspection secret {section.client_secret_file} is not text") from error
         basic = base64.b64encode(f"{section.client_id}:{secret}".encode()).decode()
         self._headers = {"Authorization": f"Basic {basic}", "Accept": "application/json"}
         self._opener = urllib.request.build_opener(_NoRedirects)
         self._verdicts: dict[str, _Verdict] = {}
+        self._asked_s: deque[float] = deque(maxlen=_ASKS_PER_MINUTE)
+        self._asking = asyncio.Semaphore(_ASKS_AT_ONCE)
 
     async def identity(self, token: str) -> str | None:
-        """Raises RefusedError (UNAVAILABLE) when the endpoint cannot be asked: nobody is let in meanwhile."""
+        """Raises RefusedError: UNAVAILABLE when the endpoint cannot be asked, RESOURCE_EXHAUSTED when it was asked too
+        often. Nobody is let in meanwhile.
+        """
+        if token.startswith(TOKEN_PREFIX):
+            return None
         key = hashlib.sha256(token.encode()).hexdigest()
         known = self._verdicts.get(key)
         if known is None or known.until_s <= time.time():
+            self._check_rate()
             try:
-                answer = await asyncio.to_thread(self._ask, token)
+                async with self._asking:
+                    answer = await asyncio.to_thread(self._ask, token)
             except (OSError, ValueError) as error:
                 _LOG.error("introspection at %s failed: %s", self._section.url, error)
                 text = "this server cannot reach the service that checks tokens: try again later"
                 raise RefusedError(Code.UNAVAILABLE, text) from None
             known = self._judge(answer)
-            if len(self._verdicts) >= _CACHE_ENTRIES:
-                self._verdicts.clear()
-            self._verdicts[key] = known
+            self._remember(key, known)
         return known.identity
+
+    def _check_rate(self) -> None:
+        now = time.monotonic()
+        if len(self._asked_s) == _ASKS_PER_MINUTE and now - self._asked_s[0] < 60:
+            raise RefusedError(Code.RESOURCE_EXHAUSTED, "too many unknown tokens: try again in a minute")
+        self._asked_s.append(now)
+
+    def _remember(self, key: str, verdict: _Verdict) -> None:
+        """Bad tokens, which anybody can make up, never take the place of good ones."""
+        self._verdicts.pop(key, None)
+        if len(self._verdicts) >= _CACHE_ENTRIES:
+            bad = (known for known, old in self._verdicts.items() if old.identity is None)
+            self._verdicts.pop(next(bad, next(iter(self._verdicts))))
+        self._verdicts[key] = verdict
 
     def _ask(self, token: str) -> dict[str, Any]:
         body = urllib.parse.urlencode({"token": token}).encode()

@@ -24,7 +24,7 @@ from ministream.errors import ConfigError, MinistreamError, TunnelError
 from ministream.tunnel import messages
 from ministream.tunnel.address import Endpoint, parse_endpoint
 from ministream.tunnel.auth import Authenticator, Introspection, TokenFile, Verifier
-from ministream.tunnel.credentials import Credentials, RevocationList
+from ministream.tunnel.credentials import Credentials, RevocationList, warn_of
 from ministream.tunnel.policy import Policy
 from ministream.tunnel.ports import PortPool
 from ministream.tunnel.refusal import RefusedError
@@ -80,6 +80,7 @@ class ControlServer:
             raise ConfigError(f"--insecure is for loopback only, and {self._address} is not: use --credentials DIR")
         if credentials is not None:
             credentials.server  # noqa: B018 - raises where there is none
+            warn_of(credentials)
         self._policy = policy if isinstance(policy, Policy) else Policy.load(policy) if policy else Policy()
         self._credentials = credentials
         self._insecure = insecure
@@ -204,10 +205,11 @@ def _side(text: str | None) -> Role | None:
 
 def _verifiers(policy: Policy, credentials: Credentials | None) -> tuple[Verifier, ...]:
     found: list[Verifier] = []
-    if policy.section.introspection is not None:
-        found.append(Introspection(policy.section.introspection))
+    # Our own tokens first: they are never sent to the endpoint, and work when it does not answer.
     if credentials is not None and (credentials.directory / "tokens").exists():
         found.append(TokenFile(credentials.directory / "tokens"))
+    if policy.section.introspection is not None:
+        found.append(Introspection(policy.section.introspection))
     if not found:
         raise ConfigError(
             "--allow-token: no tokens are known; make one with `ministream certs token`,"

@@ -21,7 +21,8 @@ from ministream.errors import AccessError, ConfigError, PeerLostError, TunnelErr
 from ministream.tunnel import messages
 from ministream.tunnel.address import parse_endpoint
 from ministream.tunnel.certificates import KeyPair
-from ministream.tunnel.credentials import Credentials
+from ministream.tunnel.credentials import Credentials, RevocationList
+from ministream.tunnel.peer_certificate import certificate_at, context_for
 
 _CALL_S = 20.0
 _RELEASE_S = 5.0
@@ -43,13 +44,19 @@ class Access:
     ca: bytes | None = None
     pair: KeyPair | None = None
     token: str | None = field(default=None, repr=False)
+    revocations: RevocationList | None = None
 
     @classmethod
     def of(cls, credentials: Credentials | None, token: str | None = None) -> Self:
         """With a directory of credentials, its client pair; None: without TLS."""
         if credentials is None:
             return cls(token=token)
-        return cls(ca=credentials.ca, pair=None if token else credentials.client, token=token)
+        return cls(
+            ca=credentials.ca,
+            pair=None if token else credentials.client,
+            token=token,
+            revocations=RevocationList(credentials.directory),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +86,7 @@ class ControlClient:
             key, certificate = (access.pair.key, access.pair.certificate) if access.pair else (None, None)
             secure = grpc.ssl_channel_credentials(access.ca, key, certificate)
             self._channel = grpc.secure_channel(str(self.endpoint), secure, options=_CHANNEL_OPTIONS)
+        self._access: Access | None = access
         self._metadata = (("authorization", access.token),) if access.token else ()
 
     def __enter__(self) -> Self:
@@ -188,8 +196,25 @@ class ControlClient:
             response, call = method.with_call(message, timeout=timeout_s, metadata=(*self._metadata, *metadata))
             return response, call
 
+    def _check_server(self) -> None:
+        """Before the first call: no certificate of the revocation list may answer. Raises AccessError.
+
+        The look is on a connection of its own, for gRPC does not show what it verified.
+        """
+        access, self._access = self._access, None
+        if access is None or access.ca is None or not access.revocations:
+            return
+        try:
+            serial = certificate_at(self.endpoint, context_for(access.ca), _PROBE_S).serial_number
+        except OSError:
+            return  # the call itself says what is wrong
+        if serial in access.revocations:
+            text = f"control server {self.endpoint}: its certificate ({serial:x}) is revoked"
+            raise AccessError(f"{text}: ask its operator to renew it with `ministream certs renew`")
+
     @contextmanager
     def _translated(self, name: str) -> Iterator[None]:
+        self._check_server()
         try:
             yield
         except grpc.RpcError as error:

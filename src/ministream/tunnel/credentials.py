@@ -6,9 +6,10 @@
     client.crt  client.key    this user
     revoked                   serial numbers (hexadecimal, one a line, `#` starts a remark) that no server accepts
     tokens                    hashed bearer tokens of stock clients
-    issued/NAME.SERVER-OR-CLIENT.crt   what the authority has issued, for renewal and revocation
+    issued/SERIAL.NAME.SERVER-OR-CLIENT.crt   everything the authority has issued, for renewal and revocation
 
-Keys are 0600 in a 0700 directory, and are refused if anyone else can read them.
+Keys are 0600 in a 0700 directory. A key that anyone else can read, and anything that anyone else can change, is
+refused. Every party gets a directory of its own (`--out`); the authority's stays where certificates are issued.
 """
 
 from __future__ import annotations
@@ -27,9 +28,17 @@ from typing import Self
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from ministream import log, private
 from ministream.errors import ConfigError
 from ministream.tunnel import certificates, files
 from ministream.tunnel.certificates import KeyPair
+
+# Tokens of `certs token` begin so: they are never shown to anybody else's endpoint.
+TOKEN_PREFIX = "ministream_"  # noqa: S105 - what every token begins with
+
+_WARN_BEFORE = datetime.timedelta(days=14)
+
+_LOG = log.get(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
@@ -47,10 +56,21 @@ class Credentials:
     def load(cls, directory: str | os.PathLike[str]) -> Self:
         """Read and check a directory. Raises ConfigError: missing, expired, readable by others, not our CA's."""
         path = Path(directory)
+        _check_directory(path)
         ca = files.read(path / "ca.crt")
         authority = _parse(ca, path / "ca.crt")
         pairs = {usage: _load_pair(path, usage, authority) for usage in ("server", "client")}
         return cls(directory=path, ca=ca, server_pair=pairs["server"], client_pair=pairs["client"])
+
+    @property
+    def client_name(self) -> str | None:
+        """The identity of its client certificate; None where there is none."""
+        return None if self.client_pair is None else certificates.names_of(self.client_pair.parsed())[0]
+
+    @property
+    def holds_authority(self) -> bool:
+        """Whether the key that signs every certificate lies here too, where no gateway needs it."""
+        return (self.directory / "ca.key").exists()
 
     @property
     def server(self) -> KeyPair:
@@ -69,6 +89,23 @@ class Credentials:
         return pair
 
 
+def warn_of(credentials: Credentials) -> None:
+    """Log what a server's operator should change: a certificate that expires soon, a CA key that is not needed here."""
+    now = datetime.datetime.now(datetime.UTC)
+    pairs = {"ca.crt": credentials.ca, "server.crt": credentials.server.certificate}
+    for name, pem in pairs.items():
+        certificate = _decode(pem, credentials.directory / name)
+        left = certificate.not_valid_after_utc - now
+        # a certificate made for a few days, as a pair of jobs has, is not about to expire by mistake
+        long_lived = certificate.not_valid_after_utc - certificate.not_valid_before_utc > 2 * _WARN_BEFORE
+        if left < _WARN_BEFORE and long_lived:
+            days = left.total_seconds() / 86400
+            _LOG.warning("%s expires in %.1f days: ministream certs renew", credentials.directory / name, days)
+    if credentials.holds_authority:
+        text = "%s holds ca.key, which no server needs: issue with --out to a folder of each party's own"
+        _LOG.warning(text, credentials.directory)
+
+
 class RevocationList:
     """The file `revoked` of a credentials directory; read again whenever it has changed."""
 
@@ -76,13 +113,21 @@ class RevocationList:
         self._path = directory / "revoked"
         self._stamp: tuple[int, int, int] | None = None
         self._serials: frozenset[int] = frozenset()
+        self._expected = self._path.exists()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything on it."""
+        return self._path.exists() and bool(read_revoked(self._path))
 
     def __contains__(self, serial: int) -> bool:
-        """Raises ConfigError for a file that cannot be understood: nobody is let in by accident."""
+        """Raises ConfigError for a file that cannot be understood or has gone: nobody is let in by accident."""
         try:
             found = self._path.stat()
         except FileNotFoundError:
+            if self._expected:
+                raise ConfigError(f"{self._path} has gone: put it back; without it nobody is let in") from None
             return False
+        self._expected = True
         stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
         if stamp != self._stamp:
             self._serials = read_revoked(self._path)
@@ -118,7 +163,8 @@ def issue(authority: Path, *, name: str, usage: str, hosts: Sequence[str], days:
     _check_lifetime(ca, days, authority)
     pair = certificates.issue(ca, name=check_name(name), usage=usage, hosts=hosts, days=days)
     files.make_private(authority / "issued")
-    files.write(authority / "issued" / f"{name}.{usage}.crt", pair.certificate, 0o644)
+    serial = pair.parsed().serial_number
+    files.write(authority / "issued" / f"{serial:040x}.{name}.{usage}.crt", pair.certificate, 0o644)
     files.make_private(out)
     if out.resolve() != authority.resolve():
         files.write(out / "ca.crt", ca.certificate, 0o644)
@@ -128,24 +174,77 @@ def issue(authority: Path, *, name: str, usage: str, hosts: Sequence[str], days:
     return pair.parsed()
 
 
-def issued(authority: Path) -> dict[tuple[str, str], x509.Certificate]:
-    """Everything the authority has issued and not replaced, by (name, usage); what has expired too."""
-    found = {}
-    for path in sorted((authority / "issued").glob("*.crt")):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Issued:
+    """One certificate that the authority has issued."""
+
+    name: str
+    usage: str
+    certificate: x509.Certificate
+
+    @property
+    def serial(self) -> int:
+        """Its serial number, by which it is revoked."""
+        return self.certificate.serial_number
+
+
+def issued(authority: Path) -> list[Issued]:
+    """Everything the authority has ever issued, by name and usage, the oldest first."""
+    found = []
+    for path in (authority / "issued").glob("*.crt"):
+        # Versions before 0.2 kept the last certificate of a name alone, without its serial number.
         name, _, usage = path.stem.rpartition(".")
-        found[name, usage] = _decode(files.read(path), path)
-    return found
+        name = re.sub(r"^[0-9a-f]{40}\.", "", name)
+        found.append(Issued(name=name, usage=usage, certificate=_decode(files.read(path), path)))
+    return sorted(found, key=lambda one: (one.name, one.usage, one.certificate.not_valid_after_utc))
 
 
-def renew(authority: Path, name: str, *, days: float, out: Path) -> list[str]:
-    """Issue every certificate of a name again, for the same hosts. Returns their usages; ConfigError if none."""
-    found = {usage: certificate for (owner, usage), certificate in issued(authority).items() if owner == name}
-    if not found:
+def renew(authority: Path, name: str, *, days: float, out: Path, revoke_old: bool = False) -> list[str]:
+    """Issue the last certificate of each usage of a name again, for the same hosts. Returns the usages.
+
+    `revoke_old` revokes all the earlier ones. Raises ConfigError if there are none.
+    """
+    known = [one for one in issued(authority) if one.name == name]
+    if not known:
         raise ConfigError(f"{authority} has issued no certificate to {name!r}: see `ministream certs show`")
-    for usage, certificate in found.items():
-        _, hosts = certificates.names_of(certificate)
+    last = {one.usage: one for one in known}
+    for usage, one in last.items():
+        _, hosts = certificates.names_of(one.certificate)
         issue(authority, name=name, usage=usage, hosts=hosts, days=days, out=out)
-    return list(found)
+    if revoke_old:
+        _add_revoked(authority, [one.serial for one in known], name, also=out)
+    return list(last)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """One certificate in a party's directory, and whether it can be used."""
+
+    file: str
+    name: str
+    certificate: x509.Certificate
+    state: str
+
+    @property
+    def days_left(self) -> float:
+        """Days until it expires, negative afterwards."""
+        left = self.certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+        return left.total_seconds() / 86400
+
+
+def status(directory: Path) -> list[Held]:
+    """The certificates in a party's directory. Raises ConfigError for one that others can change, or that is none."""
+    _check_directory(directory)
+    revoked = RevocationList(directory)
+    found = []
+    for file in ("ca.crt", "server.crt", "client.crt"):
+        path = directory / file
+        if file == "ca.crt" or path.exists():
+            certificate = _decode(files.read(path), path)
+            name, _ = certificates.names_of(certificate)
+            state = "revoked" if certificate.serial_number in revoked else state_of(certificate)
+            found.append(Held(file=file, name=name, certificate=certificate, state=state))
+    return found
 
 
 def state_of(certificate: x509.Certificate) -> str:
@@ -158,11 +257,11 @@ def state_of(certificate: x509.Certificate) -> str:
 
 def add_token(directory: Path, name: str, days: float) -> str:
     """A new bearer token; only its hash is kept, in `tokens`, in place of an earlier one of that name."""
-    token = secrets.token_urlsafe(32)
+    token = TOKEN_PREFIX + secrets.token_urlsafe(32)
     digest = hashlib.sha256(token.encode()).hexdigest()
     path = directory / "tokens"
     files.make_private(directory)
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = files.read_key(path).decode().splitlines() if path.exists() else []
     kept = [line for line in lines if line.split()[:1] != [check_name(name)]]
     text = "\n".join([*kept, f"{name} {digest} {time.time() + days * 86400:.0f}", ""])
     files.write(path, text.encode(), 0o600)
@@ -170,17 +269,28 @@ def add_token(directory: Path, name: str, days: float) -> str:
 
 
 def revoke(authority: Path, name: str) -> list[int]:
-    """Put every certificate of that name (or of that hexadecimal serial) on the list. Raises ConfigError if none."""
-    known = issued(authority)
-    serials = [c.serial_number for (owner, _), c in known.items() if name in (owner, f"{c.serial_number:x}")]
+    """Put every certificate ever issued to that name (or that hexadecimal serial) on the list. Returns the serials.
+
+    Raises ConfigError if there is none.
+    """
+    serials = [one.serial for one in issued(authority) if name in (one.name, f"{one.serial:x}")]
     if not serials and re.fullmatch(r"[0-9a-fA-F]{16,40}", name):
         serials = [int(name, 16)]
     if not serials:
         raise ConfigError(f"{authority} has issued no certificate to {name!r}: see `ministream certs show`")
-    before = files.read(authority / "revoked") if (authority / "revoked").exists() else b""
-    lines = "".join(f"{serial:x}  # {name}\n" for serial in serials)
-    files.write(authority / "revoked", before + lines.encode(), 0o644)
+    _add_revoked(authority, serials, name)
     return serials
+
+
+def _add_revoked(authority: Path, serials: Sequence[int], name: str, also: Path | None = None) -> None:
+    """Put serial numbers on the authority's list, and copy the list to the directory `also`."""
+    path = authority / "revoked"
+    before = files.read(path) if path.exists() else b""
+    listed = read_revoked(path) if path.exists() else frozenset()
+    lines = "".join(f"{serial:x}  # {name}\n" for serial in serials if serial not in listed)
+    files.write(path, before + lines.encode(), 0o644)
+    if also is not None and also.resolve() != authority.resolve():
+        files.write(also / "revoked", before + lines.encode(), 0o644)
 
 
 def check_name(name: str) -> str:
@@ -188,6 +298,14 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ConfigError(f"name {name!r}: 1 to 64 letters, digits, . _ @ or -, the first a letter or digit")
     return name
+
+
+def _check_directory(directory: Path) -> None:
+    try:
+        private.check_folder(directory)
+    except OSError as error:
+        remedy = "make credentials with `ministream certs`"
+        raise ConfigError(f"{directory}: cannot be read ({error.strerror}); {remedy}") from error
 
 
 def _load_pair(directory: Path, usage: str, authority: x509.Certificate) -> KeyPair | None:
@@ -200,7 +318,7 @@ def _load_pair(directory: Path, usage: str, authority: x509.Certificate) -> KeyP
         certificate.verify_directly_issued_by(authority)
     except Exception as error:
         raise ConfigError(f"{path} was not issued by {directory / 'ca.crt'}: copy both from one authority") from error
-    # control.py rules TLS 1.2 out by leaving it no cipher that works with an elliptic-curve key.
+    # what `certs` issues; tls_listener.py asks for TLS 1.3, which any kind of key could serve
     if not isinstance(certificate.public_key(), ec.EllipticCurvePublicKey):
         raise ConfigError(f"{path} has no elliptic-curve key: make one with `ministream certs {usage}`")
     return pair

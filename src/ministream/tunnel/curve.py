@@ -10,7 +10,6 @@ Each side needs no more than its two files, and the other's secret never leaves 
 from __future__ import annotations
 
 import re
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -55,10 +54,6 @@ def load(directory: Path | None, side: StreamEnd) -> CurveKeys | None:
     if len(secret) != 1:
         raise ConfigError(f"{own}: one key must be in it, not {len(secret)}: make it with `{_MAKER}`")
     peers = _keys(files.read(others, _MAKER), others)
-    if others.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigError(
-            f"{others} can be changed by others: chmod 644 {others}, and see that its keys are the right ones"
-        )
     if not peers or (side == "receiver" and len(peers) > 1):
         wanted = "the producer's key, and no other" if side == "receiver" else "every admitted receiver's key"
         raise ConfigError(f"{others}: {len(peers)} keys; {wanted}, must be in it")

@@ -1,30 +1,32 @@
-"""Files of credentials: written whole and with the right mode, keys refused where others can read them."""
+"""Files of credentials: written whole and with the right mode, refused where others can read a key or change any."""
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 
-from ministream import atomic
+from ministream import atomic, private
 from ministream.errors import ConfigError
 
 
 def read(path: Path, maker: str = "ministream certs") -> bytes:
-    """What the file holds; `maker` is the command that makes such a file. Raises ConfigError."""
+    """What the file holds; `maker` is the command that makes such a file. Raises ConfigError, also when anyone else
+    can change it.
+    """
+    return _read(path, maker, secret=False)
+
+
+def read_key(path: Path, maker: str = "ministream certs") -> bytes:
+    """A secret. Raises ConfigError, also when anyone else can read or change it."""
+    return _read(path, maker, secret=True)
+
+
+def _read(path: Path, maker: str, *, secret: bool) -> bytes:
     try:
-        return path.read_bytes()
+        return private.read_file(path, secret=secret)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; make credentials with `{maker}`") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def read_key(path: Path, maker: str = "ministream certs") -> bytes:
-    """A secret key. Raises ConfigError, also when anyone else can read it."""
-    key = read(path, maker)
-    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"{path} can be read by others: chmod 600 {path}, and replace it if it was exposed")
-    return key
 
 
 def make_private(directory: Path) -> None:

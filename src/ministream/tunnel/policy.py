@@ -7,11 +7,11 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from ministream import config
+from ministream import config, private
 from ministream.errors import ConfigError
 from ministream.tunnel.address import Endpoint, parse_endpoint
 from ministream.tunnel.auth import IntrospectionSection
@@ -70,7 +70,7 @@ def _numeric(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 class IdentitySection(config.Section):
     """`[identities.NAME]`: one certificate's common name or one token's name."""
 
-    roles: tuple[Role, ...] = Field(default=tuple(Role), strict=False)
+    roles: tuple[Annotated[Role, Field(strict=False)], ...] = Field(default=tuple(Role), strict=False)
     targets: tuple[str, ...] | None = Field(default=None, strict=False, description="none: the server's")
     admin: bool = Field(default=False, description="sees every session and may release any")
 
@@ -102,11 +102,15 @@ class Policy:
         self.section = section or PolicySection()
 
     @classmethod
+    def for_clients(cls, names: Iterable[str]) -> Self:
+        """Only these identities, with every default."""
+        return cls(PolicySection(identities={name: IdentitySection() for name in names}))
+
+    @classmethod
     def load(cls, path: Path) -> Self:
         """Read a policy file. Raises ConfigError naming the file and the key."""
         try:
-            with path.open("rb") as file:
-                tables = tomllib.load(file)
+            tables = tomllib.loads(private.read_file(path, secret=False).decode())
         except OSError as error:
             raise ConfigError(f"policy {path}: cannot be read: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -121,7 +125,11 @@ class Policy:
     def admit(self, identity: str) -> None:
         """Whether this identity may use the server at all."""
         if self.section.identities and identity not in self.section.identities:
-            raise RefusedError(Code.PERMISSION_DENIED, f"{identity!r} is not in this server's policy: ask its operator")
+            text = (
+                f"{identity!r} may not use this server: its operator adds the name to [identities] of the policy,"
+                " or to `clients` in [tunnel] of the job that hosts it"
+            )
+            raise RefusedError(Code.PERMISSION_DENIED, text)
 
     def check_role(self, identity: str, role: Role) -> None:
         """Whether this identity may open sessions of this role."""

@@ -8,11 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ministream import log
 from ministream.app.announce import announce
 from ministream.config import TunnelSection
 from ministream.tunnel import client
 from ministream.tunnel.control import ControlServer
 from ministream.tunnel.credentials import Credentials
+from ministream.tunnel.policy import Policy
+
+_LOG = log.get(__name__)
 
 
 def embedded(section: TunnelSection, side: str, targets: Sequence[str] = ()) -> ControlServer | None:
@@ -24,17 +28,33 @@ def embedded(section: TunnelSection, side: str, targets: Sequence[str] = ()) -> 
     address = section.control or ("127.0.0.1:0" if section.producer and side == "CONS" else None)
     if address is None:
         return None
+    credentials = None if section.credentials is None else Credentials.load(section.credentials)
     return ControlServer(
         side=side,
         address=address,
         kind=section.kind,
         data_host=section.data_host,
         port_range=section.port_range,
-        credentials=None if section.credentials is None else Credentials.load(section.credentials),
+        credentials=credentials,
         insecure=section.insecure,
-        policy=section.policy,
+        policy=section.policy or _own_clients(section, credentials),
         targets=[target.removeprefix("tcp://") for target in targets],
     )
+
+
+def _own_clients(section: TunnelSection, credentials: Credentials | None) -> Policy:
+    """Without a policy file a job's server takes sessions from the job's own client, or from those that are named."""
+    if credentials is None:
+        return Policy()
+    own = [] if credentials.client_name is None else [credentials.client_name]
+    names = section.clients or own
+    if not names:
+        _LOG.warning(
+            "%s has no client certificate: every client of its authority may open this job's session;"
+            " name the right one with --set 'tunnel.clients=[\"NAME\"]'",
+            credentials.directory,
+        )
+    return Policy.for_clients(names)
 
 
 @contextmanager

@@ -86,9 +86,13 @@ def command(
 
 
 def _producer(plan: Plan) -> tuple[list[str], dict[str, str]]:
-    settings = _settings(
-        {"producer.peer_timeout_s": plan.timeouts.partner_s, "tunnel.data_host": f'"{plan.host_of("producer")}"'}
-    )
+    values: dict[str, object] = {
+        "producer.peer_timeout_s": plan.timeouts.partner_s,
+        "tunnel.data_host": f'"{plan.host_of("producer")}"',
+    }
+    if plan.credentials is None:  # the reconstruction's side opens the session of a pair
+        values["tunnel.clients"] = '["recon"]'
+    settings = _settings(values)
     return [*plan.producer_launcher, *PROGRAM, "produce", *_run(plan), *settings, *plan.producer_options], {}
 
 

@@ -7,7 +7,8 @@
     producer.end     each side's outcome: exit code and reason
     recon.end
 
-Either side may come first. The last one to end removes the secrets; the outcomes stay.
+Either side may come first. The authority's key is removed once both sides have their certificates. Each side removes
+its own secrets at its end; the last one, or one that fails, removes all of them. The outcomes stay.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import hashlib
 import os
 import secrets
 import shutil
-import socket
 import ssl
 import stat
 import tempfile
@@ -25,11 +25,13 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
 import msgspec
+from cryptography.hazmat.primitives import hashes
 
-from ministream import atomic
+from ministream import atomic, log, private
 from ministream.errors import AccessError, ConfigError, ExitCode, PeerLostError, ProtocolError
 from ministream.tunnel import credentials, curve
-from ministream.tunnel.address import Endpoint, parse_endpoint
+from ministream.tunnel.address import parse_endpoint
+from ministream.tunnel.peer_certificate import certificate_at, context_for
 
 JobSide = Literal["producer", "recon"]
 PARTNER: dict[JobSide, JobSide] = {"producer": "recon", "recon": "producer"}
@@ -39,7 +41,10 @@ CERTIFICATE_DAYS = 14.0
 
 PROBE_LIMIT_S = 10.0
 
+_CURVE_END: dict[JobSide, curve.StreamEnd] = {"producer": "producer", "recon": "receiver"}
+
 T = TypeVar("T")
+_LOG = log.get(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +112,17 @@ class SharedFolder:
         self._token = (self._pair / "token").read_text()
 
     def credentials(self, host: str) -> Path:
-        """This side's directory of credentials for a server on `host`, issued by the pair's own authority."""
+        """This side's directory of credentials for a server on `host`, issued by the pair's own authority.
+
+        The authority's key goes as soon as both sides have theirs; a side that starts again uses what it has.
+        """
         own = self._pair / self._side
-        for usage, hosts in (("server", [host]), ("client", [])):
-            credentials.issue(self._pair, name=self._side, usage=usage, hosts=hosts, days=CERTIFICATE_DAYS - 1, out=own)
+        if (self._pair / "ca.key").exists() or not (own / "client.crt").exists():
+            lifetime = CERTIFICATE_DAYS - 1
+            for usage, hosts in (("server", [host]), ("client", [])):
+                credentials.issue(self._pair, name=self._side, usage=usage, hosts=hosts, days=lifetime, out=own)
+        if (self._pair / PARTNER[self._side] / "client.crt").exists():
+            _remove(self._pair / "ca.key")
         return own
 
     def curve(self) -> Path:
@@ -133,12 +145,16 @@ class SharedFolder:
         return contact
 
     def finish(self, outcome: Outcome) -> None:
-        """Leave this side's outcome for the partner; the last one to end removes the secrets."""
+        """Leave this side's outcome for the partner, and remove this side's secrets; those of both sides when this one
+        failed or comes last, for the partner starts nothing new then.
+        """
         _write(self.folder / f"{self._side}.end", outcome)
-        if self.partner_outcome() is not None:
-            for contact in PARTNER:
-                (self.folder / f"{contact}.json").unlink(missing_ok=True)
-            shutil.rmtree(self._pair, ignore_errors=True)  # both may come here at once
+        own = (self._pair / self._side, self._pair / "curve" / f"{_CURVE_END[self._side]}.secret")
+        for path in (*own, self.folder / f"{self._side}.json"):
+            _remove(path)
+        if outcome.failed or self.partner_outcome() is not None:
+            _remove(self.folder / f"{PARTNER[self._side]}.json")
+            _remove(self._pair)
 
     def partner_outcome(self) -> Outcome | None:
         """How the partner ended; None while it runs."""
@@ -197,40 +213,46 @@ def check_fingerprint(contact: Contact, own: Path) -> None:
     `own` is this side's directory of credentials. Raises PeerLostError when no server answers, AccessError for
     another certificate.
     """
-    context = ssl.create_default_context(cafile=str(own / "ca.crt"))
+    context = context_for((own / "ca.crt").read_bytes())
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(own / "client.crt", own / "client.key")
-    context.set_alpn_protocols(["h2"])
     address = parse_endpoint(contact.control)
     try:
-        found = _certificate_at(address, context)
+        found = certificate_at(address, context, PROBE_LIMIT_S).fingerprint(hashes.SHA256()).hex()
     except ssl.SSLError as error:
         raise AccessError(f"{contact.job}: certificate at {address} is not trusted: {error.reason}") from error
     except OSError as error:
         cause = error.strerror or error
         raise PeerLostError(f"{contact.job}: its S2CS at {address} does not answer: {cause}") from error
-    if fingerprint_of(found) != contact.fingerprint:
+    if found != contact.fingerprint:
         raise AccessError(f"{contact.job}: certificate at {address} does not match the partner's fingerprint")
-
-
-def _certificate_at(address: Endpoint, context: ssl.SSLContext) -> str:
-    with (
-        socket.create_connection((address.host, address.port), PROBE_LIMIT_S) as plain,
-        context.wrap_socket(plain, server_hostname=address.host) as secured,
-    ):
-        der = secured.getpeercert(binary_form=True)
-    assert der is not None
-    return ssl.DER_cert_to_PEM_cert(der)
 
 
 def _make_private(folder: Path) -> None:
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
+        there = folder.exists()
+        if there and folder.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise AccessError(f"{folder}: other users can read this rendezvous folder. Close it: chmod 700 {folder}")
+        private.make_folder(folder, group_may_replace=True)
+    except ConfigError as error:
+        raise AccessError(f"rendezvous: {error}") from error
     except OSError as error:
         raise atomic.failed(folder, error) from error
-    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise AccessError(f"{folder}: other users can read this rendezvous folder. Close it: chmod 700 {folder}")
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder of secrets; both sides may do so at the same time."""
+
+    def failed(_: object, where: str, error: BaseException) -> None:
+        if not isinstance(error, FileNotFoundError):
+            _LOG.warning("%s could not be removed (%s): it holds secrets, remove it by hand", where, error)
+
+    if path.is_dir():
+        shutil.rmtree(path, onerror=lambda function, where, info: failed(function, where, info[1]))
+        return
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        failed(None, str(path), error)
 
 
 def _make_once(pair: Path) -> None:

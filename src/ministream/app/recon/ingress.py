@@ -20,6 +20,7 @@ from ministream.model import Counters, Frame, FrameKind, Scan
 from ministream.parallel.mpi import Comm, Request
 from ministream.plausibility.projections import never_written
 from ministream.transport import Arrived, Ended, Event, Lost, Receiver, ReceivingRank, Refused, open_wire
+from ministream.tunnel import curve
 from ministream.wire.native import Share
 
 _LOG = log.get(__name__)
@@ -90,7 +91,7 @@ class Ingress:
             open_wire(self._config.stream.wire, self._config).receiver(
                 route.urls_for(self._comm.rank),
                 rank=ReceivingRank(number=self._comm.rank, count=self._comm.size, share=share),
-                keys=route.keys,
+                keys=curve.load(self._config.stream.curve, "receiver"),
             )
         )
         scan = self._receiver.scan()

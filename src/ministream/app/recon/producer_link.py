@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -12,7 +12,6 @@ from ministream.app.announce import announce
 from ministream.app.gateway.control_server import embedded, own_session
 from ministream.config import Config
 from ministream.errors import ConfigError
-from ministream.model import CurveKeys
 from ministream.transport import open_wire
 from ministream.tunnel import curve
 
@@ -21,14 +20,12 @@ _ONE_NODE = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:", "ipc:", "inproc:"
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """What a receiving rank must know of the way to the producer, as rank 0 on `node` knows it.
-
-    It travels over MPI, and the keys with it.
+    """What a receiving rank must know of the way to the producer, as rank 0 on `node` knows it. It travels over MPI,
+    and holds no secret.
     """
 
     urls: tuple[str, ...]
     node: str
-    keys: CurveKeys | None = field(repr=False)
 
     def urls_for(self, receiver: int) -> tuple[str, ...]:
         """The addresses for receiving rank number `receiver`, of which the first is its own to take data from.
@@ -55,7 +52,7 @@ class ProducerLink:
         self._config = config
         self._stack = ExitStack()
         self._session_uid: str | None = None
-        self._keys = curve.load(config.stream.curve, "receiver")  # what is wrong with them is said before anybody waits
+        curve.load(config.stream.curve, "receiver")  # what is wrong with the keys is said before anybody waits
         every_rank = open_wire(config.stream.wire, config).every_rank and config.tunnel.control is None
         if config.aps.every_rank and not every_rank:
             raise ConfigError("[aps] every_rank is for --source-wire tracemq without a tunnel")
@@ -83,7 +80,7 @@ class ProducerLink:
         Raises PeerLostError when nobody opens it within the configured time, AccessError when the producer's control
         server refuses.
         """
-        return Route(urls=self._urls(), node=os.uname().nodename, keys=self._keys)
+        return Route(urls=self._urls(), node=os.uname().nodename)
 
     def _urls(self) -> tuple[str, ...]:
         stream, tunnel = self._config.stream, self._config.tunnel
