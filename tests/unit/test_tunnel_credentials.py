@@ -93,6 +93,41 @@ def test_revocation_is_seen_at_once(authority: Path) -> None:
     assert {serial, other} <= credentials.read_revoked(authority / "revoked")
 
 
+def test_every_certificate_of_a_name_is_on_record_and_revoked_together(authority: Path) -> None:
+    first = Credentials.load(authority).client.parsed().serial_number
+    credentials.renew(authority, "alice", days=10, out=authority)
+    second = Credentials.load(authority).client.parsed().serial_number
+    third = credentials.issue(authority, name="alice", usage="client", hosts=[], days=1, out=authority).serial_number
+    assert {one.serial for one in credentials.issued(authority) if one.name == "alice"} == {first, second, third}
+    assert set(credentials.revoke(authority, "alice")) == {first, second, third}
+    listed = RevocationList(authority)
+    assert all(serial in listed for serial in (first, second, third))
+
+
+def test_renewal_can_revoke_what_it_replaces(authority: Path, tmp_path: Path) -> None:
+    old = Credentials.load(authority).client.parsed().serial_number
+    out = tmp_path / "alice"
+    credentials.renew(authority, "alice", days=10, out=out, revoke_old=True)
+    assert credentials.read_revoked(authority / "revoked") == credentials.read_revoked(out / "revoked") == {old}
+    assert Credentials.load(out).client.parsed().serial_number not in RevocationList(out)
+
+
+def test_records_of_earlier_versions_are_read(authority: Path) -> None:
+    (record,) = (authority / "issued").glob("*.alice.client.crt")
+    record.rename(record.with_name("alice.client.crt"))
+    assert [one.name for one in credentials.issued(authority)] == ["alice", "gw"]
+
+
+def test_status_says_what_a_party_holds(authority: Path) -> None:
+    assert [(one.file, one.name, one.state) for one in credentials.status(authority)] == [
+        ("ca.crt", "ca", "valid"),
+        ("server.crt", "gw", "valid"),
+        ("client.crt", "alice", "valid"),
+    ]
+    credentials.revoke(authority, "alice")
+    assert credentials.status(authority)[-1].state == "revoked"
+
+
 def test_a_broken_revocation_list_lets_nobody_in(authority: Path) -> None:
     (authority / "revoked").write_text("# fine\nnot-hex\n")
     with pytest.raises(ConfigError, match="revoked:2"):
