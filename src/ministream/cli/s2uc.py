@@ -30,7 +30,7 @@ ScopeOption = Annotated[
 ]
 RemoteOption = Annotated[str, typer.Option("--remote_ip", "--remote-ip", help="Host of the application.")]
 PortsOption = Annotated[
-    str, typer.Option("--receiver_ports", "--receiver-ports", help="Ports of the application, by commas.")
+    str, typer.Option("--receiver_ports", "--receiver-ports", help="Ports of the application, comma-separated.")
 ]
 PlainOption = Annotated[
     bool, typer.Option("--plain", help="Nothing is encrypted between the gateways, as with stock SciStream.")
@@ -79,7 +79,7 @@ def inbound_request(
 
 def outbound_request(
     uid: Annotated[str, typer.Argument(help="The session, as inbound-request printed it.")],
-    prod_lstn: Annotated[str, typer.Argument(help="Listeners that inbound-request printed, by commas.")],
+    prod_lstn: Annotated[str, typer.Argument(help="Listeners that inbound-request printed, comma-separated.")],
     num_conn: ConnectionsOption = 5,
     rate: RateOption = 10000,
     s2cs: Annotated[str, typer.Option("--s2cs", help="Control server beside the consumer.")] = "localhost:6000",

@@ -57,9 +57,7 @@ def s2cs(
         bool, typer.Option("--legacy-psk", help="stunnel: key from the uid, for stock peers. Not confidential.")
     ] = False,
     policy: Annotated[Path | None, typer.Option(help="Policy file (TOML): who, where to, how much.")] = None,
-    target: Annotated[
-        list[str] | None, typer.Option(help="A producer's data address HOST:PORT; may be given again.")
-    ] = None,
+    target: Annotated[list[str] | None, typer.Option(help="A producer's data address HOST:PORT; repeatable.")] = None,
     announce: AnnounceOption = None,
     log_level: LogOption = "INFO",
 ) -> None:

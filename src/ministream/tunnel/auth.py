@@ -48,7 +48,7 @@ class Verifier(Protocol):
 
 
 class Authenticator:
-    """Decides for every call. `revocations` None: no TLS, so certificates cannot be had."""
+    """Decides for every call. `revocations` None: no TLS, so there are no certificates."""
 
     def __init__(
         self, *, revocations: RevocationList | None, verifiers: tuple[Verifier, ...], anonymous_allowed: bool

@@ -62,7 +62,7 @@ class DataServer(Protocol):
     async def forward(self, targets: Sequence[Addresses], peer: bytes | None) -> None:
         """Start or retarget: listener i goes to `targets[i]`; `peer` is the other side's offer, None for plain bytes.
 
-        Returns when connections are served. Raises TunnelError if that cannot be had.
+        Returns when connections are served. Raises TunnelError if that fails.
         """
 
     async def traffic(self) -> Traffic:
