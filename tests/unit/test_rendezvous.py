@@ -116,7 +116,7 @@ def test_the_last_one_to_end_removes_the_secrets(folder: Path) -> None:
 
 
 def test_each_side_removes_its_own_secrets(folder: Path) -> None:
-    producer, recon = Rendezvous(folder, "producer"), Rendezvous(folder, "recon")
+    producer, recon = SharedFolder(folder, "producer"), SharedFolder(folder, "recon")
     for side in (producer, recon):
         side.credentials("localhost")
         side.publish("a job", "localhost:1")
@@ -131,20 +131,20 @@ def test_each_side_removes_its_own_secrets(folder: Path) -> None:
 
 
 def test_the_authoritys_key_goes_once_both_sides_have_issued(folder: Path) -> None:
-    producer, recon = Rendezvous(folder, "producer"), Rendezvous(folder, "recon")
+    producer, recon = SharedFolder(folder, "producer"), SharedFolder(folder, "recon")
     producer.credentials("localhost")
     assert (folder / "pair" / "ca.key").exists()
     own = recon.credentials("localhost")
     assert not (folder / "pair" / "ca.key").exists()
     before = Credentials.load(own).server
     # a side that starts again has what it needs
-    assert Credentials.load(Rendezvous(folder, "recon").credentials("localhost")).server == before
+    assert Credentials.load(SharedFolder(folder, "recon").credentials("localhost")).server == before
 
 
 def test_a_secret_that_cannot_be_removed_is_a_warning(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    side = Rendezvous(folder, "producer")
+    side = SharedFolder(folder, "producer")
     side.credentials("localhost")
 
     def refuse(*_: object, **__: object) -> None:
@@ -159,7 +159,7 @@ def test_a_rendezvous_that_is_a_link_is_refused(folder: Path, tmp_path: Path) ->
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     folder.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(AccessError, match="symbolic link"):
-        Rendezvous(folder, "recon")
+        SharedFolder(folder, "recon")
 
 
 def test_a_rendezvous_that_anybody_can_replace_is_refused(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_rendezvous_that_anybody_can_replace_is_refused(tmp_path: Path) -> Non
     shared.mkdir()
     shared.chmod(0o777)
     with pytest.raises(AccessError, match="can be replaced by others"):
-        Rendezvous(shared / "pair", "recon")
+        SharedFolder(shared / "pair", "recon")
 
 
 def test_a_side_that_starts_after_its_partner_failed_learns_why(folder: Path) -> None:
