@@ -111,7 +111,8 @@ class _Volume:
 
     def __init__(self, comm: Any, folder: Path, n: int, slices: int) -> None:
         from ministream import partition
-        from ministream.model import Counters, Scan
+        from ministream.ledger import Ledger
+        from ministream.model import Scan
         from ministream.recon.footprint import padded_slices
         from ministream.storage import VolumeState, VolumeWriter
 
@@ -123,7 +124,7 @@ class _Volume:
         self._image[:] = (np.hypot(*np.ogrid[-1 : 1 : n * 1j, -1 : 1 : n * 1j]) + noise)[:, :, None]
         self._first = np.ascontiguousarray(np.moveaxis(self._image[:, :, : self._slab.rows], 2, 0))
         self.compressed_to = 1.0
-        self._state = VolumeState(counters=Counters(), complete=True, updates=1, elapsed_s=1.0, angles_rad=(0.0, 3.0))
+        self._state = VolumeState(ledger=Ledger(), updates=1, elapsed_s=1.0, angles_rad=(0.0, 3.0))
         scan = Scan(scan_id="benchmark", rows=slices, cols=n, projections=1, flats=0, darks=0, dtype="<u2")
         self._direct, self._collective = (
             VolumeWriter(comm.dup(), folder, scan=scan, n=n, slab=self._slab, axis_col=(n - 1) / 2, config={}, how=how)

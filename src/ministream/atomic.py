@@ -21,6 +21,12 @@ def failed(path: Path, error: Exception) -> StorageError:
     return StorageError(f"{path}: cannot be written: {cause}; free space there or choose another output directory")
 
 
+def discard(part: Path) -> None:
+    """Remove a temporary file, if the file system still lets us: a disk that has failed keeps it."""
+    with contextlib.suppress(OSError):
+        part.unlink()
+
+
 def sync(path: Path) -> None:
     """Force what this machine wrote to `path` (a file or a directory) to the storage. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -50,4 +56,4 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise failed(path, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        discard(part)

@@ -226,11 +226,34 @@ class OutputSection(Section):
     directory: Path = Field(default=Path("results"), strict=False)
     pictures: bool = True
     reference: Path | None = Field(default=None, strict=False, description="volume to compare every update with")
+    fallback: Path | None = Field(
+        default=None,
+        strict=False,
+        description="where the volume goes if `directory` fails; none: the checkpoint folder",
+    )
     publish: str | None = Field(default=None, description="publish reconstructions as TImage here, tcp://HOST:PORT")
     writer: Literal["auto", "direct", "hdf5"] = Field(
         default="auto",
         description="auto: snapshots direct, the volume hdf5; direct: one writer per rank; hdf5: parallel HDF5",
     )
+
+
+class CheckpointSection(Section):
+    """`[checkpoint]`: the state of a run on disk, from which `recon --resume DIR` continues."""
+
+    every_s: float = Field(default=0.0, ge=0, description="seconds between checkpoints; 0: none while the job runs")
+    every_updates: int = Field(default=0, ge=0, description="updates between checkpoints; 0: as every_s says")
+    on_stop: bool = Field(default=True, description="at a stop signal, and before the walltime limit")
+    directory: Path | None = Field(default=None, strict=False, description="none: checkpoint in the output folder")
+    resume: Path | None = Field(default=None, strict=False, description="continue from the newest checkpoint in here")
+    walltime_margin_s: float = Field(
+        default=60.0, ge=0, description="stop so long before SLURM_JOB_END_TIME, where Slurm sets it"
+    )
+
+    @property
+    def periodic(self) -> bool:
+        """Checkpoints are written while the job runs, and the producer keeps what they do not hold yet."""
+        return bool(self.every_s or self.every_updates)
 
 
 class ApsSection(Section):
@@ -265,6 +288,7 @@ class Config(Section):
     prep: PrepSection = PrepSection()
     plausibility: PlausibilitySection = PlausibilitySection()
     output: OutputSection = OutputSection()
+    checkpoint: CheckpointSection = CheckpointSection()
     aps: ApsSection = ApsSection()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -294,6 +318,11 @@ class Config(Section):
                 "rows: leave out ingress (tracemq: aps.every_rank lets every rank receive)"
             )
         return self
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where checkpoints go."""
+        return self.checkpoint.directory or self.output.directory / "checkpoint"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready copy for output files; plug-ins' own keys included."""

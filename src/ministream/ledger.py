@@ -94,6 +94,12 @@ class Ledger:
         """JSON-ready."""
         return dataclasses.asdict(self)
 
+    def take(self, values: Mapping[str, Any]) -> None:
+        """Become what `as_dict` gave."""
+        other = type(self).from_dict(values)
+        for item in dataclasses.fields(self):
+            setattr(self, item.name, getattr(other, item.name))
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """What `as_dict` gave."""
@@ -117,6 +123,14 @@ class Totals:
     written: int
 
 
+def both_sides(producer: Ledger | None, receiver: Ledger) -> dict[str, int | None]:
+    """All numbers of a scan; None for those that the producer never told."""
+    theirs = dict.fromkeys(("delivered", "sent", "dropped"), None)
+    told = dataclasses.asdict(producer.totals()) if producer is not None else theirs
+    ours = dataclasses.asdict(receiver.totals())
+    return {name: told[name] if name in theirs else count for name, count in ours.items()}
+
+
 def shortfalls(producer: Ledger | None, receiver: Ledger) -> tuple[str, ...]:
     """Why the written volume does not hold every projection that was delivered; empty when it does.
 
@@ -124,7 +138,7 @@ def shortfalls(producer: Ledger | None, receiver: Ledger) -> tuple[str, ...]:
     darks that were refused count too: the correction of the volume is not what was measured.
     """
     if producer is None:
-        return ("the stream ended before the producer's last word", *_lost(receiver))
+        return ("the stream ended before the producer's END message", *_lost(receiver))
     lost = [f"{count} dropped by the producer ({policy})" for policy, count in producer.drops.items() if count]
     if producer.unsent > 0:
         lost.append(f"{producer.unsent} delivered but not sent")

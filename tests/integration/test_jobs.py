@@ -20,7 +20,8 @@ from tests.ports import free_ports
 
 SMALL = ["source.rows=6", "source.cols=48", "source.projections=40", "source.seed=3"]
 LONG = ["--repeat", "30", "--rate", "20"]  # a minute: whatever a test does, the scan is still going on
-EVERY_ONE_USED = {"sent": 40, "received": 40, "used": 40, "dropped": 0, "refused": 0, "repeated": 0}
+EVERYWHERE = ("delivered", "sent", "received", "used", "imaged", "written")
+EVERY_ONE_USED = dict.fromkeys(EVERYWHERE, 40) | dict.fromkeys(("dropped", "refused", "repeated", "mended"), 0)
 WINDOW = ["--window-length", "20", "--window-step", "10", "--window-iter", "3", "--write-freq", "2"]
 
 
@@ -251,6 +252,23 @@ def test_a_signal_ends_the_job_in_order(jobs, number):
     assert producer.wait() != 0
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_signal_while_starting_ends_the_job_in_order(jobs, ranks):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        connect = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        reconstruction = jobs.recon(ranks, "--connect", connect)
+        silent.accept()[0].close()  # it has started to connect
+        pids = [
+            pid for pid in alive(reconstruction.process.pid) if b"recon" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        for pid in pids:
+            os.kill(pid, signal.SIGUSR1)
+        assert reconstruction.wait() == 3, reconstruction.text
+    assert_one_line(reconstruction, "stopped by SIGUSR1 before the scan began")
+
+
 def test_the_producer_gives_up_on_an_absent_receiver(jobs):
     producer = jobs.produce(*small(), "--set", "producer.peer_timeout_s=1.0")
     assert producer.wait() == 4
@@ -387,7 +405,7 @@ def test_a_projection_with_nan_is_refused_and_counted(jobs, tmp_path):
     assert play(jobs, scan) == (0, 3), jobs.jobs[-1].text
     projections = jobs.summary()["projections"]
     assert (projections["sent"], projections["used"], projections["refused"]) == (24, 23, 1)
-    assert jobs.summary()["refused_reasons"] == {"not-finite": 1}
+    assert jobs.summary()["refused_reasons"] == {"projection": {"not-finite": 1}}
     with h5py.File(jobs.out / "recon.h5") as file:
         assert np.isfinite(file["data"][:]).all()
         assert file.attrs["projections_refused"] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+
+from tests.waiting import eventually
 
 SCAN = ["source.rows=6", "source.cols=64", "source.projections=60"]
 WINDOW = ["--window-length", "20", "--window-step", "5", "--write-freq", "1"]
@@ -56,17 +59,51 @@ def started(jobs, *recon: str, rate: float = 0.0):
     return producer, jobs.recon(2, "--connect", address, *WINDOW, *recon)
 
 
+def assert_whole(paths: list[Path]) -> None:
+    for path in paths:
+        with h5py.File(path) as file:
+            assert np.isfinite(file["data"][:]).all()
+
+
 @pytest.mark.parametrize("writer", ["direct", "hdf5"])
-def test_a_full_disk_ends_the_job_and_names_the_file(jobs, small_disk, writer):
-    _, reconstruction = started(jobs, "--set", f"output.writer={writer}")
-    assert reconstruction.wait() == 5, reconstruction.text
-    assert re.search(r"00000\d-recon\.h5: cannot be written: No space left on device", reconstruction.text)
+def test_on_a_full_disk_snapshots_are_left_out_and_the_volume_goes_elsewhere(jobs, small_disk, tmp_path, writer):
+    elsewhere = tmp_path / "elsewhere"
+    options = ["--set", f"output.writer={writer}", "--set", f"output.fallback={elsewhere}"]
+    producer, reconstruction = started(jobs, *options)
+    assert (producer.wait(), reconstruction.wait()) == (0, 0), reconstruction.text
+    assert re.search(r"W .*snapshots failed, .*00000\d-recon\.h5: cannot be written: No space", reconstruction.text)
+    assert f"the volume goes to the fallback folder {elsewhere}" in reconstruction.text
     whole = sorted(small_disk.glob("0*-recon.h5"))
     assert whole
     assert not list(small_disk.glob(".*.part"))
-    for path in whole:
-        with h5py.File(path) as file:
-            assert np.isfinite(file["data"][:]).all()
+    assert_whole([*whole, elsewhere / "recon.h5"])
+    summary = json.loads(
+        next(d for d in (small_disk, elsewhere) if (d / "summary.json").exists()).joinpath("summary.json").read_text()
+    )
+    assert str(elsewhere / "recon.h5") in summary["files"]
+    assert all(Path(file).exists() for file in summary["files"])
+    assert "No space left" in summary["failures"]["snapshots"]
+
+
+def test_a_full_disk_without_another_place_ends_the_job_and_names_both(jobs, small_disk):
+    _, reconstruction = started(jobs)
+    assert reconstruction.wait() == 5, reconstruction.text
+    assert re.search(
+        r"the volume is lost: .*recon\.h5: cannot be written: No space left.*output\.fallback", reconstruction.text
+    )
+    assert_whole(sorted(small_disk.glob("0*-recon.h5")))
+    assert "Traceback" not in reconstruction.text
+
+
+def test_a_disk_that_becomes_read_only_costs_no_volume(jobs, small_disk, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    producer, reconstruction = started(jobs, "--set", f"output.fallback={elsewhere}", rate=20.0)
+    reconstruction.until(lambda: list(small_disk.glob("000001-recon.h5")))
+    read_only = ["mount", "-o", "remount,ro", str(small_disk)]
+    eventually(lambda: subprocess.run(read_only, check=False).returncode == 0)  # busy while a snapshot is written
+    assert (producer.wait(), reconstruction.wait()) == (0, 0), reconstruction.text
+    assert_whole([elsewhere / "recon.h5"])
+    assert "Traceback" not in reconstruction.text
 
 
 def test_a_slow_disk_holds_nobody_up(jobs, slow_disk):

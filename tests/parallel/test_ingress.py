@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from ministream.app.recon.ingress import Ingress
 from ministream.app.recon.producer_link import Route
 from ministream.errors import ConfigError, FrameError, PeerError
 from ministream.model import Frame, FrameKind, Scan
+from ministream.parallel.mpi import wait_until
 from ministream.parallel.row_scatter import RowScatter
 from ministream.transport.native import FrameSender
 from ministream.wire import frames
@@ -121,8 +123,8 @@ def handlers():
         signal.signal(number, handler)
 
 
-def receive(comm, receiving, frames, *, credit_frames=4, strict=False, batch=4, **faults) -> Outcome:
-    """Let all ranks take the whole stream."""
+def receive(comm, receiving, frames, *, credit_frames=4, strict=False, batch=4, signal_at=0, **faults) -> Outcome:
+    """Let all ranks take the whole stream, or up to a signal that rank 0 gets when `signal_at` frames are waiting."""
     credit_mib = credit_frames * SCAN.frame_bytes / receiving / 2**20
     settings = config.parse(
         config.Config,
@@ -144,6 +146,9 @@ def receive(comm, receiving, frames, *, credit_frames=4, strict=False, batch=4, 
             ingress.begin(batch=batch, step=STEP, shape=(band.rows, SCAN.cols))
         distributor = RowScatter(members, SCAN, local, batch, ingress.feed if ingress else None)
         outcome = Outcome([], [], ingress, producer)
+        if signal_at and comm.rank == 0:
+            wait_until(lambda: ingress.waiting >= signal_at)
+            os.kill(os.getpid(), signal.SIGUSR1)
         while (taken := distributor.take()) is not None:
             outcome.rows += [(rows.kind, rows.index, rows.pixels.copy()) for rows in taken]
             outcome.batch_ends.append(sum(kind is FrameKind.PROJECTION for kind, _, _ in outcome.rows))
@@ -166,6 +171,11 @@ def expected(comm, without=()):
     ]
 
 
+def everything_arrived(ingress: Ingress) -> bool:
+    told, ledger = ingress.announced, ingress.ledger
+    return told is not None and ledger.received == told.sent == told.delivered and not ledger.refusals
+
+
 def assert_same(got, due):
     assert [(kind, index) for kind, index, _ in got] == [(kind, index) for kind, index, _ in due]
     for (_, _, pixels), (_, _, right) in zip(got, due, strict=True):
@@ -179,8 +189,8 @@ def test_every_rank_gets_its_rows_of_every_frame(comm, receiving, credit_frames)
     assert set(range(STEP, 40, STEP)) <= set(outcome.batch_ends), "a batch must end where an update is due"
     assert len(set(comm.allgather(tuple(outcome.batch_ends)))) == 1
     if outcome.ingress is not None:
-        assert outcome.ingress.complete
-        assert outcome.ingress.counters.received == outcome.ingress.counters.sent == 40
+        assert everything_arrived(outcome.ingress)
+        assert outcome.ingress.ledger.received == outcome.ingress.announced.sent == 40
         assert outcome.ingress.bytes_received == 43 * SCAN.frame_bytes
     if outcome.producer is not None:
         assert outcome.producer.error is None
@@ -194,10 +204,9 @@ def test_what_one_band_refuses_is_missing_for_all(comm, receiving, bad):
     outcome = receive(comm, receiving, make_frames([(index, last_row) for index in bad]), credit_frames=2)
     assert_same(outcome.rows, expected(comm, without=bad))
     if outcome.ingress is not None:
-        counters = outcome.ingress.counters
-        assert not outcome.ingress.complete
-        assert (counters.sent, counters.received, counters.refused) == (40, 40 - len(bad), len(bad))
-        assert counters.reasons == {"checksum": len(bad)}
+        ledger = outcome.ingress.ledger
+        assert (outcome.ingress.announced.sent, ledger.received, ledger.refused) == (40, 40, len(bad))
+        assert ledger.refusals == {"projection": {"checksum": len(bad)}}
     if outcome.producer is not None:
         assert outcome.producer.error is None, "every frame is accounted for"
 
@@ -206,7 +215,7 @@ def test_a_frame_that_two_bands_refuse_counts_once(comm, receiving):
     outcome = receive(comm, receiving, make_frames([(4, 0), (4, SCAN.rows - 1)]))
     assert_same(outcome.rows, expected(comm, without=[4]))
     if outcome.ingress is not None:
-        assert outcome.ingress.counters.refused == 1
+        assert outcome.ingress.ledger.refused == 1
 
 
 @pytest.mark.parametrize("cut_after", [700, 2500])
@@ -216,7 +225,7 @@ def test_a_band_whose_connection_is_cut_goes_on_where_it_was(comm, receiving, cu
     outcome = receive(comm, receiving, make_frames(), cut_after=cut_after)
     assert_same(outcome.rows, expected(comm))
     if outcome.ingress is not None:
-        assert outcome.ingress.complete
+        assert everything_arrived(outcome.ingress)
     if outcome.producer is not None:
         assert outcome.producer.cable.connections > 1
 
@@ -226,8 +235,28 @@ def test_a_producer_that_gives_up_ends_all_bands_at_the_same_frame(comm, receivi
     assert_same(outcome.rows, expected(comm)[: len(outcome.rows)])
     assert len(set(comm.allgather(len(outcome.rows)))) == 1
     if outcome.ingress is not None:
-        assert not outcome.ingress.complete
+        assert not everything_arrived(outcome.ingress)
         assert "the shutter closed" in outcome.ingress.ending
+
+
+def test_a_signal_takes_what_has_arrived(comm, receiving):
+    outcome = receive(comm, receiving, make_frames(), credit_frames=20, stop_after=20, signal_at=20)
+    assert_same(outcome.rows, expected(comm)[: len(outcome.rows)])
+    assert len(set(comm.allgather(len(outcome.rows)))) == 1
+    assert receiving > 1 or len(outcome.rows) == 20
+    if outcome.ingress is not None:
+        assert not everything_arrived(outcome.ingress)
+        assert outcome.ingress.ledger.received >= len(outcome.rows) - 3, "two flats and a dark"
+        assert comm.rank or "stopped by SIGUSR1" in outcome.ingress.ending
+
+
+def test_the_walltime_limit_takes_what_has_arrived(comm, receiving, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 30))  # the default margin is 60 s
+    outcome = receive(comm, receiving, make_frames(), credit_frames=20, stop_after=20)
+    assert_same(outcome.rows, expected(comm)[: len(outcome.rows)])
+    assert len(set(comm.allgather(len(outcome.rows)))) == 1
+    if outcome.ingress is not None:
+        assert "stopped by the walltime limit" in outcome.ingress.ending
 
 
 def test_a_strict_job_ends_for_all_where_one_band_refuses(comm, receiving):
@@ -237,7 +266,7 @@ def test_a_strict_job_ends_for_all_where_one_band_refuses(comm, receiving):
     with pytest.raises(FrameError, match=r"checksum.*strict"):
         comm.agree(outcome.ingress.failure if outcome.ingress else None)
     if outcome.ingress is not None:
-        assert not outcome.ingress.complete
+        assert not everything_arrived(outcome.ingress)
         assert "projection 5 does not match its checksum" in outcome.ingress.ending
 
 

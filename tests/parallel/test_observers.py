@@ -50,7 +50,7 @@ def producing(comm: Comm, of: Scan) -> Iterator[str]:
     if comm.rank:
         yield comm.bcast("")
         return
-    with FrameSender("tcp://127.0.0.1:0", of, stall_timeout_s=20.0) as sender:
+    with FrameSender("tcp://127.0.0.1:0", of) as sender:
 
         def send() -> None:
             for frame in frames(of):
@@ -94,6 +94,7 @@ class Case:
                 "stream": {"connect": address},
                 "window": {"length": 4, "step": 4, "write_freq": 1},
                 "recon": {"threads": 1},
+                "checkpoint": {"every_updates": 1},
                 "output": {
                     "directory": self.out,
                     "reference": self.reference,
@@ -135,6 +136,14 @@ def blocked(name: str) -> Callable[[Case, object], str]:
     return block
 
 
+def blocked_checkpoints(case: Case, _monkeypatch) -> str:
+    """A file stands where the folder of checkpoints should be."""
+    if case.comm.rank == 0:
+        (case.out / "checkpoint").touch()
+    case.comm.barrier()
+    return "checkpoint"
+
+
 def malformed_truth(case: Case, _monkeypatch) -> str:
     case.truth = "{}"
     return "truth recipe is malformed"
@@ -149,6 +158,7 @@ def broken_socket(_case: Case, monkeypatch) -> str:
 
 
 SABOTAGE = {
+    "checkpoints": [blocked_checkpoints],
     "pictures": [blocked("orthogonal.png"), malformed_truth],
     "progress": [closed_terminal],
     "publisher": [broken_socket],

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from ministream import partition, storage
-from ministream.model import Counters, Scan
+from ministream.ledger import Ledger
+from ministream.model import Scan
 
 
 def state():
-    return storage.VolumeState(counters=Counters(sent=4, used=4), complete=True, updates=1, elapsed_s=0.5)
+    return storage.VolumeState(ledger=Ledger(received=4, used=4), updates=1, elapsed_s=0.5)
 
 
 def whole(rows, n):

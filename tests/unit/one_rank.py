@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from ministream import storage
-from ministream.model import Counters, Scan, Slab
+from ministream.ledger import Ledger
+from ministream.model import Scan, Slab
 
 
 class Own:
@@ -53,8 +54,14 @@ def scan(rows, n, **known):
 
 
 def state(**changes):
-    counters = Counters(sent=9, received=8, used=7, refused=1, reasons={"checksum": 1})
-    known = {"counters": counters, "complete": False, "updates": 3, "elapsed_s": 1.5, "angles_rad": (0.0, math.pi)}
+    ledger = Ledger(received=8, used=7, imaged=7, written=7, refusals={"projection": {"checksum": 1}})
+    known = {
+        "ledger": ledger,
+        "announced": Ledger(delivered=9, sent=9),
+        "updates": 3,
+        "elapsed_s": 1.5,
+        "angles_rad": (0.0, math.pi),
+    }
     return storage.VolumeState(**(known | changes))
 
 

@@ -93,7 +93,7 @@ WHOLE = {"received": 40, "used": 40, "imaged": 40, "written": 40}
 @pytest.mark.parametrize(
     ("producer", "receiver", "said"),
     [
-        (None, Ledger(**WHOLE), "the stream ended before the producer's last word"),
+        (None, Ledger(**WHOLE), "the stream ended before the producer's END message"),
         (Ledger(delivered=41, sent=40, drops={"drop-oldest": 1}), Ledger(**WHOLE), "1 dropped by the producer"),
         (Ledger(delivered=41, sent=40), Ledger(**WHOLE), "1 delivered but not sent"),
         (Ledger(delivered=42, sent=42), Ledger(**WHOLE), "42 sent, 40 received"),

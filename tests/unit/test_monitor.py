@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from ministream.errors import StorageError
-from ministream.model import Counters
+from ministream.ledger import Ledger
 from ministream.monitor import Latency, Progress, Rate, StageClock, Summary, peak_memory_mib, render
 from ministream.state import bare
 
@@ -133,7 +133,8 @@ def summary(**changes):
         "version": "0.1.0",
         "complete": True,
         "ending": "the producer's END",
-        "counters": Counters(sent=181, received=181, used=180, refused=1, reasons={"NaN": 1}),
+        "ledger": Ledger(received=181, used=180, imaged=180, written=180, refusals={"projection": {"NaN": 1}}),
+        "announced": Ledger(delivered=181, sent=181),
         "updates": 4,
         "seconds": 12.5,
         "projections_per_s": 14.4,
@@ -170,7 +171,7 @@ def test_the_summary_has_the_promised_keys(tmp_path):
     }
     assert promised <= written.keys()
     assert written["projections"]["refused"] == 1
-    assert written["refused_reasons"] == {"NaN": 1}
+    assert written["refused_reasons"] == {"projection": {"NaN": 1}}
     assert written["latency_s"] == {"p50": 0.25, "p99": 1.5}
     assert written["tunnel"] == summary().tunnel
     assert written["quality"] == {"ssim": 0.93, "psnr": 31.2}
@@ -208,14 +209,14 @@ def test_the_table_shows_the_numbers_and_only_what_is_known():
         "181 sent",
         "180 used",
         "1 refused",
-        "NaN: 1",
+        "projection: NaN: 1",
         "250 ms median",
         "relay",
         "SSIM 0.9300",
     ):
         assert expected in text
     assert "dropped" not in text
-    cut_off = shown(render(summary(complete=False, counters=Counters(received=56, used=56))))
+    cut_off = shown(render(summary(complete=False, announced=None, ledger=Ledger(received=56, used=56))))
     assert "56 received, 56 used" in cut_off
     assert "sent" not in cut_off
     bare = shown(render(summary(complete=False, quality=None, latency_s={"p50": None, "p99": None}, tunnel=None)))

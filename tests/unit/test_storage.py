@@ -47,7 +47,8 @@ def test_the_file_says_what_it_is(tmp_path):
         assert (job["projections_sent"], job["projections_used"], job["projections_refused"]) == (9, 7, 1)
         assert not job["complete"]
         assert json.loads(job["config"]) == {"window": 7}
-        assert json.loads(job["refused_reasons"]) == {"checksum": 1}
+        assert json.loads(job["refused_reasons"]) == {"projection": {"checksum": 1}}
+        assert json.loads(job["missing"]) == ["9 sent, 8 received", "1 projection refused (checksum)"]
         assert job["quality_ssim"] == 0.9
         assert data.chunks == (1, 33, 33)
 

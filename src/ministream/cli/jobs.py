@@ -150,6 +150,9 @@ def recon(
         str | None, typer.Option(help="Publish reconstructions as TImage here, tcp://HOST:PORT.", metavar="URL")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue from the newest checkpoint in DIR.", metavar="DIR")
+    ] = None,
     reference: Annotated[Path | None, typer.Option(help="Volume to compare every update with.")] = None,
     strict: StrictOption = None,
     accept: AcceptOption = None,
@@ -201,6 +204,7 @@ def recon(
             "reference": str(reference) if reference else None,
         },
         plausibility={"strict": strict, "accept": accept or None},
+        checkpoint={"resume": str(resume) if resume else None},
         tunnel=_tunnel(control, credentials, insecure) | {"producer": producer},
     )
     console = output()

@@ -12,15 +12,19 @@ from typing import Any
 from rich.table import Table
 
 from ministream import atomic
-from ministream.model import Counters, Notice
+from ministream.ledger import Ledger, both_sides
+from ministream.model import Notice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
     """The outcome of one reconstruction job.
 
-    `ending` says how the stream ended; `repaired_pixels` counts dead and photon-starved pixels that were
-    mended. `latency_s` holds p50 and p99 from acquisition to image, None where nothing was measured; `tunnel`
+    `complete` is derived: `missing` says, a line each, what keeps the written volume from holding every projection that
+    was delivered. `ledger` is this side's, `announced` the producer's, None where its end never came; `dropped` are the
+    indices that the producer left out, with the time and the policy. `ending` says how the stream ended;
+    `repaired_pixels` counts the pixels that were mended. `latency_s` holds p50 and p99 from acquisition to image, None
+    where nothing was measured; `tunnel`
     kind, cipher and the bytes to (inward) and from (outward) the producer, None without a tunnel; `end_to_end` the
     encryption between producer and rank 0, None without;
     `bytes` counts what the data connection received, `bytes_scattered` what ranks sent to others, `bytes_written`
@@ -36,7 +40,10 @@ class Summary:
     version: str
     complete: bool
     ending: str
-    counters: Counters
+    ledger: Ledger
+    announced: Ledger | None = None
+    missing: Sequence[str] = ()
+    dropped: Sequence[Mapping[str, Any]] = ()
     repaired_pixels: int = 0
     updates: int
     seconds: float
@@ -66,9 +73,13 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; numbers that JSON has no word for (infinity, NaN) become null."""
         values = dataclasses.asdict(self)
-        counters = values.pop("counters")
-        reasons = counters.pop("reasons")
-        finite: dict[str, Any] = _finite({"projections": counters, "refused_reasons": reasons} | values)
+        for ledger in ("ledger", "announced"):
+            values.pop(ledger)
+        told = {
+            "projections": both_sides(self.announced, self.ledger),
+            "refused_reasons": self.ledger.refusals,
+        }
+        finite: dict[str, Any] = _finite(told | values)
         return finite
 
     def write(self, path: Path) -> None:
@@ -101,8 +112,9 @@ def render(summary: Summary) -> Table:
 
 def _rows(summary: Summary) -> list[tuple[str, str]]:
     return [
-        ("projections", _projections(summary.counters)),
-        ("refused because", ", ".join(f"{reason}: {count}" for reason, count in summary.counters.reasons.items())),
+        ("projections", _projections(summary)),
+        ("refused because", _refusals(summary.ledger)),
+        ("missing", "\n".join(summary.missing)),
         ("repaired", f"{summary.repaired_pixels} pixels" if summary.repaired_pixels else ""),
         ("ending", "" if summary.complete else summary.ending),
         ("warnings", "\n".join(_warning(notice, summary.accepted) for notice in summary.warnings)),
@@ -136,18 +148,15 @@ def _tunnel(tunnel: Mapping[str, str | int] | None) -> str:
     return ", ".join([*words, f"{carried / 2**20:.1f} MiB"])
 
 
-def _projections(counters: Counters) -> str:
-    counts = {
-        "received": counters.received,
-        "used": counters.used,
-        "dropped": counters.dropped,
-        "refused": counters.refused,
-        "repeated": counters.repeated,
-    }
-    known = [f"{count} {name}" for name, count in counts.items() if count or name in ("received", "used")]
-    # A producer tells at the end what it has sent, so of a stream that was cut off nobody knows.
-    sent = [f"{counters.sent} sent"] if counters.sent >= counters.received else []
-    return ", ".join(sent + known)
+def _projections(summary: Summary) -> str:
+    counts = {name: count for name, count in both_sides(summary.announced, summary.ledger).items() if count is not None}
+    always = {"received", "used"} | ({"sent"} if summary.announced else set())
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count or name in always)
+
+
+def _refusals(ledger: Ledger) -> str:
+    reasons = [(kind, reason, count) for kind, each in ledger.refusals.items() for reason, count in each.items()]
+    return ", ".join(f"{kind}: {reason}: {count}" for kind, reason, count in reasons)
 
 
 def _latency(summary: Summary) -> str:

@@ -1,5 +1,7 @@
 """Reconstructed volumes on disk: HDF5 files written by all ranks together, or through rank 0."""
 
+from ministream.storage.checkpoint import Checkpoint, checkpoints, open_newest
+from ministream.storage.checkpoint_writer import CheckpointWriter
 from ministream.storage.comm import Communicator
 from ministream.storage.layout import scratch_bytes
 from ministream.storage.reader import Volume, read_volume, snapshots
@@ -8,10 +10,14 @@ from ministream.storage.writer import FINAL, VolumeWriter
 
 __all__ = [
     "FINAL",
+    "Checkpoint",
+    "CheckpointWriter",
     "Communicator",
     "Volume",
     "VolumeState",
     "VolumeWriter",
+    "checkpoints",
+    "open_newest",
     "read_volume",
     "scratch_bytes",
     "snapshots",

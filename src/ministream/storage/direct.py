@@ -146,7 +146,7 @@ class Direct:
         if self._pending is not None:
             self._pending.gathering.drop()
             if self._comm.rank == 0:
-                self._pending.part.unlink(missing_ok=True)
+                atomic.discard(self._pending.part)
         self._pending = None
 
     def _finish(self, *, waited_s: float) -> None:
@@ -196,7 +196,7 @@ def _end(part: Path, path: Path, written: bool) -> None:
     if written:
         atomic.commit(part, path)
     else:
-        part.unlink(missing_ok=True)
+        atomic.discard(part)
 
 
 def _failure(path: Path, error: BaseException | None) -> StorageError | None:

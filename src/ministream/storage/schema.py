@@ -21,7 +21,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ministream.model import Counters, Notice, Scan
+from ministream.ledger import Ledger, both_sides, shortfalls
+from ministream.model import Notice, Scan
 
 DATASET = "/data"
 CONVENTION = (
@@ -34,18 +35,25 @@ class VolumeState:
     """What is known of the scan at the moment a volume is written.
 
     `angles_rad` are the smallest and the largest angle used so far, None before the first; `elapsed_s`
-    counts from the first frame; `warnings` are what is odd about the scan, `accepted` the codes of those that the user
-    has acknowledged; `complete` says whether every projection that was sent is in the volume.
+    counts from the first frame. `ledger` is the receiver's, `announced` the producer's, None until it has come.
+    `warnings` are what is odd about the scan, `accepted` the codes of those that the user has acknowledged, `flaw` what
+    makes the volume doubtful although nothing is missing.
     """
 
-    counters: Counters
-    complete: bool
+    ledger: Ledger
+    announced: Ledger | None = None
     updates: int
     elapsed_s: float
     angles_rad: tuple[float, float] | None = None
     quality: Mapping[str, float] = dataclasses.field(default_factory=dict)
     warnings: tuple[Notice, ...] = ()
     accepted: tuple[str, ...] = ()
+    flaw: str = ""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What keeps the volume from holding every projection that was delivered; empty for a complete one."""
+        return (*shortfalls(self.announced, self.ledger), *filter(None, [self.flaw]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,12 +89,16 @@ def _job(header: VolumeHeader) -> dict[str, Any]:
 
 
 def _progress(state: VolumeState) -> dict[str, Any]:
-    counters = dataclasses.asdict(state.counters)
-    reasons = counters.pop("reasons")
+    counts = {name: count for name, count in both_sides(state.announced, state.ledger).items() if count is not None}
     return (
-        {"complete": state.complete, "updates": state.updates, "elapsed_s": state.elapsed_s}
-        | {f"projections_{name}": count for name, count in counters.items()}
-        | {"refused_reasons": json.dumps(reasons)}
+        {
+            "complete": not state.missing,
+            "missing": json.dumps(state.missing),
+            "updates": state.updates,
+            "elapsed_s": state.elapsed_s,
+        }
+        | {f"projections_{name}": count for name, count in counts.items()}
+        | {"refused_reasons": json.dumps(state.ledger.refusals)}
         | {"warnings": json.dumps([dataclasses.asdict(notice) for notice in state.warnings])}
         | {"warnings_accepted": json.dumps(state.accepted)}
         | {f"quality_{name}": value for name, value in state.quality.items()}

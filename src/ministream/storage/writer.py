@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import h5py
 import numpy as np
@@ -60,7 +60,7 @@ class VolumeWriter:
         config: Mapping[str, Any],
         how: Literal["auto", "direct", "hdf5"] = "auto",
     ) -> None:
-        self._comm, self._directory, self._slab = comm, directory, slab
+        self._comm, self._directory, self._slab, self._how = comm, directory, slab, how
         self._slabs = comm.allgather(slab)
         _check(self._slabs, scan.rows)
         self._largest = self._slabs[0].rows
@@ -100,6 +100,19 @@ class VolumeWriter:
     def final(self, image: NDArray[np.float32], state: VolumeState) -> Path:
         """Write `recon.h5`, and wait for all that is on its way."""
         return self._write(FINAL, image, state, behind=False)
+
+    def elsewhere(self, directory: Path) -> Self:
+        """A writer of the same volumes into another directory; collective. Raises StorageError."""
+        return type(self)(
+            self._comm,
+            directory,
+            scan=self._header.scan,
+            n=self._header.n,
+            slab=self._slab,
+            axis_col=self._header.axis_col,
+            config=self._header.config,
+            how=self._how,
+        )
 
     def poll(self) -> None:
         """Move on what is on its way, without waiting; for a caller that computes or waits for something else."""
@@ -166,7 +179,7 @@ class VolumeWriter:
             together(self._comm, path, atomic.commit, part, path, root_only=True)
         except StorageError:
             if self._comm.rank == 0:
-                part.unlink(missing_ok=True)
+                atomic.discard(part)
             raise
         return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ministream.app.recon.observing import Update
-from ministream.model import Counters
+from ministream.ledger import Ledger
 from ministream.monitor import Latency
+from ministream.parallel.mpi import Comm
 from ministream.parallel.row_scatter import SlabFrame
 from ministream.state import State
 from ministream.storage import VolumeState
@@ -20,12 +22,12 @@ from ministream.storage import VolumeState
 
 @dataclass(kw_only=True)
 class Books:
-    """Every rank keeps them; only those of rank 0 know the `counters` of the stream.
+    """Every rank keeps them; only those of rank 0 know the `ledger` of the stream.
 
     `not_yet_in_image` are the acquisition times of the projections that came since the last update.
     """
 
-    counters: Counters = field(default_factory=Counters)
+    ledger: Ledger = field(default_factory=Ledger)
     latency: Latency = field(default_factory=Latency)
     not_yet_in_image: list[float] = field(default_factory=list)
     angles_rad: tuple[float, float] | None = None
@@ -33,6 +35,7 @@ class Books:
     repaired: int = 0
     residuals: list[float] = field(default_factory=list)
     iterations: list[int] = field(default_factory=list)
+    _repaired_here: list[int] = field(default_factory=list)
     _started: float = field(default_factory=time.monotonic)
 
     @property
@@ -42,11 +45,11 @@ class Books:
 
     def accepted(self, rows: SlabFrame, *, new: bool, repaired: int) -> None:
         """One projection is in the window; `new` unless it was there before; `repaired` counts its mended pixels."""
-        self.repaired += repaired
         if new:
-            self.counters.used += 1
+            self.ledger.used += 1
         else:
-            self.counters.repeated += 1
+            self.ledger.repeated += 1
+        self._repaired_here.append(repaired)
         low, high = self.angles_rad or (rows.angle_rad, rows.angle_rad)
         self.angles_rad = min(low, rows.angle_rad), max(high, rows.angle_rad)
         self.not_yet_in_image.append(rows.acquired_s)
@@ -57,6 +60,7 @@ class Books:
         `residual_norm2` is |b - A x|² before each of its iterations, empty for an algorithm that has none.
         """
         self.updates += 1
+        self.ledger.imaged = self.ledger.used
         now = time.time()
         for acquired_s in self.not_yet_in_image:
             self.latency.record(now - acquired_s)
@@ -70,17 +74,18 @@ class Books:
             image=image,
             iterations=iterations,
             residual_norm=norms[0] if norms else None,
-            counters=self.counters,
+            ledger=self.ledger.copy(),
             elapsed_s=self.elapsed_s,
             behind_s=behind_s,
-            state=self.volume_state(complete=False),
+            state=self.volume_state(),
         )
 
     def state(self) -> State:
-        """What was counted and measured so far, apart from the stream's counters."""
+        """What was counted and measured so far."""
         found = {f"latency.{name}": value for name, value in self.latency.state().items()}
         return {
             **found,
+            "ledger": json.dumps(self.ledger.as_dict()),
             "not_yet_in_image": np.array(self.not_yet_in_image),
             "angles_rad": np.array(self.angles_rad or ()),
             "updates": self.updates,
@@ -91,7 +96,8 @@ class Books:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on with the books of the run before."""
+        """Go on with the books of the run before; the ledger stays the same object."""
+        self.ledger.take(json.loads(state["ledger"]))
         self.latency.restore({"counts": state["latency.counts"], "negative": state["latency.negative"]})
         self.not_yet_in_image = state["not_yet_in_image"].tolist()
         low_high = state["angles_rad"].tolist()
@@ -100,11 +106,20 @@ class Books:
         self.residuals, self.iterations = state["residuals"].tolist(), state["iterations"].tolist()
         self._started = time.monotonic() - state["elapsed_s"]
 
-    def volume_state(self, *, complete: bool, quality: Mapping[str, float] | None = None) -> VolumeState:
-        """What a volume says about itself that is written now."""
+    def agree(self, comm: Comm) -> None:
+        """Count the pixels that were replaced on any rank since the last time; collective."""
+        repaired = comm.sum(np.array(self._repaired_here, np.float64))
+        self._repaired_here.clear()
+        self.repaired += int(repaired.sum())
+        self.ledger.mended += int(np.count_nonzero(repaired))
+
+    def volume_state(self, announced: Ledger | None = None, quality: Mapping[str, float] | None = None) -> VolumeState:
+        """What a volume says about itself that is written now: whoever reads it has a complete file."""
+        ledger = self.ledger.copy()
+        ledger.written = ledger.imaged
         return VolumeState(
-            counters=self.counters,
-            complete=complete,
+            ledger=ledger,
+            announced=announced,
             updates=self.updates,
             elapsed_s=self.elapsed_s,
             angles_rad=self.angles_rad,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ministream import log
 from ministream.app.recon.assignment import Assignment
 from ministream.errors import InputError
 from ministream.model import FrameKind, Notice, notice
@@ -17,6 +18,8 @@ from ministream.plausibility import NoticeBook, angles, calibration, moments, pr
 from ministream.plausibility.record import ProjectionRecord, ProjectionTable
 from ministream.prep import kernels
 from ministream.prep.corrections import Corrector, Mended
+
+_LOG = log.get(__name__)
 
 
 def mask_of(path: Path | None, assignment: Assignment) -> NDArray[np.bool_] | None:
@@ -36,10 +39,12 @@ def mask_of(path: Path | None, assignment: Assignment) -> NDArray[np.bool_] | No
 class ScanGate:
     """One rank's part of the gate; `book` is complete on rank 0 alone.
 
+    A `resumed` run has not seen the projections before its checkpoint, and leaves out what is judged over the scan.
+
     After `conclude`, `flaw` says on rank 0 why the run cannot count as complete, if it cannot.
     """
 
-    def __init__(self, comm: Comm, assignment: Assignment, corrector: Corrector) -> None:
+    def __init__(self, comm: Comm, assignment: Assignment, corrector: Corrector, *, resumed: bool = False) -> None:
         self._comm, self._assignment, self._corrector = comm, assignment, corrector
         section, scan = assignment.config.plausibility, assignment.scan
         self.book = NoticeBook(strict=section.strict and comm.rank == 0, accept=section.accept)
@@ -47,6 +52,7 @@ class ScanGate:
         self._mended = Mended()
         self._pixels = self._levelled = 0
         self._negative = False
+        self._resumed = resumed
         self.flaw = ""
 
     def started(self) -> None:
@@ -95,7 +101,10 @@ class ScanGate:
         fits = self._fits(table)
         with self._comm.together():
             if self._comm.rank == 0 and len(table):
-                self.book.add(self._judged(table, fits))
+                if self._resumed:
+                    _LOG.info("resumed from a checkpoint: the scan as a whole is not judged again")
+                else:
+                    self.book.add(self._judged(table, fits))
                 self.book.add(self._mended_notices(shares))
                 left_out = projections.unwritten(unwritten)
                 self.book.add(left_out)

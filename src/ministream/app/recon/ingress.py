@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 
@@ -16,17 +19,23 @@ from ministream import log
 from ministream.app.recon.producer_link import ProducerLink, Route
 from ministream.config import Config
 from ministream.errors import FrameError, MinistreamError, ProtocolError
-from ministream.model import Counters, Frame, FrameKind, Scan
+from ministream.ledger import Ledger
+from ministream.model import Frame, FrameKind, Scan
 from ministream.parallel.mpi import Comm, Request
 from ministream.plausibility.projections import never_written
-from ministream.transport import Arrived, Ended, Event, Lost, Receiver, ReceivingRank, Refused, open_wire
+from ministream.state import State
+from ministream.transport import Arrived, Ended, Event, Lost, Omitted, Receiver, ReceivingRank, Refused, open_wire
 from ministream.tunnel import curve
-from ministream.wire.native import Share
+from ministream.wire.native import Share, Totals
 
 _LOG = log.get(__name__)
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
 _REASON_BYTES = 16
 _NEVER_WRITTEN = "never-written"
+# mpirun, srun and the batch system may each pass on the same signal.
+_SAME_SIGNAL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,7 @@ class _Due:
     """The next frame in the stream's order; None where it was refused for `reason`."""
 
     seq: int
+    kind: FrameKind
     frame: Frame | None
     reason: str = ""
 
@@ -45,12 +55,18 @@ class Ingress:
     the slowest has, and none that one of them had to refuse. So the ranks behind them have the same projections, and
     update together. The stream is over for all when it is for one.
 
-    After `conclude`, `complete` says on each whether every projection that was sent arrived whole, `ending` in one line
-    how it ended, `bytes_received` how much came to all together; and `failure` is the error of this one that must end
-    the job, if any.
+    `ledger` counts what happens to each frame, the same on all of them. After `conclude`, `announced` is the ledger of
+    the producer, None where its end never came to one of them, `ending` says in one line how the stream ended,
+    `bytes_received` how much came to all together; `failure` is the error of this one that must end the job, if any.
+
+    `before` are the values of a checkpoint: the stream continues after what it holds.
+
+    A signal ends the stream in order: what has arrived by then is still handed out. A second one ends the job at once.
     """
 
-    def __init__(self, comm: Comm, config: Config, link: ProducerLink | None) -> None:
+    def __init__(
+        self, comm: Comm, config: Config, link: ProducerLink | None, before: Mapping[str, Any] | None = None
+    ) -> None:
         self._comm, self._config, self._link = comm, config, link
         self._stack = ExitStack()
         self._receiver: Receiver | None = None
@@ -61,14 +77,34 @@ class Ingress:
         self._shape = (0, 0)
         self._projections_fed = 0
         self._last_seq = -1
+        self._resume_at = 0
+        self._walltime_ends_s = _job_ends_s() - config.checkpoint.walltime_margin_s
         self._taken = 0
         self._strict = config.stream.strict
-        self.counters = Counters()
         self.unwritten: list[int] = []
+        self.omitted: list[Omitted] = []
+        self._stop = ""
+        self._stop_at: int | None = None
+        self._stopped_at_s = 0.0
+        self._pulled = 0
+        self.ledger = Ledger()
+        self.announced: Ledger | None = None
         self.bytes_received = 0
-        self.complete = False
         self.ending = ""
         self.failure: MinistreamError | None = None
+        self._handed_out = dict.fromkeys(FrameKind, 0)
+        self._held: Totals | None = None
+        self._scan_id = ""
+        if before is not None:
+            self._resume(before)
+
+    def _resume(self, before: Mapping[str, Any]) -> None:
+        """Continue where the run was that left these values."""
+        held = json.loads(before["stream.held"])
+        self._held, self._scan_id = Totals(**held), before["scan"]["scan_id"]
+        self._handed_out = {kind: held[kind.name.lower() + "s"] for kind in FrameKind}
+        self._last_seq, self._projections_fed = before["stream.position"], before["stream.projections_fed"]
+        self._resume_at = self._last_seq + 1
 
     def __enter__(self) -> Self:
         return self
@@ -81,7 +117,7 @@ class Ingress:
     def wait_for_scan(self, offered: Route | None, share: Share) -> Scan:
         """Wait for the producer, and what it says of the scan; `offered`, on rank 0, is the way there.
 
-        From then on an interrupt ends the stream in order; a second one ends the job at once.
+        From then on a signal ends the stream in order.
 
         Raises PeerLostError when it stays away longer than the configured time, ProtocolError when it speaks another
         protocol, ConfigError for an address that cannot be dialled from here.
@@ -90,12 +126,19 @@ class Ingress:
         self._receiver = self._stack.enter_context(
             open_wire(self._config.stream.wire, self._config).receiver(
                 route.urls_for(self._comm.rank),
-                rank=ReceivingRank(number=self._comm.rank, count=self._comm.size, share=share),
+                rank=ReceivingRank(
+                    number=self._comm.rank,
+                    count=self._comm.size,
+                    share=share,
+                    scan_id=self._scan_id,
+                    held=self._held,
+                    saves=self._config.checkpoint.periodic,
+                ),
                 keys=curve.load(self._config.stream.curve, "receiver"),
             )
         )
         scan = self._receiver.scan()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._interrupt)
         return scan
 
@@ -135,27 +178,59 @@ class Ingress:
         """After the end, with everything used: learn how it was for the others; collective."""
         assert self._receiver is not None
         self.acknowledge()
-        whole = self.counters.received == self.counters.sent and not self.counters.refused
-        mine = (self.complete and whole, self.ending, self._receiver.report.bytes)
-        everyone = self._comm.allgather(mine)
+        # what has arrived here and could not be handed out, because the stream ended for another rank
+        self.ledger.received += self._arrived - self._taken
+        everyone = self._comm.allgather((self.announced, self.ending, self._receiver.report.bytes))
         self.bytes_received = sum(received for _, _, received in everyone)
-        self.complete = all(complete for complete, _, _ in everyone)
-        endings = [(rank, how) for rank, (complete, how, _) in enumerate(everyone) if how and not complete]
-        if endings:
-            rank, how = endings[0]
+        early = [(rank, how) for rank, (announced, how, _) in enumerate(everyone) if announced is None and how]
+        if early:
+            rank, how = early[0]
             self.ending = f"receiving rank {rank}: {how}" if rank else how
+            self.announced = None
         if self._comm.rank == 0:
             _LOG.info("end of the stream: %s", self.ending)
 
-    def report(self, *, complete: bool) -> None:
-        """The volume is written; tell the producer whether every projection is in it."""
+    def report(self, *, complete: bool, missing: Sequence[str]) -> None:
+        """The volume is written; tell the producer whether every projection is in it, and what is missing."""
         assert self._receiver is not None
-        self._receiver.conclude(written=True, complete=complete, text=self.ending)
+        self._receiver.conclude(written=True, complete=complete, text="; ".join(missing) or self.ending)
+
+    @property
+    def position(self) -> int:
+        """The last frame that has been handed out, counted over all kinds; -1 before the first."""
+        return self._last_seq
+
+    def save(self, position: int) -> None:
+        """A checkpoint holds everything up to the frame `position`: the producer need not keep it."""
+        assert self._receiver is not None
+        if position >= 0:
+            self._receiver.save(position)
+
+    def state(self) -> State:
+        """Where in the stream it is; its ledger is kept with the books."""
+        passed = [omitted for omitted in self.omitted if omitted.seq <= self._last_seq]
+        drops: dict[str, int] = dict(self._held.drops) if self._held is not None else {}
+        for omitted in passed:
+            drops[omitted.reason] = drops.get(omitted.reason, 0) + len(omitted.indices)
+        before = self._held.omissions if self._held is not None else 0
+        held = {kind.name.lower() + "s": count for kind, count in self._handed_out.items()}
+        return {
+            "stream.position": self._last_seq,
+            "stream.projections_fed": self._projections_fed,
+            "stream.held": json.dumps({**held, "omissions": before + len(passed), "drops": drops}),
+        }
 
     @property
     def waiting(self) -> int:
-        """Whole frames that have come and have not been handed out."""
-        return self._receiver.report.received - self._taken if self._receiver is not None else 0
+        """Frames that have arrived and have not been handed out."""
+        return self._arrived - self._taken
+
+    @property
+    def _arrived(self) -> int:
+        """Frames that have arrived on this rank, whole or not."""
+        assert self._receiver is not None
+        report = self._receiver.report
+        return report.received + report.refused
 
     def tunnel(self) -> dict[str, str | int] | None:
         """Kind, cipher and bytes of the tunnel in use; None without one, and on other ranks than rank 0."""
@@ -164,29 +239,44 @@ class Ingress:
     def _pull(self) -> None:
         """Take what has come to this rank, as much as one batch holds."""
         assert self._receiver is not None
+        if not self._stop and time.time() > self._walltime_ends_s:
+            self._stop = "the walltime limit"
+            _LOG.warning("the walltime limit is near: finishing with the frames that have arrived")
+        if self._stop and self._stop_at is None:
+            self._stop_at = self._arrived
         while not self._over and len(self._due) < self._mine["reasons"].size:
-            event = self._receiver.next(0)
+            event = self._receiver.next(0) if self._stop_at is None or self._pulled < self._stop_at else None
             if event is None:
+                if self._stop_at is not None:
+                    self._end(f"stopped by {self._stop} after {self._pulled} frames")
                 break
             self._take(event)
 
     def _take(self, event: Event) -> None:
+        assert self._receiver is not None
         match event:
+            case Arrived(seq=seq) | Refused(seq=seq) if seq < self._resume_at:
+                # a wire without a resume position sends from the beginning again
+                self._pulled, self._taken = self._pulled + 1, self._taken + 1
+                self._receiver.ack(seq)
             case Arrived(seq=seq, frame=frame):
                 if frame.pixels.shape != self._shape:
-                    raise ProtocolError(f"{frame.pixels.shape} pixels came to the rank that has {self._shape} of them")
-                self._due.append(_Due(seq, frame, _NEVER_WRITTEN if _is_blank(frame) else ""))
-            case Refused(seq=seq, reason=reason, text=text):
+                    raise ProtocolError(f"frame {seq}: received shape {frame.pixels.shape}, expected {self._shape}")
+                self._pulled += 1
+                self._due.append(_Due(seq, frame.kind, frame, _NEVER_WRITTEN if _is_blank(frame) else ""))
+            case Refused(seq=seq, reason=reason, text=text, kind=frame_kind):
                 _LOG.warning("frame refused: %s", text)
+                self._pulled += 1
                 if self._strict:
-                    self.counters.refuse(reason)
-                    self._end(text, FrameError(f"{text}; the job is strict"))
+                    self._end(text, FrameError(f"{text}; the job is strict (--strict)"))
                 else:
-                    self._due.append(_Due(seq, None, reason))
+                    self._due.append(_Due(seq, frame_kind, None, reason))
             case Ended(totals=totals):
-                self.counters.sent, self.counters.dropped = totals.projections, totals.dropped
-                self._end("the producer sent everything")
-                self.complete = not totals.dropped
+                delivered = totals.projections + totals.dropped
+                self.announced = Ledger(delivered=delivered, sent=totals.projections, drops=dict(totals.drops))
+                self._end(f"the producer sent all of its {totals.projections} projections")
+            case Omitted():
+                self.omitted.append(event)
             case Lost(text=text):
                 self._end(text)
 
@@ -205,19 +295,20 @@ class Ingress:
         for refusals in self._all["reasons"][:, :count].T:
             due = self._due.popleft()
             self._last_seq = due.seq
-            self._taken += due.frame is not None
+            self._taken += 1
+            self._handed_out[due.kind] += 1
+            self.ledger.received += due.kind is FrameKind.PROJECTION
             words = [text.decode() for text in refusals]
             # rows that see nothing are normal in one band; a projection that was never written shows nothing in all
             blank = all(word == _NEVER_WRITTEN for word in words)
             reason = _NEVER_WRITTEN if blank else next((word for word in words if word not in ("", _NEVER_WRITTEN)), "")
             if reason or due.frame is None:
-                self.counters.refuse(reason)
+                self.ledger.refuse(due.kind, reason)
                 if reason == _NEVER_WRITTEN and due.frame is not None:
                     self.unwritten.append(due.frame.index)
                 continue
             frames.append(due.frame)
-            if due.frame.kind is FrameKind.PROJECTION:
-                self.counters.received += 1
+            if due.kind is FrameKind.PROJECTION:
                 self._projections_fed += 1
                 if self._projections_fed % self._step == 0:
                     break
@@ -230,9 +321,20 @@ class Ingress:
         self._over, self.ending, self.failure = True, how, failure
 
     def _interrupt(self, number: int, _frame: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        self._end(f"stopped by {signal.Signals(number).name} after {self._projections_fed} projections")
+        name, now = signal.Signals(number).name, time.monotonic()
+        if self._stop and now - self._stopped_at_s < _SAME_SIGNAL_S:
+            return
+        if self._stop:
+            raise KeyboardInterrupt(f"{name}, after {self._stop}")
+        self._stop, self._stopped_at_s = name, now
+        _LOG.warning("%s: finishing with the frames that have arrived; a second signal ends the job at once", name)
 
 
 def _is_blank(frame: Frame) -> bool:
     return frame.kind is FrameKind.PROJECTION and never_written(frame.pixels) is not None
+
+
+def _job_ends_s() -> float:
+    """UNIX time at which Slurm ends this job; infinite where it does not say."""
+    text = os.environ.get("SLURM_JOB_END_TIME", "")
+    return float(text) if text.isdigit() else float("inf")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,26 +15,24 @@ from rich.console import Console
 
 from ministream import log
 from ministream.app import placement
+from ministream.app.recon import resume
 from ministream.app.recon.assignment import Assignment, assign, groups_of
-from ministream.app.recon.books import Books
-from ministream.app.recon.gate import ScanGate, mask_of
-from ministream.app.recon.ingress import Ingress
+from ministream.app.recon.gate import ScanGate
+from ministream.app.recon.ingress import STOP_SIGNALS, Ingress
 from ministream.app.recon.observing import Observers, Run
 from ministream.app.recon.outcome import Outcome
-from ministream.app.recon.pacing import Pacing
+from ministream.app.recon.parts import Parts
 from ministream.app.recon.producer_link import ProducerLink
 from ministream.app.recon.reference import ReferenceComparison
 from ministream.config import Config
-from ministream.errors import MinistreamError, PeerLostError
-from ministream.model import Counters, FrameKind, Scan
+from ministream.errors import IncompleteError, MinistreamError, PeerLostError
+from ministream.ledger import Ledger
+from ministream.model import FrameKind, Scan
 from ministream.monitor import StageClock, Summary
 from ministream.parallel import mpi
 from ministream.parallel.row_scatter import RowScatter, SlabFrame
-from ministream.prep.corrections import Corrector
-from ministream.recon import backend, open_algorithm
-from ministream.recon.geometry import Geometry
-from ministream.recon.window import Window
-from ministream.storage import VolumeWriter
+from ministream.recon import backend
+from ministream.storage import Checkpoint, VolumeWriter
 from ministream.wire.native import Share
 
 _LOG = log.get(__name__)
@@ -58,6 +56,7 @@ def recon(
     comm = mpi.world(ranks)
     with mpi.ending_together(comm), ExitStack() as stack:
         log.setup(f"rank {comm.rank}", log_level or "INFO")
+        _on_signals(_stop_before_the_scan if comm.rank == 0 else signal.SIG_IGN)
         with comm.together():
             config = load_config()
             group = next(group for group in groups_of(config, comm.size) if comm.rank in group)
@@ -68,27 +67,38 @@ def recon(
         places = comm.gather(placement.here(threads))
         if places is not None:
             _LOG.info("%s", placement.describe(places))
+        checkpoint = resume.found(comm, config)
         receiving = comm.split(0 if comm.rank == group.start else None)
-        ingress = stack.enter_context(Ingress(receiving, config, link)) if receiving is not None else None
+        before = checkpoint.values if checkpoint is not None else None
+        ingress = stack.enter_context(Ingress(receiving, config, link, before)) if receiving is not None else None
         with comm.together():
             route = link.open() if link is not None else None
         with comm.together():
             share = Share(first=group.start, last=group.stop, ranks=comm.size)
             offered = ingress.wait_for_scan(route, share) if ingress is not None else None
         scan = cast(Scan, comm.bcast(offered))
-        if ingress is None:
-            # The receiving ranks decide that the job ends early, and the others end with them.
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-                signal.signal(number, signal.SIG_IGN)
         with comm.together():
+            if checkpoint is not None:
+                resume.check(checkpoint, scan)
+                config = resume.settled(config, checkpoint)
             assignment = assign(comm.rank, comm.size, config, scan, threads)
-            run = _run(comm, assignment, console, stack)
-            job = Job(run, ingress, stack)
+            job = Job(comm, assignment, ingress, console, stack, checkpoint)
         if ingress is not None:
             ingress.begin(
                 batch=assignment.batch, step=assignment.config.window.step, shape=(assignment.band[-1].stop, scan.cols)
             )
         return job.run()
+
+
+def _on_signals(handler: Callable[[int, Any], None] | signal.Handlers) -> None:
+    """What a signal to this rank does; the receiving ranks decide that the job ends early, the others end with them."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, handler)
+
+
+def _stop_before_the_scan(number: int, _frame: object) -> None:
+    _on_signals(signal.SIG_IGN)  # mpirun passes on what the ranks may get themselves
+    raise IncompleteError(f"stopped by {signal.Signals(number).name} before the scan began: no volume was written")
 
 
 class _Shared:
@@ -108,53 +118,60 @@ class _Shared:
         return wait
 
 
-def _run(comm: mpi.Comm, assignment: Assignment, console: Console, stack: ExitStack) -> Run:
-    """What the observers of a run may use; collective."""
-    writer = VolumeWriter(
-        comm.dup(),
-        assignment.config.output.directory,
-        scan=assignment.scan,
-        n=assignment.scan.cols,
-        slab=assignment.slab,
-        axis_col=assignment.axis_col,
-        config=assignment.config.as_dict(),
-        how=assignment.config.output.writer,
-    )
-    stack.callback(writer.close)
-    comparison = ReferenceComparison(comm, assignment)
-    return Run(comm=comm, assignment=assignment, writer=writer, comparison=comparison, console=console)
-
-
 class Job:
-    """One rank's part of one scan: its slab, its window, its image."""
+    """One rank's part of one scan, from the first frame to the volume."""
 
-    def __init__(self, run: Run, ingress: Ingress | None, stack: ExitStack) -> None:
-        self._comm, self._ingress, self._clock = run.comm, ingress, StageClock()
-        comm, assignment, self._writer = run.comm, run.assignment, run.writer
-        scan, slices, window = assignment.scan, assignment.slab.rows, assignment.config.window
-        engine = backend.default()
-        engine.warm_up(slices)
-        geometry = Geometry(n=scan.cols, cols=scan.cols, axis_col=assignment.axis_col)
-        self._window = Window(length=window.length, step=window.step, cols=scan.cols, slices=slices)
-        prep = assignment.config.prep
-        mask = mask_of(prep.mask, assignment)
-        self._corrector = Corrector(rows=slices, cols=scan.cols, options=prep, mask=mask)
-        self._gate = ScanGate(comm, assignment, self._corrector)
-        self._algorithm = open_algorithm(assignment.config.recon, geometry, slices, _Shared(comm, self._clock))
-        self._image = engine.new_image(geometry, slices)
-        self._host = engine.host
-        self._pacing = Pacing(comm, assignment)
-        self._idle_s = 0.0
-        self._group = cast(mpi.Comm, comm.split(assignment.group.start))
-        self._scatter = RowScatter(
-            self._group, scan, assignment.band, assignment.batch, ingress.feed if ingress else None
-        )
+    def __init__(
+        self,
+        comm: mpi.Comm,
+        assignment: Assignment,
+        ingress: Ingress | None,
+        console: Console,
+        stack: ExitStack,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self._comm, self._ingress, self._clock = comm, ingress, StageClock()
         # the stream is counted where it arrives, and rank 0 tells of it
         telling = ingress if comm.rank == 0 else None
-        self._books = Books(counters=telling.counters if telling is not None else Counters())
+        ledger = telling.ledger if telling is not None else Ledger()
+        self._parts = Parts(comm, assignment, _Shared(comm, self._clock), ledger)
+        if checkpoint is not None:
+            resume.restore(checkpoint, comm, assignment, self._parts)
+        self._window, self._books = self._parts.window, self._parts.books
+        self._gate = ScanGate(comm, assignment, self._parts.corrector, resumed=checkpoint is not None)
+        self._idle_s = 0.0
+        self._group = cast(mpi.Comm, comm.split(assignment.group.start))
+        feed = ingress.feed if ingress else None
+        self._scatter = RowScatter(self._group, assignment.scan, assignment.band, assignment.batch, feed)
+        run = self._run_of(assignment, console)
+        stack.callback(run.writer.close)
         self._observers = Observers(run, self._clock)
         stack.callback(self._observers.close)
         self._outcome = Outcome(run, self._books, self._observers, self._clock, telling, self._gate)
+
+    def _run_of(self, assignment: Assignment, console: Console) -> Run:
+        """What the observers may use; collective."""
+        writer = VolumeWriter(
+            self._comm.dup(),
+            assignment.config.output.directory,
+            scan=assignment.scan,
+            n=assignment.scan.cols,
+            slab=assignment.slab,
+            axis_col=assignment.axis_col,
+            config=assignment.config.as_dict(),
+            how=assignment.config.output.writer,
+        )
+        ingress, about = self._ingress, resume.header(assignment)
+        return Run(
+            comm=self._comm,
+            assignment=assignment,
+            writer=writer,
+            comparison=ReferenceComparison(self._comm, assignment),
+            console=console,
+            state=lambda: {**about, **self._parts.state(), **(ingress.state() if ingress is not None else {})},
+            position=lambda: ingress.position if ingress is not None else -1,
+            saved=ingress.save if ingress is not None else lambda _position: None,
+        )
 
     def run(self) -> Summary | None:
         """Take batches until the stream ends; update the image whenever the window is due."""
@@ -168,23 +185,27 @@ class Job:
                 self._ingress.acknowledge()
             if self._window.due:
                 self._update()
-        if self._window.fresh:
-            self._update()
         if self._ingress is not None:
             self._ingress.conclude()
         self._scatter.close()
         self._group.free()
         self._comm.agree(self._failure())
+        if self._comm.bcast(self._ingress is not None and self._ingress.announced is None):
+            with self._clock.timed("idle"):
+                self._books.agree(self._comm)
+            self._observers.interrupted()
+        if self._window.fresh:
+            self._update()
         self._gate.conclude(self._ingress.unwritten if self._ingress is not None else ())
-        summary = self._outcome.write(self._host(self._image), scattered=self._scatter.bytes_scattered)
+        summary = self._outcome.write(self._parts.image.host(), scattered=self._scatter.bytes_scattered)
         if self._ingress is not None and summary is not None:
-            self._ingress.report(complete=summary.complete)
+            self._ingress.report(complete=summary.complete, missing=summary.missing)
         return summary
 
     def _take(self) -> list[SlabFrame] | None:
         began = time.perf_counter()
         with self._clock.timed("receive"):
-            batch = self._scatter.take(self._writer.poll)
+            batch = self._scatter.take(self._observers.poll)
             self._clock.add("idle", self._scatter.waits.idle_s)
             self._clock.add("scatter", self._scatter.waits.scatter_s)
         self._idle_s += time.perf_counter() - began
@@ -192,38 +213,40 @@ class Job:
 
     def _accept(self, rows: SlabFrame) -> None:
         if rows.kind is not FrameKind.PROJECTION:
-            self._corrector.add(rows.kind, rows.pixels, rows.position)
+            self._parts.corrector.add(rows.kind, rows.pixels, rows.position)
             return
-        if not self._corrector.settled:
+        if not self._parts.corrector.settled:
             self._gate.settle()
         before = self._window.fresh
         slot = self._window.slot(rows.index, rows.angle_rad)
-        mended = self._corrector.correct(rows.pixels, slot, rows.position)
+        mended = self._parts.corrector.correct(rows.pixels, slot, rows.position)
         self._gate.accepted(rows, mended)
         self._books.accepted(rows, new=self._window.fresh > before, repaired=mended.total)
 
     def _update(self) -> None:
         self._gate.updated()
         with self._clock.timed("update"):
-            report = self._algorithm.update(
-                self._image,
+            report = self._parts.algorithm.update(
+                self._parts.image.handle,
                 self._window,
-                self._pacing.iterations(),
+                self._parts.pacing.iterations(),
                 progress=self._move_frames,
-                proceed=self._pacing.proceed,
+                proceed=self._parts.pacing.proceed,
             )
             self._clock.add("forward", report.forward_s)
             self._clock.add("back", report.back_s)
         self._window.updated()
         with self._clock.timed("idle"):  # the ranks meet here
-            residuals = self._pacing.learn(
+            residuals = self._parts.pacing.learn(
                 report,
                 acquired_s=self._books.not_yet_in_image,
                 idle_s=self._idle_s,
                 waiting=self._ingress.waiting if self._ingress is not None else 0,
             )
+            self._books.agree(self._comm)
         self._idle_s = 0.0
-        self._observers.updated(self._books.updated(self._host(self._image), residuals, report.iterations))
+        image = self._parts.image.host()
+        self._observers.updated(self._books.updated(image, residuals, report.iterations))
 
     def _failure(self) -> MinistreamError | None:
         """Why there is nothing to write, on rank 0."""
@@ -233,4 +256,4 @@ class Job:
 
     def _move_frames(self) -> None:
         self._scatter.poll()
-        self._writer.poll()
+        self._observers.poll()

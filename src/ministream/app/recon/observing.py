@@ -16,9 +16,10 @@ from ministream import log, registry
 from ministream.app.recon.assignment import Assignment
 from ministream.app.recon.reference import ReferenceComparison
 from ministream.errors import MinistreamError
-from ministream.model import Counters
+from ministream.ledger import Ledger
 from ministream.monitor import StageClock
 from ministream.parallel.mpi import Comm
+from ministream.state import State
 from ministream.storage import VolumeState, VolumeWriter
 
 _LOG = log.get(__name__)
@@ -32,7 +33,7 @@ class Update:
 
     `index` counts updates from 1. `image` [row, col, padded slices] is this rank's slab, valid during the call.
     `residual_norm` is |b - A x| of the volume before the last of `iterations`, None for an algorithm that has none.
-    `counters` and `behind_s`, the age of the newest projection in the image, are rank 0's. `elapsed_s` counts from the
+    `ledger` and `behind_s`, the age of the newest projection in the image, are rank 0's. `elapsed_s` counts from the
     start of the run. `state` is what a file with this image says about itself.
     """
 
@@ -40,21 +41,36 @@ class Update:
     image: NDArray[np.float32]
     iterations: int
     residual_norm: float | None
-    counters: Counters
+    ledger: Ledger
     elapsed_s: float
     behind_s: float | None
     state: VolumeState
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """The end of a run: where the volume is, and whether it holds every projection that was delivered."""
+
+    volume: Path
+    complete: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What an observer may use; the same objects for all of them. `console` is the user's, on rank 0."""
+    """What an observer may use; the same objects for all of them. `console` is the user's, on rank 0.
+
+    `state` gives all that a restart needs, `position` the frame of the stream up to which that is, and `saved` takes
+    the position up to which the producer need not keep frames any longer.
+    """
 
     comm: Comm
     assignment: Assignment
     writer: VolumeWriter
     comparison: ReferenceComparison
     console: Console
+    state: Callable[[], State]
+    position: Callable[[], int]
+    saved: Callable[[int], None]
 
 
 class Observer(Protocol):
@@ -80,8 +96,16 @@ class Observer(Protocol):
         """The image has been updated."""
         ...
 
-    def finished(self) -> None:
+    def interrupted(self) -> None:
+        """The stream has ended early, and the image does not hold all of the window yet."""
+        ...
+
+    def finished(self, written: Written) -> None:
         """The volume and the summary are written."""
+        ...
+
+    def poll(self) -> None:
+        """This rank computes or waits: move on what is under way, at once; not collective."""
         ...
 
     def close(self) -> None:
@@ -109,7 +133,13 @@ class Quiet:
     def updated(self, update: Update) -> None:
         """Nothing."""
 
-    def finished(self) -> None:
+    def interrupted(self) -> None:
+        """Nothing."""
+
+    def finished(self, written: Written) -> None:
+        """Nothing."""
+
+    def poll(self) -> None:
         """Nothing."""
 
     def close(self) -> None:
@@ -139,9 +169,19 @@ class Observers:
         """Tell all of them."""
         self._tell(lambda observer: observer.updated(update))
 
-    def finished(self) -> None:
+    def interrupted(self) -> None:
         """Tell all of them."""
-        self._tell(lambda observer: observer.finished())
+        self._tell(lambda observer: observer.interrupted())
+
+    def finished(self, written: Written) -> None:
+        """Tell all of them."""
+        self._tell(lambda observer: observer.finished(written))
+
+    def poll(self) -> None:
+        """Tell all of them; called often."""
+        for name, observer in self._observers.items():
+            with self._surviving(name, observer, alone=True):
+                observer.poll()
 
     def close(self) -> None:
         """Tell all of them, whatever else has failed."""

@@ -13,9 +13,10 @@ from ministream import __version__, log
 from ministream.app.recon.books import Books
 from ministream.app.recon.gate import ScanGate
 from ministream.app.recon.ingress import Ingress
-from ministream.app.recon.observing import Observers, Run
+from ministream.app.recon.observing import Observers, Run, Written
 from ministream.errors import StorageError
 from ministream.monitor import StageClock, Summary, peak_memory_mib
+from ministream.storage import VolumeState
 
 _LOG = log.get(__name__)
 
@@ -43,19 +44,22 @@ class Outcome:
         """
         seconds = self._books.elapsed_s
         measured = self._measured(image)
-        complete = self._ingress is not None and self._ingress.complete and not self._gate.flaw
+        announced = self._ingress.announced if self._ingress is not None else None
         state = dataclasses.replace(
-            self._books.volume_state(complete=complete, quality=measured),
+            self._books.volume_state(announced, measured),
+            flaw=self._gate.flaw,
             warnings=self._gate.book.notices,
             accepted=self._gate.book.accepted,
         )
         with self._clock.timed("write"):
-            volume = self._run.writer.final(image, state)
+            volume = self._volume(image, state)
+        self._books.ledger.written = state.ledger.written
         volumes = [*self._observers.files, volume]
-        summary = self._summary(seconds, measured, volumes, scattered)
+        summary = self._summary(seconds, measured, volumes, scattered, state.missing)
         with self._run.comm.together():
             self._store(summary)
-        self._observers.finished()
+        complete = self._run.comm.bcast(summary is not None and summary.complete)
+        self._observers.finished(Written(volume=volume, complete=complete))
         if summary is None:
             return None
         drawn = [path for path in self._observers.files if path not in volumes]
@@ -71,12 +75,40 @@ class Outcome:
             _LOG.warning("the summary does not list the pictures: %s", error)
         return summary
 
+    def _volume(self, image: NDArray[np.float32], state: VolumeState) -> Path:
+        """Write the volume, or where that fails write it to the fallback folder; collective."""
+        settings = self._run.assignment.config
+        fallback = settings.output.fallback or settings.checkpoint_folder
+        try:
+            return self._run.writer.final(image, state)
+        except StorageError as error:
+            if self._run.comm.rank == 0:
+                _LOG.warning("%s; the volume goes to the fallback folder %s", error, fallback)
+            try:
+                writer = self._run.writer.elsewhere(fallback)
+                try:
+                    return writer.final(image, state)
+                finally:
+                    writer.close()
+            except StorageError as second:
+                raise _everywhere(
+                    StorageError(
+                        f"the volume is lost: {error}; and in the fallback folder, {second}. Set output.fallback to a "
+                        "folder on another disk."
+                    )
+                ) from error
+
     def _summary(
-        self, seconds: float, measured: Mapping[str, float], volumes: list[Path], scattered: int
+        self,
+        seconds: float,
+        measured: Mapping[str, float],
+        volumes: list[Path],
+        scattered: int,
+        missing: tuple[str, ...],
     ) -> Summary | None:
         """What every rank knows, on rank 0; collective."""
         run, books, ingress = self._run, self._books, self._ingress
-        repaired, sent = run.comm.sum(np.array([books.repaired, scattered], np.float64))
+        sent = run.comm.sum(np.array([scattered], np.float64))[0]
         memory = run.comm.allgather(peak_memory_mib())
         stages = run.comm.allgather(self._clock.seconds())
         if ingress is None:
@@ -84,13 +116,16 @@ class Outcome:
         return Summary(
             scan_id=run.assignment.scan.scan_id,
             version=__version__,
-            complete=ingress.complete and not self._gate.flaw,
+            complete=not missing,
             ending=self._gate.flaw or ingress.ending,
-            counters=books.counters,
-            repaired_pixels=int(repaired),
+            missing=missing,
+            dropped=[{"indices": each.indices, "reason": each.reason, "at_s": each.at_s} for each in ingress.omitted],
+            ledger=books.ledger,
+            announced=ingress.announced,
+            repaired_pixels=books.repaired,
             updates=books.updates,
             seconds=seconds,
-            projections_per_s=books.counters.used / seconds,
+            projections_per_s=books.ledger.used / seconds,
             latency_s={"p50": books.latency.percentile(50), "p99": books.latency.percentile(99)},
             latency_negative=books.latency.negative,
             ranks=run.comm.size,
@@ -115,11 +150,27 @@ class Outcome:
         )
 
     def _store(self, summary: Summary | None) -> None:
-        if summary is not None:
-            summary.write(self._run.assignment.config.output.directory / "summary.json")
+        """Write the summary beside the results, or beside the volume in the fallback folder."""
+        if summary is None:
+            return
+        settings = self._run.assignment.config
+        try:
+            summary.write(settings.output.directory / "summary.json")
+        except StorageError as error:
+            fallback = settings.output.fallback or settings.checkpoint_folder
+            if not fallback.is_dir():
+                raise
+            _LOG.warning("%s; the summary goes to %s", error, fallback)
+            summary.write(fallback / "summary.json")
 
     def _measured(self, image: NDArray[np.float32]) -> Mapping[str, float]:
         """Quality against the truth or the reference, where one is known."""
         with self._clock.timed("quality"):
             sums = self._run.comparison.sums(image) if self._run.comparison.known else None
         return sums.mean() if sums is not None else {}
+
+
+def _everywhere(error: StorageError) -> StorageError:
+    """Every rank raises it."""
+    error.everywhere = True
+    return error

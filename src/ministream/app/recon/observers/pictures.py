@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ministream.app.recon.observing import Quiet, Run
+from ministream.app.recon.observing import Quiet, Run, Written
 from ministream.model import Scan, Slab
 from ministream.monitor import pictures
 from ministream.source import truth
-from ministream.storage import FINAL, Volume, snapshots
+from ministream.storage import Volume, snapshots
 
 # 64 MiB: what rank 0 may hold for a picture of the ground truth.
 _MOST_TRUTH_VOXELS = 2**24
@@ -28,10 +28,10 @@ class DrawPictures(Quiet):
         super().__init__()
         self._scan, self._directory = run.assignment.scan, run.assignment.config.output.directory
 
-    def finished(self) -> None:
+    def finished(self, written: Written) -> None:
         """Draw all of them."""
         with ExitStack() as stack:
-            volume = stack.enter_context(Volume(self._directory / FINAL))
+            volume = stack.enter_context(Volume(written.volume))
             moments = [stack.enter_context(Volume(path)) for path in snapshots(self._directory)]
             self._draw("orthogonal.png", partial(pictures.orthogonal, volume))
             self._draw("over-time.png", partial(pictures.over_time, [*moments, volume]))

@@ -16,8 +16,8 @@ class ShowProgress(Quiet):
     def updated(self, update: Update) -> None:
         """Show the new numbers."""
         self._progress.update(
-            used=update.counters.used,
-            received=update.counters.received,
+            used=update.ledger.used,
+            received=update.ledger.received,
             updates=update.index,
             behind_s=update.behind_s,
         )

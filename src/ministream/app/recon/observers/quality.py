@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ministream.app.recon.observing import Quiet, Run, Update
+from ministream.app.recon.observing import Quiet, Run, Update, Written
 from ministream.monitor import curves
 from ministream.quality import LiveQuality
 
@@ -28,11 +28,11 @@ class FollowQuality(Quiet):
                     self._table.add(
                         sums,
                         update=update.index,
-                        projections=update.counters.used,
+                        projections=update.ledger.used,
                         seconds=update.elapsed_s,
                     )
 
-    def finished(self) -> None:
+    def finished(self, written: Written) -> None:
         """Draw the table."""
         with self._run.comm.together():
             if self._run.comm.rank == 0 and self._table.rows and self._output.pictures:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ministream.app.recon.observing import Quiet, Run, Update
+from ministream.app.recon.observing import Quiet, Run, Update, Written
 
 
 class WriteSnapshots(Quiet):
@@ -24,9 +24,13 @@ class WriteSnapshots(Quiet):
         if update.index % self._every == 0:
             self._files.append(self._writer.snapshot(update.index, update.image, update.state))
 
-    def finished(self) -> None:
+    def finished(self, written: Written) -> None:
         """Learn how the last one ended."""
         self._writer.settle()
+
+    def poll(self) -> None:
+        """Move on what is being written."""
+        self._writer.poll()
 
     @property
     def files(self) -> Sequence[Path]:

@@ -1,0 +1,81 @@
+"""The state of the run on disk, every so often and when it stops early; removed when the volume is complete."""
+
+from __future__ import annotations
+
+import time
+
+from ministream import log
+from ministream.app.recon.observing import Quiet, Run, Update, Written
+from ministream.storage import CheckpointWriter
+
+_LOG = log.get(__name__)
+
+
+class SaveCheckpoints(Quiet):
+    """Saves on all ranks, beside the computation; what a checkpoint holds, the producer need not keep any longer."""
+
+    stage = "checkpoint"
+    collective = True
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._run, self._section = run, run.assignment.config.checkpoint
+        self._folder = run.assignment.config.checkpoint_folder
+        self._comm = run.comm.dup()
+        self._writer = CheckpointWriter(self._comm, self._folder, run.assignment.slab.first)
+        self._began_at = time.monotonic()
+        self._position: int | None = None
+
+    def updated(self, update: Update) -> None:
+        """Learn how the last one ended, and begin the next if it is due."""
+        self._settled(self._writer.settle())
+        if self._due(update):
+            self._begin(copied=True)
+
+    def interrupted(self) -> None:
+        """Save what the run has come to, and wait for it."""
+        if self._section.on_stop:
+            self._settled(self._writer.finish())
+            self._begin(copied=False)
+            self._settled(self._writer.finish())
+            if self._comm.rank == 0:
+                _LOG.info("checkpoint written: continue with `ministream recon --resume %s`", self._folder)
+
+    def finished(self, written: Written) -> None:
+        """Nobody continues from a complete volume."""
+        if written.complete:
+            self._writer.discard()
+        else:
+            self._settled(self._writer.finish())
+
+    def poll(self) -> None:
+        """Move on what is being written."""
+        self._writer.poll()
+
+    def close(self) -> None:
+        """Give up what is being written."""
+        self._writer.close()
+
+    def _due(self, update: Update) -> bool:
+        section = self._section
+        if section.every_updates and update.index % section.every_updates == 0:
+            return True
+        # the clocks of the ranks differ
+        return bool(section.every_s) and self._comm.bcast(time.monotonic() - self._began_at >= section.every_s)
+
+    def _begin(self, *, copied: bool) -> None:
+        self._began_at = time.monotonic()
+        position = self._run.position()
+        self._writer.begin(self._run.state(), copied=copied)
+        self._position = position
+
+    def _settled(self, completed: bool) -> None:
+        if completed and self._position is not None:
+            self._run.saved(self._position)
+            self._position = None
+
+
+def observe(run: Run) -> SaveCheckpoints | None:
+    """One on every rank where checkpoints are wanted."""
+    section = run.assignment.config.checkpoint
+    return SaveCheckpoints(run) if section.periodic or section.on_stop else None

@@ -1,0 +1,84 @@
+"""What one rank holds of a run, and in one list all of it that a restart needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ministream.app.recon.assignment import Assignment
+from ministream.app.recon.books import Books
+from ministream.app.recon.gate import mask_of
+from ministream.app.recon.pacing import Pacing
+from ministream.ledger import Ledger
+from ministream.parallel.mpi import Comm
+from ministream.prep.corrections import Corrector
+from ministream.recon import backend, open_algorithm
+from ministream.recon.geometry import Geometry
+from ministream.recon.weights import Sharing
+from ministream.recon.window import Window
+from ministream.state import Slabwise, State, Stateful
+
+
+class SlabImage:
+    """The image of this rank's slab; `handle` is its backend's."""
+
+    def __init__(self, geometry: Geometry, slices: int) -> None:
+        self._backend, self._slices = backend.default(), slices
+        self.handle = self._backend.new_image(geometry, slices)
+
+    def host(self) -> NDArray[np.float32]:
+        """[row, col, padded slices] in the host's memory, valid until the next update."""
+        return self._backend.host(self.handle)
+
+    def state(self) -> State:
+        """The slices, without padding."""
+        return {"values": Slabwise(array=self.host()[:, :, : self._slices], axis=2)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back the slices of this slab."""
+        padded = np.zeros_like(self.host())
+        padded[:, :, : self._slices] = state["values"]
+        self._backend.copy(self.handle, padded)
+
+
+class Parts:
+    """Made from an assignment, the same on every rank but for the slab."""
+
+    def __init__(self, comm: Comm, assignment: Assignment, sharing: Sharing, ledger: Ledger) -> None:
+        scan, slices, window = assignment.scan, assignment.slab.rows, assignment.config.window
+        backend.default().warm_up(slices)
+        geometry = Geometry(n=scan.cols, cols=scan.cols, axis_col=assignment.axis_col)
+        self.window = Window(length=window.length, step=window.step, cols=scan.cols, slices=slices)
+        prep = assignment.config.prep
+        mask = mask_of(prep.mask, assignment)
+        self.corrector = Corrector(rows=slices, cols=scan.cols, options=prep, mask=mask)
+        self.algorithm = open_algorithm(assignment.config.recon, geometry, slices, sharing)
+        self.image = SlabImage(geometry, slices)
+        self.pacing = Pacing(comm, assignment)
+        self.books = Books(ledger=ledger)
+
+    @property
+    def _stateful(self) -> dict[str, Stateful]:
+        return {
+            "window": self.window,
+            "corrector": self.corrector,
+            "algorithm": self.algorithm,
+            "image": self.image,
+            "pacing": self.pacing,
+            "books": self.books,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Everything, under `part.name`; plain values are those of rank 0."""
+        return {
+            f"{part}.{name}": value for part, held in self._stateful.items() for name, value in held.state().items()
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take back what `state` gave, with bare arrays cut to this rank's rows; collective."""
+        for part, held in self._stateful.items():
+            prefix = f"{part}."
+            held.restore({name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)})
