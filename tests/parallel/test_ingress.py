@@ -62,7 +62,7 @@ class Producer:
             urls.append(self.cable.address)
         self.thread = threading.Thread(target=self.run)
         self.thread.start()
-        return Route(urls=tuple(urls), node=os.uname().nodename, keys=None)
+        return Route(urls=tuple(urls), node=os.uname().nodename)
 
     def run(self) -> None:
         try:
