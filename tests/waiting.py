@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable
 
 HANG_S = 150.0
-_POLL_S = 0.02
+# looks come closely at first, later so far apart that looking costs nothing
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.01, 0.2
 
 
 def eventually(condition: Callable[[], object], what: Callable[[], str] | str = "", limit_s: float = HANG_S) -> None:
     """Return once `condition()` is true. When it does not come, fail with `what`, which may be a text made then."""
-    end = time.monotonic() + limit_s
+    end, pause_s = time.monotonic() + limit_s, _FIRST_LOOK_S
     while not condition():
         assert time.monotonic() < end, f"not within {limit_s:.0f} s: {what if isinstance(what, str) else what()}"
-        time.sleep(_POLL_S)
+        time.sleep(pause_s)
+        pause_s = min(1.3 * pause_s, _LAST_LOOK_S)

@@ -15,14 +15,14 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from tests.ports import free_ports
+from tests.waiting import HANG_S, eventually
+
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun")
-START_LIMIT_S = 40
 CANCEL_LIMIT_S = 5
 END_LIMIT_S = 20
 
@@ -108,7 +108,7 @@ class Lab:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def run(self, *command: str | Path, timeout_s: float = 90, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str | Path, timeout_s: float = HANG_S, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a Slurm command to its end and return its output, whatever its status."""
         return subprocess.run(
             [str(word) for word in command],
@@ -123,9 +123,9 @@ class Lab:
         """The log of one side's job in the folder of a pair."""
         return "\n".join(log.read_text(errors="replace") for log in sorted(folder.glob(f"{side}-*.log")))
 
-    def wait(self, job: str, timeout_s: float = 90) -> None:
+    def wait(self, job: str) -> None:
         """Wait until a job is over."""
-        _until(lambda: job not in self.jobs(), f"job {job} is not over", self.logs, timeout_s)
+        eventually(lambda: job not in self.jobs(), self.logs)
 
     def jobs(self) -> dict[str, str]:
         """The state of every job that is not yet over, by job id."""
@@ -164,27 +164,27 @@ class Lab:
             *(f"--{name}-file={self.home}/munge/{name}" for name in ("pid", "seed", "log")),
             f"--socket={self.home}/munge/socket",
         )
-        _until((self.home / "munge" / "socket").exists, "munged has no socket", self.logs)
+        eventually((self.home / "munge" / "socket").exists, self.logs)
         network = self._undo.enter_context(_Networks(self.nodes, self.home)) if self.networks else None
         self._configure(network)
         self._daemon("slurmctld", "-D", "-c")
         for n in self._numbers:
             self._daemon(*(network.enter(n) if network else ()), "slurmd", "-D", "-N", f"n{n}")
-        _until(self._all_idle, "not all nodes came up", self.logs)
+        eventually(self._all_idle, self.logs)
 
     def _configure(self, network: _Networks | None) -> None:
         host = socket.gethostname().partition(".")[0]
-        ports = free_ports(self.nodes + 1)
+        first = free_ports(self.nodes + 1)
         values = {
             "home": self.home,
             "user": getpass.getuser(),
             "controller": host,
             "controller_address": network.address(0) if network else "127.0.0.1",
-            "controller_port": ports[0],
+            "controller_port": first,
         }
         nodes = [
             f"NodeName=n{n} NodeHostname={f'n{n}' if network else host}"
-            f" NodeAddr={network.address(n) if network else '127.0.0.1'} Port={ports[n]} CPUs={self.cpus} Boards=1"
+            f" NodeAddr={network.address(n) if network else '127.0.0.1'} Port={first + n} CPUs={self.cpus} Boards=1"
             f" SocketsPerBoard=1 CoresPerSocket={self.cpus} ThreadsPerCore=1 RealMemory=1024 State=UNKNOWN"
             for n in self._numbers
         ]
@@ -226,8 +226,8 @@ class Lab:
             if len(self._daemons) > 1 and self.jobs():
                 self.run("scancel", "--full", "--signal=KILL", f"--user={getpass.getuser()}")
                 self.run("scancel", f"--user={getpass.getuser()}")
-                with contextlib.suppress(TimeoutError):
-                    _until(lambda: not self.jobs(), "jobs outlive scancel", str, limit_s=CANCEL_LIMIT_S)
+                with contextlib.suppress(AssertionError):
+                    eventually(lambda: not self.jobs(), limit_s=CANCEL_LIMIT_S)
             # A step that is cancelled while it starts may wait for ever, and slurmd then waits for it.
             for pid in self.steps():
                 with contextlib.suppress(ProcessLookupError):
@@ -305,23 +305,6 @@ class _Networks:
     @staticmethod
     def _ip(*words: str, check: bool = True) -> None:
         subprocess.run(["ip", *words], check=check, capture_output=True)
-
-
-def free_ports(count: int) -> list[int]:
-    """Distinct TCP ports that nobody listens on just now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for free in sockets:
-            free.bind(("127.0.0.1", 0))
-        return [free.getsockname()[1] for free in sockets]
-
-
-def _until(done: Callable[[], bool], problem: str, details: Callable[[], str], limit_s: float = START_LIMIT_S) -> None:
-    end = time.monotonic() + limit_s
-    while not done():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{problem} within {limit_s:.0f} s\n{details()}")
-        time.sleep(0.1)
 
 
 if __name__ == "__main__":
