@@ -34,7 +34,7 @@ from ministream.transport import Arrived, Ended, Lost
 from ministream.transport.tracemq import TraceMqReceiver, TraceMqServer
 from ministream.wire import timage
 from ministream.wire.timage import ImageType
-from ministream.wire.tracemq import Assigned, Projection, Requested, Server, Worker
+from ministream.wire.tracemq import Assigned, DistributorSession, Projection, Requested, WorkerSession
 
 MIB = 2**20
 RING_MIB = 128
@@ -118,7 +118,7 @@ def _library(pixels: np.ndarray) -> bytes:
 def _conversation(shape: tuple[int, int]) -> Callable[[np.ndarray], Any]:
     """One projection from server to worker and back to where both stand as before."""
     rows, cols = shape
-    server, worker = Server(peer="worker"), Worker(rank=0, size=1, peer="server")
+    server, worker = DistributorSession(peer="worker"), WorkerSession(rank=0, size=1, peer="server")
     server.receive(worker.hello())
     worker.receive(server.assign(Assigned(rows=rows, cols=cols, slab=Slab(0, rows))))
     server.receive(worker.answer())
@@ -166,7 +166,7 @@ def _served_in_lock_step(frames: list[Projection], slow_s: float) -> float:
         one.bind(f"tcp://127.0.0.1:{base + rank}")
     address = f"tcp://127.0.0.1:{base}"
     readers = [_Reader(address, rank, slow_s if rank == WORKERS - 1 else 0.0) for rank in range(WORKERS)]
-    parties = [Server(peer=f"worker {rank}") for rank in range(WORKERS)]
+    parties = [DistributorSession(peer=f"worker {rank}") for rank in range(WORKERS)]
     deal = slabs(rows, WORKERS)
     for party, one, slab in zip(parties, sockets, deal, strict=True):
         party.receive(one.recv())

@@ -23,7 +23,7 @@ def test_a_changed_bit_never_passes_for_good(jobs: Lab, undisturbed: NDArray[np.
         forgers.append(Forger(address, after))
         return forgers[0].address
 
-    pair = Pair(jobs).directly(through=through, recon=("--stall-timeout", "5"))
+    pair = Pair(jobs).directly(through=through, recon=("--outage-timeout", "5"))
     with forgers[0] as forger:
         codes = pair.producer.wait(), pair.recon.wait()
         assert forger.left <= 0, "the bit was never reached"

@@ -18,7 +18,7 @@ def test_a_killed_rank_ends_the_whole_job(jobs: Lab) -> None:
 
 
 def test_a_killed_producer_leaves_an_incomplete_volume(jobs: Lab, credentials: list[str]) -> None:
-    pair = Pair(jobs).tunnelled(credentials, recon=("--stall-timeout", "3")).until_streaming()
+    pair = Pair(jobs).tunnelled(credentials, recon=("--outage-timeout", "3")).until_streaming()
     os.kill(pair.producer.process.pid, signal.SIGKILL)
     assert pair.recon.wait() == 3, pair.text
     assert not jobs.summary()["complete"]

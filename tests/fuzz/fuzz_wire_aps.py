@@ -52,11 +52,11 @@ def stream(data: bytes) -> None:
 def worker(data: bytes) -> None:
     """What a worker may get from its distributor, before and after its rows were dealt."""
     for assigned in (False, True):
-        party = tracemq.Worker(rank=0, size=2, peer="peer")
+        party = tracemq.WorkerSession(rank=0, size=2, peer="peer")
         party.hello()
         if assigned:
-            server = tracemq.Server(peer="worker")
-            server.receive(tracemq.Worker(rank=0, size=2, peer="peer").hello())
+            server = tracemq.DistributorSession(peer="worker")
+            server.receive(tracemq.WorkerSession(rank=0, size=2, peer="peer").hello())
             party.receive(server.assign(ASSIGNED))
             party.answer()
         try:
@@ -69,7 +69,7 @@ def worker(data: bytes) -> None:
 def distributor(data: bytes) -> None:
     """What a distributor may get from a worker."""
     try:
-        tracemq.Server(peer="peer").receive(data)
+        tracemq.DistributorSession(peer="peer").receive(data)
     except ProtocolError:
         return
 
@@ -92,7 +92,7 @@ def seeds() -> Iterator[bytes]:
     )
     yield b"\0" + projection
     yield b"\1" + b"".join(len(one).to_bytes(2, "little") + one for one in (white, projection, projection))
-    server, party = tracemq.Server(peer="worker"), tracemq.Worker(rank=0, size=2, peer="peer")
+    server, party = tracemq.DistributorSession(peer="worker"), tracemq.WorkerSession(rank=0, size=2, peer="peer")
     hello = party.hello()
     server.receive(hello)
     assigned = server.assign(ASSIGNED)

@@ -19,7 +19,7 @@ import zmq
 
 from ministream.partition import slabs
 from ministream.wire import timage
-from ministream.wire.tracemq import Assigned, Projection, Server
+from ministream.wire.tracemq import Assigned, DistributorSession, Projection
 from tests.integration.jobs import MINISTREAM, Job, Lab, lab
 from tests.ports import free_ports
 from tests.recordings import timage_messages
@@ -154,7 +154,7 @@ def lock_step(projections: Sequence[Sequence[Projection]], rows: int, cols: int)
 
         def play() -> None:
             with contextlib.suppress(EOFError), contextlib.ExitStack() as stack:
-                parties = [Server(peer=f"worker {rank}") for rank in range(ranks)]
+                parties = [DistributorSession(peer=f"worker {rank}") for rank in range(ranks)]
                 for socket in sockets:
                     stack.enter_context(socket)
                 for party, socket, slab in zip(parties, sockets, slabs(rows, ranks), strict=True):
@@ -241,7 +241,7 @@ def test_bad_messages_are_counted_or_end_a_strict_job(jobs, shared, strict, code
     if not strict:
         projections = jobs.summary()["projections"]
         assert (projections["refused"], projections["received"], projections["sent"]) == (3, 180, 184)
-        assert "missing sequence numbers: 1" in job.text
+        assert "1 sequence numbers are missing" in job.text
 
 
 def test_a_publisher_that_falls_silent_leaves_what_has_come(jobs, shared) -> None:

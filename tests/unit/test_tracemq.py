@@ -14,7 +14,15 @@ from ministream.errors import ProtocolError, UsageError
 from ministream.model import Slab
 from ministream.partition import slabs
 from ministream.wire import tracemq
-from ministream.wire.tracemq import Assigned, Finished, Projection, Requested, Server, Worker, WorkerJoined
+from ministream.wire.tracemq import (
+    Assigned,
+    DistributorSession,
+    Finished,
+    Projection,
+    Requested,
+    WorkerJoined,
+    WorkerSession,
+)
 from tests.recordings import tracemq_messages
 
 ASSIGNED = Assigned(rows=5, cols=4, slab=Slab(1, 2))
@@ -25,14 +33,14 @@ def projection(pixels=PIXELS, projection_id=3):
     return Projection(projection_id=projection_id, theta=0.5, center=2.0, pixels=pixels)
 
 
-def joined_worker() -> Worker:
-    worker = Worker(rank=0, size=2, peer="tcp://dist:5560")
+def joined_worker() -> WorkerSession:
+    worker = WorkerSession(rank=0, size=2, peer="tcp://dist:5560")
     worker.hello()
     return worker
 
 
-def assigned_pair() -> tuple[Worker, Server]:
-    worker, server = Worker(rank=0, size=2, peer="tcp://dist:5560"), Server(peer="worker 0")
+def assigned_pair() -> tuple[WorkerSession, DistributorSession]:
+    worker, server = WorkerSession(rank=0, size=2, peer="tcp://dist:5560"), DistributorSession(peer="worker 0")
     server.receive(worker.hello())
     worker.receive(server.assign(ASSIGNED))
     server.receive(worker.answer())
@@ -42,7 +50,7 @@ def assigned_pair() -> tuple[Worker, Server]:
 def test_the_recording_replays_byte_for_byte_as_the_distributor(shared: Path) -> None:
     sent = np.load(shared / "vectors" / "tracemq-2ranks.npz")
     deal = slabs(5, 2)
-    servers = [Server(peer=f"worker {rank}") for rank in range(2)]
+    servers = [DistributorSession(peer=f"worker {rank}") for rank in range(2)]
     served = [0, 0]
     due: dict[int, memoryview] = {}
     events = []
@@ -71,7 +79,7 @@ def test_the_recording_replays_byte_for_byte_as_the_distributor(shared: Path) ->
 
 def test_the_recording_replays_as_the_workers(shared: Path) -> None:
     sent = np.load(shared / "vectors" / "tracemq-2ranks.npz")
-    workers = [Worker(rank=rank, size=2, peer="recording") for rank in range(2)]
+    workers = [WorkerSession(rank=rank, size=2, peer="recording") for rank in range(2)]
     received: list[list[Projection]] = [[], []]
     started = set()
     for rank, from_distributor, message in tracemq_messages(shared):
@@ -175,7 +183,7 @@ def test_an_impossible_assignment_is_refused_before_any_allocation(info) -> None
 @pytest.mark.parametrize("claim", [(2, 2), (0, 0), (0, 2**32 - 1), (2**32 - 1, 1)])
 def test_an_impossible_rank_is_refused(claim) -> None:
     with pytest.raises(ProtocolError, match="worker 0: rank"):
-        Server(peer="worker 0").receive(struct.pack("<QQQ2I", 0, 1, 32, *claim))
+        DistributorSession(peer="worker 0").receive(struct.pack("<QQQ2I", 0, 1, 32, *claim))
 
 
 def test_the_server_answers_only_what_was_asked() -> None:
@@ -218,7 +226,7 @@ def test_almost_right_messages_are_read_within_their_bounds_or_refused(seq, kind
     message = struct.pack("<QQQ", seq, kind, 24 + len(body) if size is None else size) + body
     worker, server = assigned_pair()
     server.projection(projection())
-    for party in (worker, server, joined_worker(), Server(peer="worker 0")):
+    for party in (worker, server, joined_worker(), DistributorSession(peer="worker 0")):
         try:
             event = party.receive(message)
         except ProtocolError:
@@ -228,4 +236,4 @@ def test_almost_right_messages_are_read_within_their_bounds_or_refused(seq, kind
 
 def test_ranks_are_bounded() -> None:
     accepted = struct.pack("<QQQ2I", 0, 1, 32, 5, tracemq.LARGEST_RANKS)
-    assert Server(peer="w").receive(accepted) == WorkerJoined(rank=5, size=tracemq.LARGEST_RANKS)
+    assert DistributorSession(peer="w").receive(accepted) == WorkerJoined(rank=5, size=tracemq.LARGEST_RANKS)

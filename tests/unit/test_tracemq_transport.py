@@ -18,7 +18,7 @@ from ministream.model import Slab
 from ministream.transport.tracemq import TraceMqReceiver, TraceMqServer
 from ministream.wire import tracemq
 from ministream.wire.session import Arrived, Ended, Lost, Refused
-from ministream.wire.tracemq import Assigned, Projection, Server
+from ministream.wire.tracemq import Assigned, DistributorSession, Projection
 from tests.ports import free_ports
 from tests.recordings import tracemq_messages
 
@@ -179,7 +179,7 @@ class OriginalDistributor:
         self._context.term()
 
     def _run(self) -> None:
-        conversation = Server(peer="worker")
+        conversation = DistributorSession(peer="worker")
         conversation.receive(self._socket.recv())
         assigned = Assigned(rows=ROWS, cols=COLS, slab=Slab(0, ROWS))
         self._socket.send(self._padded(conversation.assign(assigned), 8))
@@ -250,7 +250,7 @@ def test_a_silent_distributor_is_lost() -> None:
     ):
         events = read_all(receiver)
     assert isinstance(events[-1], Lost)
-    assert "silent" in events[-1].text
+    assert "no message for" in events[-1].text
 
 
 @contextmanager
@@ -337,7 +337,7 @@ def test_a_worker_that_leaves_is_named_at_once() -> None:
         with bare(zmq.REQ, distributor.address) as socket:
             socket.send(struct.pack("<QQQ2I", 0, 1, 32, 0, 1))
             distributor.join(rows=ROWS, cols=COLS, timeout_s=5)
-        with pytest.raises(PeerLostError, match=r"worker 0 at .* left before the end"):
+        with pytest.raises(PeerLostError, match=r"worker 0 at .* disconnected before the end"):
             for projection in projections(10):
                 distributor.push(projection)
 
@@ -379,7 +379,7 @@ def test_a_worker_that_does_not_come_is_named_by_its_port() -> None:
     with server() as distributor, bare(zmq.REQ, distributor.address) as socket:
         socket.send(struct.pack("<QQQ2I", 0, 1, 32, 0, 2))
         host, port = tracemq.split_address(distributor.address)
-        with pytest.raises(PeerLostError, match=f"{host}:{port + 1}: no worker"):
+        with pytest.raises(PeerLostError, match=f"waiting for a worker at {host}:{port + 1}"):
             distributor.join(rows=ROWS, cols=COLS, timeout_s=0.3)
 
 

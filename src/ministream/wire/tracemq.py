@@ -8,7 +8,8 @@
     worker ◀── finish ──────── distributor
     worker ── finish ────────▶ distributor
 
-`Worker` and `Server` are the two ends of one conversation, without sockets. The C programs of aps-mini-apps send
+`WorkerSession` and `DistributorSession` are the two ends of one conversation, without sockets. The C programs of
+aps-mini-apps send
 padding after some bodies, so a message may be a few bytes longer than what it carries.
 """
 
@@ -148,7 +149,7 @@ class _Party:
         return ProtocolError(f"{self._peer}: {what}")
 
 
-class Worker(_Party):
+class WorkerSession(_Party):
     """The worker's end: `hello()`, then one `answer()` after every message that `receive()` read.
 
     What is answered last is the finish; the conversation is over then.
@@ -210,7 +211,7 @@ class Worker(_Party):
         return Projection(projection_id=projection_id, theta=theta, center=center, pixels=pixels)
 
 
-class Server(_Party):
+class DistributorSession(_Party):
     """The distributor's end of the conversation with one worker.
 
     `receive()` reads the worker's message; `assign()` answers WorkerJoined, `projection()` or `finish()`

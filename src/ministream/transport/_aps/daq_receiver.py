@@ -95,7 +95,9 @@ class DaqReceiver:
             if isinstance(last, Refused) and last.reason == "dtype":
                 raise ConfigError(last.text)
             if self._over or time.monotonic() > deadline:
-                raise PeerLostError(f"{self._url}: no image came within {self._connect_timeout_s:g} s")
+                raise PeerLostError(
+                    f"{self._url}: timed out after {self._connect_timeout_s:g} s waiting for the first image"
+                )
         rows, cols = self._stream.shape
         return Scan(
             scan_id=f"daq-{uuid.uuid4().hex}",
@@ -138,7 +140,9 @@ class DaqReceiver:
         try:
             connect(self._socket, self._url)
             if not monitor.poll(milliseconds(self._connect_timeout_s)):
-                raise PeerLostError(f"{self._url}: nobody publishes there within {self._connect_timeout_s:g} s")
+                raise PeerLostError(
+                    f"{self._url}: timed out after {self._connect_timeout_s:g} s waiting for the publisher"
+                )
         finally:
             self._socket.disable_monitor()
             monitor.close()
@@ -155,7 +159,9 @@ class DaqReceiver:
                 socket.send(b"")
                 heard = dict(poller.poll(milliseconds(self._connect_timeout_s)))
                 if not heard:
-                    raise PeerLostError(f"{url}: the publisher did not answer within {self._connect_timeout_s:g} s")
+                    raise PeerLostError(
+                        f"{url}: timed out after {self._connect_timeout_s:g} s waiting for the publisher's answer"
+                    )
                 if socket not in heard:
                     break
                 socket.recv()
@@ -166,7 +172,7 @@ class DaqReceiver:
         if not self._socket.poll(milliseconds(min(timeout_s, stalls_in_s))):
             silence_s = time.monotonic() - self._heard_s
             if silence_s >= self._stall_timeout_s:
-                text = f"{self._url}: silent for {silence_s:.0f} s without having sent end_data"
+                text = f"{self._url}: no message for {silence_s:.0f} s, and no end_data"
                 self._end(Lost(text=text))
             return
         self._heard_s = time.monotonic()
@@ -194,7 +200,7 @@ class DaqReceiver:
         self._socket.close()  # the publisher may wait for this: the wire has no other way to say that all has arrived
         self._pass_on(self._stream.end())
         if self._stream.missing:
-            _log.warning("%s: missing sequence numbers: %d", self._url, self._stream.missing)
+            _log.warning("%s: %d sequence numbers are missing", self._url, self._stream.missing)
         # Whether what is missing was a projection is not known; that it is missing must show.
         projections = self._counts[FrameKind.PROJECTION] + self._refused + self._stream.missing
         totals = Totals(darks=self._counts[FrameKind.DARK], flats=self._counts[FrameKind.FLAT], projections=projections)

@@ -136,7 +136,12 @@ class DaqSender:
         while self._subscribers > 0 and self._socket.poll(milliseconds(deadline - time.monotonic())):
             self._hear()
         if self._drain_s and self._subscribers:
-            _log.warning("%s: %d subscribers have not left in %g s", self.address, self._subscribers, self._drain_s)
+            _log.warning(
+                "%s: %d subscribers are still connected %g s after the end",
+                self.address,
+                self._subscribers,
+                self._drain_s,
+            )
         seconds = time.monotonic() - (self._started_s or time.monotonic())
         return SenderReport(
             projections=self._projections, bytes=self._bytes, seconds=seconds, dropped=self._dropped + dropped
@@ -177,7 +182,7 @@ class DaqSender:
     def _hand_over(self, message: bytes | memoryview) -> None:
         self._hear()
         if self._subscribers < 1:
-            raise PeerLostError(f"{self.address}: the last subscriber left before the end of the scan")
+            raise PeerLostError(f"{self.address}: the last subscriber disconnected before the end of the scan")
         try:
             self._socket.send(message, copy=False)
         except zmq.Again:

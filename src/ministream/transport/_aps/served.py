@@ -12,7 +12,7 @@ from zmq.utils.monitor import recv_monitor_message
 from ministream.errors import ConfigError
 from ministream.model import Slab
 from ministream.transport._aps.sockets import bind
-from ministream.wire.tracemq import Projection, Server
+from ministream.wire.tracemq import DistributorSession, Projection
 
 _LARGEST_REQUEST = 1024
 """Bound in bytes on what a worker may send; the original sends 40."""
@@ -28,7 +28,7 @@ class Served:
     socket: zmq.Socket[bytes]
     closed: zmq.Socket[Any]
     name: str
-    server: Server
+    server: DistributorSession
     identity: bytes | None = None
     connection: int = -1
     rank: int = 0
@@ -52,7 +52,7 @@ class Served:
             closed.close()
             socket.close()
             raise
-        return cls(socket=socket, closed=closed, name=name, server=Server(peer=f"the worker at {name}"))
+        return cls(socket=socket, closed=closed, name=name, server=DistributorSession(peer=f"the worker at {name}"))
 
     def close(self) -> None:
         """Give the port back; what is on its way gets a second to leave."""

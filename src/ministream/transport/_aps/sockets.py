@@ -20,7 +20,7 @@ def bind(socket: zmq.Socket[Any], address: str) -> str:
     try:
         socket.bind(address)
     except zmq.ZMQError as error:
-        raise ConfigError(f"{address}: cannot listen there: {error.strerror}") from error
+        raise ConfigError(f"cannot bind {address} ({error.strerror}): choose another port or interface") from error
     return socket.get_string(zmq.LAST_ENDPOINT)
 
 
@@ -29,4 +29,4 @@ def connect(socket: zmq.Socket[Any], url: str) -> None:
     try:
         socket.connect(url)
     except zmq.ZMQError as error:
-        raise ConfigError(f"{url}: not an address to connect to: {error.strerror}") from error
+        raise ConfigError(f"cannot connect to {url} ({error.strerror}): write tcp://HOST:PORT") from error

@@ -18,7 +18,7 @@ from ministream.wire import tracemq
 from ministream.wire.angles import AngleCheck, AngleUnit
 from ministream.wire.native import Totals
 from ministream.wire.session import Arrived, Ended, Lost, Refused
-from ministream.wire.tracemq import Assigned, Finished, Projection, Worker, split_address
+from ministream.wire.tracemq import Assigned, Finished, Projection, WorkerSession, split_address
 
 
 class TraceMqReceiver:
@@ -41,7 +41,7 @@ class TraceMqReceiver:
         host, base = split_address(url)
         self._url = f"{host}:{base + rank}"
         self._connect_timeout_s, self._stall_timeout_s = connect_timeout_s, stall_timeout_s
-        self._worker = Worker(rank=rank, size=size, peer=self._url)
+        self._worker = WorkerSession(rank=rank, size=size, peer=self._url)
         self._angles = AngleCheck(angle_unit, self._url)
         self._events: deque[Event] = deque()
         self._axis_col: float | None = None
@@ -83,7 +83,9 @@ class TraceMqReceiver:
             self._read(deadline - time.monotonic())
             if time.monotonic() > deadline:
                 what = "introduction" if self._worker.assigned is None else "request for a projection"
-                raise PeerLostError(f"{self._url}: no answer to the {what} within {self._connect_timeout_s:g} s")
+                raise PeerLostError(
+                    f"{self._url}: timed out after {self._connect_timeout_s:g} s waiting for the answer to the {what}"
+                )
         if isinstance(self._events[0], Lost):
             raise ProtocolError(self._events[0].text)
         assert self._worker.assigned is not None
@@ -126,7 +128,7 @@ class TraceMqReceiver:
         if not self._socket.poll(milliseconds(min(timeout_s, stalls_in_s))):
             silence_s = time.monotonic() - self._heard_s
             if silence_s >= self._stall_timeout_s:
-                self._lose(f"{self._url}: silent for {silence_s:.0f} s without having finished")
+                self._lose(f"{self._url}: no message for {silence_s:.0f} s, and the scan is not finished")
             return
         self._heard_s = time.monotonic()
         message = self._socket.recv(copy=False).buffer

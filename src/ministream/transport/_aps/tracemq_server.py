@@ -130,13 +130,13 @@ class TraceMqServer:
             try:
                 event = worker.server.receive(message)
             except ProtocolError as error:
-                _log.warning("refused: %s", error)
+                _log.warning("message rejected: %s", error)
                 continue
             assert isinstance(event, WorkerJoined)
             worker.introduced(identity, connection, event.rank)
-            _log.info("worker %d of %d came to %s", event.rank, event.size, worker.name)
+            _log.info("worker %d of %d connected to %s", event.rank, event.size, worker.name)
             return event
-        raise PeerLostError(f"{worker.name}: no worker came in time")
+        raise PeerLostError(f"timed out waiting for a worker at {worker.name}")
 
     def _wake(self) -> None:
         with contextlib.suppress(zmq.Again):  # so many calls wait to be heard that one more says nothing new
@@ -185,7 +185,7 @@ class TraceMqServer:
             return  # read already, when its connection was closed
         identity, message, _ = worker.request()
         if identity != worker.identity:
-            _log.warning("refused: a stranger's message at %s, where worker %d is served", worker.name, worker.rank)
+            _log.warning("message rejected at %s: its sender is not worker %d", worker.name, worker.rank)
             return
         event = worker.server.receive(message)
         with self._changed:
@@ -202,9 +202,13 @@ class TraceMqServer:
             self._hear(worker)
         with self._changed:
             if not (worker.done or worker.finishing):
-                raise PeerLostError(f"worker {worker.rank} at {worker.name} left before the end of the scan")
+                raise PeerLostError(f"worker {worker.rank} at {worker.name} disconnected before the end of the scan")
             if not worker.done:
-                _log.warning("worker %d at %s had everything and left without confirming it", worker.rank, worker.name)
+                _log.warning(
+                    "worker %d at %s received everything and disconnected without confirming it",
+                    worker.rank,
+                    worker.name,
+                )
             worker.done = True
             self._changed.notify_all()
 
