@@ -15,26 +15,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ministream.jit import inline, jit
+from ministream.recon.backend.cpu.blocking import LINES, Blocking
 from ministream.recon.backend.cpu.layout import aligned_zeros
 from ministream.recon.backend.cpu.vector import (
-    WIDE,
     add,
     clip,
     fetch_add,
     fma,
+    greatest,
+    group_of,
     item,
+    lanes_of,
     load,
+    minus,
     prefetch,
+    ramp,
+    real,
+    side_of,
+    span_of,
     store,
+    strip_of,
+    sums_of,
     times,
-    width_of,
+    truncate,
     zeros,
 )
 
-SIDE = 32
-GROUP = 16
-"""Most projections of a group, for any number of lanes."""
-SPAN = math.ceil(SIDE * math.sqrt(2)) + 3
 CACHE_LINE = 16
 """Floats in a cache line."""
 
@@ -63,7 +69,8 @@ class Update(NamedTuple):
 class BackScratch(NamedTuple):
     """One thread's memory.
 
-    The pieces of `GROUP` projections, the tile's sums, for a strip's row two weights and a place per projection,
+    The pieces of a group of projections, the tile's sums, for two rows of a strip two weights and a place per
+    projection,
     and per projection the tile corner's position in its piece, cos, sin and ray length.
     """
 
@@ -78,11 +85,12 @@ class BackScratch(NamedTuple):
     length: NDArray[np.float32]
 
     @classmethod
-    def of(cls, lanes: int) -> Self:
-        weights, beams = aligned_zeros((3, GROUP * SIDE)), aligned_zeros((4, GROUP))
+    def of(cls, blocking: Blocking) -> Self:
+        lanes, side, group = blocking.lanes, blocking.side, blocking.group
+        weights, beams = aligned_zeros((3, 2 * group * blocking.strip)), aligned_zeros((4, group))
         return cls(
-            aligned_zeros((GROUP * SPAN * lanes,)),
-            aligned_zeros((SIDE * SIDE * lanes,)),
+            aligned_zeros((group * blocking.span * lanes,)),
+            aligned_zeros((side * side * lanes,)),
             weights[0],
             weights[1],
             weights[2].view(np.int32),
@@ -91,112 +99,118 @@ class BackScratch(NamedTuple):
 
 
 @inline
-def _group(lanes):
-    """Most projections at once: their pieces and the tile's sums fit the second-level cache."""
-    return GROUP // 2 if width_of(lanes) == WIDE else GROUP
+def _weigh(blocking, count, row, first, half, scratch):
+    """Both weights and the place in scratch where `count` projections meet the pixels of a row from column `first`.
 
-
-@inline
-def _strip(lanes):
-    """Columns of a tile that are worked through together: what wide vectors see of a projection fits the cache."""
-    return SIDE // 2 if width_of(lanes) > CACHE_LINE else SIDE
-
-
-@inline
-def _weigh(lanes, count, row, first, scratch):
-    """Both weights and the place in scratch where `count` projections meet the pixels of a row from column `first`."""
+    They are kept from `half` on.
+    """
+    near, far, place = scratch.near, scratch.far, scratch.place
     one, zero = np.float32(1), np.float32(0)
     for p in range(count):
         length, cos = scratch.length[p], scratch.cos[p]
         start = scratch.corner[p] - np.float32(row) * scratch.sin[p] + np.float32(first) * cos
-        for column in range(_strip(lanes)):
-            k = p * _strip(lanes) + column
-            u = start + np.float32(column) * cos
-            whole = np.int32(u)
-            offset = (u - np.float32(whole)) * length
-            scratch.near[k] = max(zero, one - offset) * length
-            scratch.far[k] = max(zero, one + offset - length) * length
-            scratch.place[k] = (np.int32(p * SPAN) + whole) * np.int32(width_of(lanes))
+        piece = np.int32(p * span_of(blocking) * lanes_of(blocking))
+        for column in range(0, strip_of(blocking), LINES):
+            k = half + p * strip_of(blocking) + column
+            u = ramp(start + np.float32(column) * cos, cos)
+            whole = truncate(u)
+            offset = times(minus(u, real(whole)), length)
+            store(near, k, times(greatest(minus(one, offset), zero), length))
+            store(far, k, times(greatest(add(offset, one - length), zero), length))
+            store(place, k, add(times(whole, np.int32(lanes_of(blocking))), piece))
 
 
 @inline
-def _copy(lanes, sinogram, slot, u0, span, at, p, piece):
+def _copy(blocking, sinogram, slot, u0, span, at, p, piece):
     """piece[p, k] = sinogram[slot, u0 + k], zero outside the detector."""
-    cols, slices, step = sinogram.shape[1], sinogram.shape[2], width_of(lanes)
+    cols, slices, step = sinogram.shape[1], sinogram.shape[2], lanes_of(blocking)
     left = min(max(0, -u0), span)
     right = max(left, min(span, cols - u0))
     for k in range(left):
-        store(piece, (p * SPAN + k) * step, zeros(lanes))
+        store(piece, (p * span_of(blocking) + k) * step, zeros(blocking))
     for k in range(left, right):
-        store(piece, (p * SPAN + k) * step, load(lanes, sinogram, (slot * cols + u0 + k) * slices + at))
+        store(piece, (p * span_of(blocking) + k) * step, load(blocking, sinogram, (slot * cols + u0 + k) * slices + at))
     for k in range(right, span):
-        store(piece, (p * SPAN + k) * step, zeros(lanes))
+        store(piece, (p * span_of(blocking) + k) * step, zeros(blocking))
 
 
 @inline
-def _fetch(lanes, sinogram, beams, interpolate, begin, count, at, n, r0, c0, scratch):
+def _fetch(blocking, sinogram, beams, interpolate, begin, count, at, n, r0, c0, scratch):
     """Bring what the tile at (r0, c0) sees of `count` projections into scratch."""
     half = (n - 1) / 2
     for p in range(count):
         slot = beams.slots[begin + p]
         cos, sin = beams.cos[slot], beams.sin[slot]
         u = (c0 - half) * cos + (half - r0) * sin + beams.axis_col
-        u0 = math.floor(u + min(0.0, (SIDE - 1) * cos) - max(0.0, (SIDE - 1) * sin))
+        u0 = math.floor(u + min(0.0, (side_of(blocking) - 1) * cos) - max(0.0, (side_of(blocking) - 1) * sin))
         scratch.corner[p], scratch.cos[p], scratch.sin[p] = u - u0, cos, sin
         scratch.length[p] = 1.0 if interpolate else 1 / max(abs(cos), abs(sin))
-        _copy(lanes, sinogram, slot, u0, int((SIDE - 1) * (abs(cos) + abs(sin))) + 3, at, p, scratch.piece)
+        _copy(
+            blocking, sinogram, slot, u0, int((side_of(blocking) - 1) * (abs(cos) + abs(sin))) + 3, at, p, scratch.piece
+        )
 
 
 @inline
-def _gather(lanes, piece, near, far, place, column, count, total):
-    """total + what `count` projections give to a pixel."""
-    other = zeros(lanes)
+def _gather(blocking, piece, near, far, place, first, count, total):
+    """total + what `count` projections give to a pixel, whose weights are `strip` apart from `first` on."""
+    step, next_ray = strip_of(blocking), lanes_of(blocking)
+    if sums_of(blocking) == 1:
+        for p in range(count):
+            k = first + p * step
+            here = np.int64(item(place, k))
+            total = fma(item(near, k), load(blocking, piece, here), total)
+            total = fma(item(far, k), load(blocking, piece, here + next_ray), total)
+        return total
+    other = zeros(blocking)
     for p in range(count):
-        k = p * _strip(lanes) + column
+        k = first + p * step
         here = np.int64(item(place, k))
-        total = fma(item(near, k), load(lanes, piece, here), total)
-        other = fma(item(far, k), load(lanes, piece, here + width_of(lanes)), other)
+        total = fma(item(near, k), load(blocking, piece, here), total)
+        other = fma(item(far, k), load(blocking, piece, here + next_ray), other)
     return add(total, other)
 
 
 @inline
-def _change(lanes, image, pixel, multiply, lower, upper, factor, total):
+def _change(blocking, image, pixel, multiply, lower, upper, factor, total):
     """Bring a pixel's sum into the image."""
-    old = load(lanes, image, pixel)
-    new = times(old, fma(factor, total, zeros(lanes))) if multiply else fma(factor, total, old)
+    old = load(blocking, image, pixel)
+    new = times(old, fma(factor, total, zeros(blocking))) if multiply else fma(factor, total, old)
     store(image, pixel, clip(new, lower, upper))
 
 
 @inline
-def _add_group(lanes, image, slices, at, r0, c0, update, count, first, last, scratch):
+def _add_group(blocking, image, slices, at, r0, c0, update, count, first, last, scratch):
     """Add `count` projections to the tile's sums; with the last ones the sums go into the image."""
     # out of their tuples once: numba would count references for every pixel
     data, factor, sums = image.data, update.factor, scratch.sums
     piece, near, far, place = scratch.piece, scratch.near, scratch.far, scratch.place
     multiply, lower, upper = update.multiply, update.lower, update.upper
-    rows, columns = min(SIDE, image.n - r0), min(SIDE, image.n - c0)
-    for begin in range(0, columns, _strip(lanes)):
+    rows, columns = min(side_of(blocking), image.n - r0), min(side_of(blocking), image.n - c0)
+    for begin in range(0, columns, strip_of(blocking)):
+        _weigh(blocking, count, 0, begin, 0, scratch)
         for row in range(rows):
-            _weigh(lanes, count, row, begin, scratch)
+            half = (row % 2) * group_of(blocking) * strip_of(blocking)
+            # a row early: a processor waits for a scalar that it just stored as part of a vector
+            _weigh(blocking, count, row + 1, begin, group_of(blocking) * strip_of(blocking) - half, scratch)
             pixel = (r0 + row) * image.pitch + (c0 + begin) * slices + at
-            for column in range(min(_strip(lanes), columns - begin)):
-                here = (row * SIDE + begin + column) * width_of(lanes)
-                total = zeros(lanes) if first else load(lanes, sums, here)
-                total = _gather(lanes, piece, near, far, place, column, count, total)
+            for column in range(min(strip_of(blocking), columns - begin)):
+                here = (row * side_of(blocking) + begin + column) * lanes_of(blocking)
+                total = zeros(blocking) if first else load(blocking, sums, here)
+                total = _gather(blocking, piece, near, far, place, half + column, count, total)
                 if last:
-                    for k in range(0, width_of(lanes), CACHE_LINE):
+                    for k in range(0, lanes_of(blocking), CACHE_LINE):
                         prefetch(data, pixel + image.pitch + k)
                     scale = factor[r0 + row, c0 + begin + column]
-                    _change(lanes, data, pixel, multiply, lower, upper, scale, total)
+                    _change(blocking, data, pixel, multiply, lower, upper, scale, total)
                 else:
                     store(sums, here, total)
                 pixel += slices
 
 
 @jit
-def back(lanes, counter, quota, plan, image, sinogram, beams, update, scratch):
+def back(blocking, counter, quota, plan, image, sinogram, beams, update, scratch):
     """Take up to `quota` tasks of `plan` from the counter; returns how many were done."""
-    tiles = (image.n + SIDE - 1) // SIDE
+    tiles = (image.n + side_of(blocking) - 1) // side_of(blocking)
     projections = beams.slots.size
     done = 0
     while done < quota:
@@ -204,12 +218,12 @@ def back(lanes, counter, quota, plan, image, sinogram, beams, update, scratch):
         if task >= plan.tasks:
             break
         done += 1
-        at = plan.first + (task % plan.blocks) * width_of(lanes)
+        at = plan.first + (task % plan.blocks) * lanes_of(blocking)
         tile = task // plan.blocks
-        r0, c0 = (tile // tiles) * SIDE, (tile % tiles) * SIDE
-        for begin in range(0, projections, _group(lanes)):
-            count = min(_group(lanes), projections - begin)
-            _fetch(lanes, sinogram, beams, update.interpolate, begin, count, at, image.n, r0, c0, scratch)
+        r0, c0 = (tile // tiles) * side_of(blocking), (tile % tiles) * side_of(blocking)
+        for begin in range(0, projections, group_of(blocking)):
+            count = min(group_of(blocking), projections - begin)
+            _fetch(blocking, sinogram, beams, update.interpolate, begin, count, at, image.n, r0, c0, scratch)
             last = begin + count == projections
-            _add_group(lanes, image, sinogram.shape[2], at, r0, c0, update, count, begin == 0, last, scratch)
+            _add_group(blocking, image, sinogram.shape[2], at, r0, c0, update, count, begin == 0, last, scratch)
     return done

@@ -23,14 +23,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ministream.jit import inline, jit
+from ministream.recon.backend.cpu.blocking import LINES
 from ministream.recon.backend.cpu.layout import aligned_zeros
-from ministream.recon.backend.cpu.vector import WIDE, add, fetch_add, fma, item, load, prefetch, store, width_of, zeros
+from ministream.recon.backend.cpu.vector import (
+    add,
+    clip,
+    fetch_add,
+    fma,
+    greatest,
+    item,
+    lanes_of,
+    least,
+    load,
+    minus,
+    prefetch,
+    ramp,
+    real,
+    side_of,
+    store,
+    strip_of,
+    sums_of,
+    times,
+    truncate,
+    zeros,
+)
 
-LINES = 16
 MARGIN = LINES // 2 + 1
-BLOCK = 32
-"""Most positions of a block, for any number of lanes."""
-RAYS = BLOCK + 2
+EARLY = 2
+"""Rays between the computation of weights and their use."""
+RING = 4
+"""Rays whose weights are kept, a power of two above `EARLY`."""
 AHEAD = 8
 """Rays between the prefetch of a sum and its use."""
 CACHE_LINE = 16
@@ -57,8 +79,27 @@ class Part(NamedTuple):
     u1: int
 
 
+class Strip(NamedTuple):
+    """Rays of one projection in one strip: where sample `line` of ray `ray` lies, and how long it is.
+
+    Position base + ray a + line step, in steps through the image's memory. Unless all are `inside`, `lines` lines exist
+    and pairs of pixels begin at low...high.
+    """
+
+    base: float
+    a: float
+    step: np.float32
+    length: np.float32
+    line_step: np.int32
+    position_step: np.int32
+    inside: bool
+    lines: np.int32
+    low: np.int32
+    high: np.int32
+
+
 class ForwardScratch(NamedTuple):
-    """One thread's memory: two weights and a place for every sample of a block's rays.
+    """One thread's memory: two weights and a place for every sample of `RING` rays.
 
     `state` is the task at hand, -1 for none, and its next square; `ahead` what of the square after that to ask for:
     the next pixel, where pixel 0 lies, and pixels per ray.
@@ -72,27 +113,21 @@ class ForwardScratch(NamedTuple):
 
     @classmethod
     def new(cls) -> Self:
-        near, far, place = aligned_zeros((3, RAYS * LINES))
+        near, far, place = aligned_zeros((3, RING * LINES))
         return cls(near, far, place.view(np.int32), np.array([-1, 0]), np.zeros(3, np.int64))
 
 
 @inline
-def _block(lanes):
-    """Most positions of a block: its square of the image and the sums of its rays fit the second-level cache."""
-    return BLOCK // 2 if width_of(lanes) == WIDE else BLOCK
-
-
-@inline
-def _blocks(lanes, n):
+def _blocks(blocking, n):
     """How many blocks, margins included, lie side by side, and how long each is."""
-    blocks = (n + 2 * MARGIN + _block(lanes) - 1) // _block(lanes)
+    blocks = (n + 2 * MARGIN + side_of(blocking) - 1) // side_of(blocking)
     return blocks, (n + 2 * MARGIN + blocks - 1) // blocks
 
 
 @jit
-def squares(lanes, n):
+def squares(blocking, n):
     """How many squares a task consists of."""
-    return _blocks(lanes, n)[0] ** 2
+    return _blocks(blocking, n)[0] ** 2
 
 
 @inline
@@ -118,45 +153,33 @@ def _rays(a, b, half, axis, middle, j0, j1):
 
 
 @inline
-def _weigh(rays, base, a, b, gain, line_step, position_step, scratch):
-    """Both weights of every sample, and where it lies from the block's corner."""
-    length = np.float32(abs(a) * gain)
-    step = np.float32(b)
-    for ray in range(rays):
-        start = np.float32(base + ray * a)
-        for line in range(LINES):
-            k = ray * LINES + line
-            j = start + np.float32(line) * step
-            whole = np.int32(j)
-            upper = (j - np.float32(whole)) * length
-            scratch.far[k] = upper
-            scratch.near[k] = length - upper
-            scratch.place[k] = np.int32(line) * line_step + whole * position_step
+def _weigh(strip, ray, near, far, place):
+    """Both weights of a ray's samples, and where they lie from the block's corner."""
+    zero, one, two = np.float32(0), np.float32(1), np.float32(2)
+    k = (ray % RING) * LINES
+    j = ramp(np.float32(strip.base + ray * strip.a), strip.step)
+    if strip.inside:
+        whole = truncate(j)
+        upper = times(minus(j, real(whole)), strip.length)
+        store(far, k, upper)
+        store(near, k, minus(strip.length, upper))
+        store(place, k, add(times(whole, strip.position_step), ramp(np.int32(0), strip.line_step)))
+    else:
+        whole = greatest(least(truncate(j), strip.high), strip.low)
+        offset = minus(j, real(whole))
+        # a line that does not exist has length 0, and its samples are read from the last one
+        length = times(clip(minus(np.float32(strip.lines), ramp(zero, one)), zero, one), strip.length)
+        line = least(ramp(np.int32(0), np.int32(1)), strip.lines - np.int32(1))
+        # 1 - |offset| and 1 - |offset - 1|
+        store(near, k, times(greatest(least(minus(one, offset), add(one, offset)), zero), length))
+        store(far, k, times(greatest(least(offset, minus(two, offset)), zero), length))
+        store(place, k, add(times(whole, strip.position_step), times(line, strip.line_step)))
 
 
 @inline
-def _weigh_edge(rays, base, a, b, gain, line_step, position_step, lines, low, high, scratch):
-    """As `_weigh`, with `lines` lines and pairs of pixels that begin at low...high: 0 for samples outside."""
-    one, zero = np.float32(1), np.float32(0)
-    length = np.float32(abs(a) * gain)
-    step = np.float32(b)
-    for ray in range(rays):
-        start = np.float32(base + ray * a)
-        for line in range(LINES):
-            k = ray * LINES + line
-            j = start + np.float32(line) * step
-            whole = max(low, min(np.int32(j), high))
-            offset = j - np.float32(whole)
-            weight = length if line < lines else zero
-            scratch.near[k] = max(zero, one - abs(offset)) * weight
-            scratch.far[k] = max(zero, one - abs(offset - one)) * weight
-            scratch.place[k] = min(np.int32(line), lines - np.int32(1)) * line_step + whole * position_step
-
-
-@inline
-def _look_ahead(lanes, part, image, slices, square, scratch):
+def _look_ahead(blocking, part, image, slices, square, scratch):
     """Make ready to ask for the pixels of `square` little by little, while the one before it is projected."""
-    blocks, block = _blocks(lanes, image.n)[0], _block(lanes)
+    blocks, block = _blocks(blocking, image.n)[0], side_of(blocking)
     scratch.ahead[0] = 0
     scratch.ahead[1] = square // blocks * block * image.pitch + square % blocks * block * slices + part.at
     # a projection's rays pass a square in one strip or two
@@ -164,58 +187,70 @@ def _look_ahead(lanes, part, image, slices, square, scratch):
 
 
 @inline
-def _ask(lanes, image, pitch, slices, number, corner, count):
+def _ask(blocking, image, pitch, slices, number, corner, count):
     """Prefetch pixels [number, number + count) of a square."""
-    block = _block(lanes)
+    block = side_of(blocking)
     for pixel in range(number, number + count):
         here = corner + pixel // block * pitch + pixel % block * slices
-        for k in range(0, width_of(lanes), CACHE_LINE):
+        for k in range(0, lanes_of(blocking), CACHE_LINE):
             prefetch(image, here + k)
 
 
 @inline
-def _gather(lanes, image, corner, far_step, near, far, place, ray, total):
-    """total + the ray's samples in the strip; several sums hide the latency of the multiply-adds."""
-    if width_of(lanes) == WIDE:
-        other = zeros(lanes)
+def _gather(blocking, image, corner, far_step, near, far, place, first, total):
+    """total + a ray's samples, whose weights begin at `first`; several sums hide the latency of the multiply-adds."""
+    if sums_of(blocking) == 1:
         for line in range(LINES):
-            k = ray * LINES + line
+            k = first + line
             here = corner + np.int64(item(place, k))
-            total = fma(item(near, k), load(lanes, image, here), total)
-            other = fma(item(far, k), load(lanes, image, here + far_step), other)
+            total = fma(item(near, k), load(blocking, image, here), total)
+            total = fma(item(far, k), load(blocking, image, here + far_step), total)
+        return total
+    if sums_of(blocking) == 2:
+        other = zeros(blocking)
+        for line in range(LINES):
+            k = first + line
+            here = corner + np.int64(item(place, k))
+            total = fma(item(near, k), load(blocking, image, here), total)
+            other = fma(item(far, k), load(blocking, image, here + far_step), other)
         return add(total, other)
-    second, third, fourth = zeros(lanes), zeros(lanes), zeros(lanes)
+    second, third, fourth = zeros(blocking), zeros(blocking), zeros(blocking)
     for line in range(0, LINES, 2):
-        k = ray * LINES + line
+        k = first + line
         here = corner + np.int64(item(place, k))
-        total = fma(item(near, k), load(lanes, image, here), total)
-        second = fma(item(far, k), load(lanes, image, here + far_step), second)
+        total = fma(item(near, k), load(blocking, image, here), total)
+        second = fma(item(far, k), load(blocking, image, here + far_step), second)
         here = corner + np.int64(item(place, k + 1))
-        third = fma(item(near, k + 1), load(lanes, image, here), third)
-        fourth = fma(item(far, k + 1), load(lanes, image, here + far_step), fourth)
+        third = fma(item(near, k + 1), load(blocking, image, here), third)
+        fourth = fma(item(far, k + 1), load(blocking, image, here + far_step), fourth)
     return add(add(total, second), add(third, fourth))
 
 
 @inline
-def _project(lanes, image, pitch, corner, far_step, scratch, rays, sinogram, out, slices):
+def _project(blocking, image, pitch, corner, strip, scratch, rays, sinogram, out, slices):
     """Add the strip's samples to the sums of neighbouring rays."""
     near, far, place = scratch.near, scratch.far, scratch.place
     # one by one: numba would unpack an array as an object
     asked, square, count = scratch.ahead[0], scratch.ahead[1], scratch.ahead[2]
+    for ray in range(EARLY):
+        _weigh(strip, ray, near, far, place)
     for ray in range(rays):
+        # early: a processor waits for a scalar that it just stored as part of a vector
+        _weigh(strip, ray + EARLY, near, far, place)
         here = out + ray * slices
-        for k in range(0, width_of(lanes), CACHE_LINE):
+        for k in range(0, lanes_of(blocking), CACHE_LINE):
             prefetch(sinogram, here + AHEAD * slices + k)
-        if width_of(lanes) >= CACHE_LINE and asked < _block(lanes) ** 2:
-            _ask(lanes, image, pitch, slices, asked, square, count)
+        if lanes_of(blocking) >= CACHE_LINE and asked < side_of(blocking) ** 2:
+            _ask(blocking, image, pitch, slices, asked, square, count)
             asked += count
-        total = _gather(lanes, image, corner, far_step, near, far, place, ray, load(lanes, sinogram, here))
+        first, far_step = (ray % RING) * LINES, np.int64(strip.position_step)
+        total = _gather(blocking, image, corner, far_step, near, far, place, first, load(blocking, sinogram, here))
         store(sinogram, here, total)
     scratch.ahead[0] = asked
 
 
 @inline
-def _strip(lanes, part, image, sinogram, beams, gain, scratch, across, i0, j0, j1):
+def _strip(blocking, part, image, sinogram, beams, gain, scratch, across, i0, j0, j1):
     """Project one block of one strip along the rays that run across, or down."""
     n, cols, slices = image.n, sinogram.shape[1], sinogram.shape[2]
     half, axis = (n - 1) / 2, beams.axis_col
@@ -234,21 +269,18 @@ def _strip(lanes, part, image, sinogram, beams, gain, scratch, across, i0, j0, j
         if u0 >= u1:
             continue
         base = half + a * (u0 - axis) + b * (i0 - half) - (j0 - MARGIN)
+        length, steps = np.float32(abs(a) * gain), (np.int32(line_step), np.int32(position_step))
+        strip = Strip(base, a, np.float32(b), length, steps[0], steps[1], inside, lines, low, high)
         out = (slot * cols + u0) * slices + part.at
-        rays, steps = u1 - u0, (np.int32(line_step), np.int32(position_step))
-        if inside:
-            _weigh(rays, base, a, b, gain, steps[0], steps[1], scratch)
-        else:
-            _weigh_edge(rays, base, a, b, gain, steps[0], steps[1], lines, low, high, scratch)
-        _project(lanes, image.data, image.pitch, corner, position_step, scratch, rays, sinogram, out, slices)
+        _project(blocking, image.data, image.pitch, corner, strip, scratch, u1 - u0, sinogram, out, slices)
 
 
 @inline
-def _part(lanes, plan, task, projections, cols):
+def _part(blocking, plan, task, projections, cols):
     """What task number `task` is to do."""
     strip, group = (task // plan.blocks) % plan.strips, task // (plan.blocks * plan.strips)
     return Part(
-        plan.first + (task % plan.blocks) * width_of(lanes),
+        plan.first + (task % plan.blocks) * lanes_of(blocking),
         group * plan.group,
         min((group + 1) * plan.group, projections),
         cols * strip // plan.strips,
@@ -257,22 +289,24 @@ def _part(lanes, plan, task, projections, cols):
 
 
 @inline
-def _square(lanes, part, image, sinogram, beams, gain, scratch, square):
+def _square(blocking, part, image, sinogram, beams, gain, scratch, square):
     """Project one square of the image, along rays both down and across, so that it is in cache for both."""
-    blocks, block = _blocks(lanes, image.n)
+    blocks, block = _blocks(blocking, image.n)
     y, x = square // blocks, square % blocks
-    _look_ahead(lanes, part, image, sinogram.shape[2], square + 1, scratch)
+    _look_ahead(blocking, part, image, sinogram.shape[2], square + 1, scratch)
     for across in (False, True):
         line, position = (x, y) if across else (y, x)
         j0 = position * block - MARGIN
-        for i0 in range(line * _block(lanes), min((line + 1) * _block(lanes), image.n), LINES):
-            _strip(lanes, part, image, sinogram, beams, gain, scratch, across, i0, j0, j0 + block)
+        for i0 in range(line * side_of(blocking), min((line + 1) * side_of(blocking), image.n), LINES):
+            for j in range(j0, j0 + block, strip_of(blocking)):
+                j1 = min(j + strip_of(blocking), j0 + block)
+                _strip(blocking, part, image, sinogram, beams, gain, scratch, across, i0, j, j1)
 
 
 @jit
-def forward(lanes, counter, quota, plan, image, sinogram, beams, gain, scratch):
+def forward(blocking, counter, quota, plan, image, sinogram, beams, gain, scratch):
     """Do up to `quota` squares of the tasks of `plan` on the counter; returns how many were done."""
-    last = _blocks(lanes, image.n)[0] ** 2
+    last = _blocks(blocking, image.n)[0] ** 2
     state = scratch.state
     done = 0
     while done < quota:
@@ -281,10 +315,10 @@ def forward(lanes, counter, quota, plan, image, sinogram, beams, gain, scratch):
             if task >= plan.tasks:
                 break
             state[0], state[1] = task, 0
-        part = _part(lanes, plan, state[0], beams.slots.size, sinogram.shape[1])
+        part = _part(blocking, plan, state[0], beams.slots.size, sinogram.shape[1])
         begin, end = state[1], min(last, state[1] + quota - done)
         for square in range(begin, end):
-            _square(lanes, part, image, sinogram, beams, gain, scratch, square)
+            _square(blocking, part, image, sinogram, beams, gain, scratch, square)
         done += end - begin
         state[1] = end
         if end == last:

@@ -11,22 +11,17 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ministream import jit
 from ministream.recon.backend import Progress, idle
 from ministream.recon.backend.cpu import back as _back
 from ministream.recon.backend.cpu import forward as _forward
 from ministream.recon.backend.cpu import sums as _sums
+from ministream.recon.backend.cpu.blocking import PROCESSOR, Blocking
 from ministream.recon.backend.cpu.threads import Work, get_threads, run
-from ministream.recon.backend.cpu.vector import WIDE, Lanes
 from ministream.recon.geometry import Beams
 
 Image = NDArray[np.float32]
 Sinogram = NDArray[np.float32]
 
-_WIDEST = WIDE if "+avx512f" in jit.processor()[1] else 16
-"""Slices per weight: as many as leave registers for two sums."""
-_SUMS = 32 * 64
-"""Most projections times slices of one forward task: their sums and a piece of the image fit the second-level cache."""
 _FEWEST = 4
 """Projections for which passing the image once is worth while."""
 
@@ -50,7 +45,7 @@ class Pixels(NamedTuple):
         return cls(data, n, row // 4)
 
 
-def lane_blocks(slices: int, widest: int = _WIDEST) -> list[tuple[int, int, int]]:
+def lane_blocks(slices: int, widest: int = PROCESSOR.widest) -> list[tuple[int, int, int]]:
     """Padded slices as (lanes, first slice, number of blocks): the widest kernels first."""
     blocks, first, lanes = [], 0, widest
     while first < slices:
@@ -70,18 +65,19 @@ def forward(image: Image, sinogram: Sinogram, beams: Beams, *, gain: float = 1.0
     for lanes, first, blocks in lane_blocks(image.shape[2]):
         # tasks for all threads: fewer projections each, and only then parts of the detector
         shares = -(-get_threads() // blocks)
-        group = min(_SUMS // max(lanes, 64), max(_FEWEST, -(-projections // shares)))
+        blocking = PROCESSOR.forward(lanes)
+        group = min(blocking.group, max(_FEWEST, -(-projections // shares)))
         groups = -(-projections // group)
         strips = -(-get_threads() // (groups * blocks))
         plan = _forward.ForwardPlan(groups * blocks * strips, first, blocks, group, strips)
 
-        def prepare(lanes: int = lanes, plan: _forward.ForwardPlan = plan) -> Work:
-            scratch, kind = _forward.ForwardScratch.new(), Lanes(lanes)
+        def prepare(blocking: Blocking = blocking, plan: _forward.ForwardPlan = plan) -> Work:
+            scratch = _forward.ForwardScratch.new()
             return lambda counter, quota: int(
-                _forward.forward(kind, counter, quota, plan, pixels, sinogram, beams, float(gain), scratch)
+                _forward.forward(blocking, counter, quota, plan, pixels, sinogram, beams, float(gain), scratch)
             )
 
-        run(prepare, plan.tasks, progress, units=_forward.squares(Lanes(lanes), pixels.n))
+        run(prepare, plan.tasks, progress, units=_forward.squares(blocking, pixels.n))
 
 
 def back(
@@ -104,12 +100,13 @@ def back(
     pixels = Pixels.of(image)
     update = _back.Update(factor, multiply, interpolate, np.float32(lower), np.float32(upper))
     for lanes, first, blocks in lane_blocks(image.shape[2]):
-        plan = _back.BackPlan(blocks * (-(-pixels.n // _back.SIDE)) ** 2, first, blocks)
+        blocking = PROCESSOR.back(lanes)
+        plan = _back.BackPlan(blocks * (-(-pixels.n // blocking.side)) ** 2, first, blocks)
 
-        def prepare(lanes: int = lanes, plan: _back.BackPlan = plan) -> Work:
-            scratch, kind = _back.BackScratch.of(lanes), Lanes(lanes)
+        def prepare(blocking: Blocking = blocking, plan: _back.BackPlan = plan) -> Work:
+            scratch = _back.BackScratch.of(blocking)
             return lambda counter, quota: int(
-                _back.back(kind, counter, quota, plan, pixels, sinogram, beams, update, scratch)
+                _back.back(blocking, counter, quota, plan, pixels, sinogram, beams, update, scratch)
             )
 
         run(prepare, plan.tasks, progress)
