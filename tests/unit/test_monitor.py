@@ -183,6 +183,15 @@ def test_the_table_says_what_the_tunnel_carried():
     assert "gone" in shown(render(summary(tunnel={"kind": "gone"})))
 
 
+def test_the_cause_of_an_incomplete_volume_is_the_first_one():
+    lost = summary(
+        announced=None, ending="connection lost after 56 frames", missing=("no END", "3 received but not used")
+    )
+    assert lost.cause == "connection lost after 56 frames; 3 received but not used"
+    refused = summary(ending="the producer sent all of its 181 projections", missing=("1 projection refused (NaN)",))
+    assert refused.cause == "1 projection refused (NaN)"
+
+
 def test_json_gets_null_where_it_has_no_number(tmp_path):
     path = tmp_path / "summary.json"
     summary(quality={"ssim": 1.0, "psnr": float("inf")}, latency_s={"p50": None, "p99": None}).write(path)

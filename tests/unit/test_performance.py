@@ -136,6 +136,13 @@ def test_a_snapshot_takes_one_more_image() -> None:
     assert memory(MACHINE, replace(WORK, writer="direct"), layout).mpi_io == 0 < plain.mpi_io
 
 
+def test_checkpoints_take_copies_of_image_and_window() -> None:
+    """Of the 32 slices on each of two ranks, 1000² pixels and the window's 1000 columns, float32."""
+    layout, saved = Layout(ranks=2, threads=2), replace(WORK, checkpoints=True)
+    more = memory(MACHINE, saved, layout).of_node(layout) - memory(MACHINE, WORK, layout).of_node(layout)
+    assert more == 2 * 32 * (1000**2 + WORK.length * 1000) * 4
+
+
 def test_each_receiving_rank_holds_the_credit_of_its_own_band() -> None:
     work = Workload(rows=10, cols=256, projections=32, length=32, step=32)
     credit = {k: memory(MACHINE, work, Layout(ranks=4, threads=1, ingress=k)).credit for k in (1, 2, 4)}

@@ -117,6 +117,7 @@ def workload(assignment: Assignment) -> Workload:
         step=config.window.step,
         iterations=config.window.iterations,
         write_freq=config.window.write_freq,
+        checkpoints=config.checkpoint.periodic,
         pixel_bytes=scan.frame_bytes // (scan.rows * scan.cols),
         calibration_frames=scan.flats + scan.darks,
         credit_bytes=int(config.stream.credit_mib * MIB),

@@ -216,7 +216,7 @@ def recon(
 
         console.print(render(summary))
         if not summary.complete:
-            raise IncompleteError(f"the volume is incomplete: {summary.ending}")
+            raise IncompleteError(f"the volume is incomplete: {summary.cause}")
 
 
 def _tunnel(control: str | None, credentials: Path | None, insecure: bool | None) -> dict[str, Any]:

@@ -82,6 +82,12 @@ class Summary:
         finite: dict[str, Any] = _finite(told | values)
         return finite
 
+    @property
+    def cause(self) -> str:
+        """Why the volume is not complete, first cause first: how the stream ended early, or else what is missing."""
+        early = [self.ending] if self.announced is None else []
+        return "; ".join([*early, *(self.missing[len(early) :])])
+
     def write(self, path: Path) -> None:
         """Write `path` whole or not at all. Raises StorageError."""
         with atomic.replacing(path) as part:

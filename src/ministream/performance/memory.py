@@ -66,6 +66,7 @@ def memory(machine: Machine, work: Workload, layout: Layout) -> JobMemory:
             "weights": held.weights,
             "calibration": 6 * slices * work.cols * 8,
             "writing": scratch_bytes(slices, work.cols) + _snapshot_bytes(work, slices),
+            "checkpoint": _checkpoint_bytes(work, slices),
         },
         credit=_credit_bytes(work, band.rows * row_bytes),
         staging=min(work.batch, work.step) * slices * row_bytes,
@@ -78,6 +79,11 @@ def _credit_bytes(work: Workload, band_bytes: int) -> int:
     """Frames in flight: all that the credit allows, or all that the scan has where those are fewer."""
     frames = work.projections + work.calibration_frames
     return min(work.credit_bytes, frames * band_bytes) if work.projections else work.credit_bytes
+
+
+def _checkpoint_bytes(work: Workload, slices: int) -> int:
+    """The copies of image and window, without padding, that a rank writes while it computes on."""
+    return (work.cols**2 + work.length * work.cols) * slices * 4 if work.checkpoints else 0
 
 
 def _snapshot_bytes(work: Workload, slices: int) -> int:

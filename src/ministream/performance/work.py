@@ -50,6 +50,7 @@ class Workload:
     step: int
     iterations: int = 1
     write_freq: int = 0
+    checkpoints: bool = False
     pixel_bytes: int = 2
     calibration_frames: int = 0
     credit_bytes: int = 256 * MIB
