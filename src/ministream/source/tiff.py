@@ -73,6 +73,12 @@ class _File:
             shape = file.series[0].shape
             self.count = len(pages) if len(shape) == 2 else int(np.prod(shape[:-2]))
             self._one_by_one = self.count == len(pages)
+            said = int((file.imagej_metadata or {}).get("images", self.count))
+            if said > self.count:
+                raise InputError(
+                    f"{path}: says that it has {said} images, and holds {self.count}: the file was cut short. Copy it "
+                    "again."
+                )
             _check_size(path, pages, self.count * self.rows * self.cols * dtype.itemsize, self._one_by_one)
         self.dtype: np.dtype[Any] = np.dtype(f"u{dtype.itemsize}") if unsigned and dtype.kind == "i" else dtype
 
