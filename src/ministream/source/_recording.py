@@ -12,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from ministream import config, log, source
+from ministream import config, source
 from ministream.errors import ConfigError, InputError
 from ministream.model import Frame, FrameKind, Notice, Scan, Slab, notice, ranges
 from ministream.source import _order
 from ministream.source._angles import AngleRange, AngleUnit
 from ministream.source._identity import scan_id
 from ministream.source._images import Images, read_in_order
-
-_LOG = log.get(__name__)
 
 Range: TypeAlias = tuple[int, int]
 
@@ -68,7 +66,10 @@ class CalibrationSet:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recording:
-    """What a file format knows of a scan. `angles_rad` [projections] may be NaN where a projection has no angle."""
+    """What a file format knows of a scan. `angles_rad` [projections] may be NaN where a projection has no angle.
+
+    `announced` is the number of angles in the file, which may be more than its projections while it is written.
+    """
 
     name: str
     projections: Images
@@ -80,6 +81,7 @@ class Recording:
     energy_kev: float | None = None
     sample: str = ""
     notices: Sequence[Notice] = ()
+    announced: int = 0
 
 
 def set_positions(what: str, names: Sequence[str], at: Sequence[int] | None, count: int) -> list[float]:
@@ -108,7 +110,7 @@ def set_positions(what: str, names: Sequence[str], at: Sequence[int] | None, cou
 
 
 class RecordedSource(source.Recorded):
-    """Plays a `Recording`; frames are read when they are asked for.
+    """Plays a `Recording`; frames are read when they are asked for. Whoever opened its files closes them.
 
     Frames keep the file's dtype in native byte order; where the calibration's differs, the scan takes the dtype that
     holds both, float32 for averaged flats of integer counts.
@@ -127,8 +129,6 @@ class RecordedSource(source.Recorded):
         sets = (*recording.flats, *recording.darks)
         self._read_dtype = _common_dtype(images.dtype, [one.images.dtype for one in sets])
         _check_signs(recording, options, self._read_dtype)
-        for found in (*recording.notices, *chosen.notices):
-            _LOG.warning("%s: %s", recording.name, found.text)
         self._scan = Scan(
             scan_id=scan_id(options, order=order, repeat=repeat, file=Path(recording.name)),
             rows=self._rows.rows // options.binning,
@@ -150,15 +150,26 @@ class RecordedSource(source.Recorded):
 
     def frames(self) -> Iterator[Frame]:
         """Darks, flats, then projections. Raises InputError where the file is damaged, or changes meanwhile."""
+        yield from self.calibration()
+        yield from self.projections()
+
+    def calibration(self) -> Iterator[Frame]:
+        """Darks, then flats."""
         for kind, sets in ((FrameKind.DARK, self._recording.darks), (FrameKind.FLAT, self._recording.flats)):
             index = 0
             for one in sets:
                 for pixels in self._read(one.images, one.held):
                     yield _frame(kind, index, 0.0, pixels, one.position)
                     index += 1
+
+    def projections(self) -> Iterator[Frame]:
+        """The projections in the order asked for."""
         images = self._read(self._recording.projections, self._played)
         for index, (recorded, angle_rad) in enumerate(zip(self._played, self._angles_rad, strict=True)):
             yield _frame(FrameKind.PROJECTION, index, angle_rad, next(images), recorded)
+
+    def close(self) -> None:
+        """Nothing is held open here."""
 
     def _read(self, images: Images, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
         for image in read_in_order(images, indices, self._rows, self._read_dtype):
@@ -194,7 +205,7 @@ class _Chosen:
     def of(cls, recording: Recording, options: RecordingOptions) -> _Chosen:
         count = recording.projections.count
         chosen = np.arange(*_selection("projections", options.projections, count), options.every)
-        chosen = chosen[~np.isin(chosen, _excluded(options, count))]
+        chosen = chosen[~np.isin(chosen, excluded(options, count))]
         no_angle = chosen[~np.isfinite(recording.angles_rad[chosen])]
         chosen = np.setdiff1d(chosen, no_angle)
         unwritten = np.intersect1d(chosen, np.array(sorted(recording.projections.unwritten()), dtype=np.intp))
@@ -218,14 +229,15 @@ def _of(indices: NDArray[np.intp], count: int) -> str:
     return f"{len(indices)} of {count} projections ({ranges(indices)})"
 
 
-def _excluded(options: RecordingOptions, count: int) -> list[int]:
-    excluded: list[int] = []
+def excluded(options: RecordingOptions, count: int) -> list[int]:
+    """The numbers of the projections left out. Raises ConfigError for those that a scan of `count` does not have."""
+    numbers: list[int] = []
     for one in options.exclude:
         first, stop = (one, one + 1) if isinstance(one, int) else one
         if not 0 <= first < stop <= count:
             raise ConfigError(f"[source]: exclude has {one}: the file has projections 0 to {count - 1}")
-        excluded += range(first, stop)
-    return excluded
+        numbers += range(first, stop)
+    return numbers
 
 
 def _selection(option: str, wanted: Range | None, count: int) -> Range:

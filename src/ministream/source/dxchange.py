@@ -9,18 +9,21 @@ parts (`/entry/data/data_000001`, …, as DECTRIS detectors write it) is read in
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ministream import source
 from ministream.errors import InputError
-from ministream.model import Notice
+from ministream.model import Frame, Notice, Scan
 from ministream.source import _angles
 from ministream.source._axes import axes_of
-from ministream.source._hdf5 import DataFile
+from ministream.source._following import FollowedSource, check_followable
+from ministream.source._hdf5 import DataFile, written_in_swmr_mode
 from ministream.source._images import Images, Joined, Level, is_blank
 from ministream.source._recording import (
     AFTER,
@@ -68,37 +71,80 @@ class Options(RecordingOptions):
     theta: str | None = Field(default=None, description="dataset of the angles; none: theta beside the projections")
     follow_links: bool = Field(default=False, description="follow links to files outside the scan's folder")
 
+    follow: bool = Field(default=False, description="the file is still being written: play images as they come")
+    stall_timeout_s: float = Field(default=30.0, gt=0, description="with follow: longest wait for the next image")
 
-class Source(RecordedSource):
-    """Reads a DXchange file; everything about the frames but their pixels is checked on opening."""
 
-    def __init__(self, options: Options, *, order: str, repeat: int) -> None:
+class _Opened:
+    """A DXchange file and those that its options name."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
         self._files: list[DataFile] = []
-        try:
-            scan = _DXchange(self._open(options.file, options), options, self._open)
-            super().__init__(scan.recording(), options, order=order, repeat=repeat)
-        except BaseException:
-            self.close()
-            raise
+
+    def recording(self) -> Recording:
+        """What the file has now. Raises InputError."""
+        file = self._open(self._options.file)
+        return _DXchange(file, self._options, self._open).recording()
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files; harmless when called again."""
         for file in self._files:
             file.close()
 
-    def _open(self, path: Path, options: Options) -> DataFile:
-        self._files.append(DataFile(path.expanduser(), follow_links=options.follow_links))
-        return self._files[-1]
+    def _open(self, path: Path) -> DataFile:
+        options = self._options
+        file = DataFile(path.expanduser(), follow_links=options.follow_links, growing=options.follow)
+        self._files.append(file)
+        return file
+
+
+class Source(source.Recorded):
+    """Plays a DXchange file that is complete, or one that is still being written."""
+
+    def __init__(self, options: Options, *, order: str, repeat: int) -> None:
+        path = options.file.expanduser()
+        self._opened = _Opened(options)
+        self._played: RecordedSource | FollowedSource
+        try:
+            if options.follow:
+                check_followable(options, order, repeat)
+                swmr = partial(written_in_swmr_mode, path)
+                self._played = FollowedSource(path, options, partial(_Opened, options), swmr)
+            else:
+                self._played = RecordedSource(self._opened.recording(), options, order=order, repeat=repeat)
+        except BaseException:
+            self._opened.close()
+            raise
+        self.dropped = self._played.dropped
+
+    def describe(self) -> Scan:
+        """Geometry and counts, with the order and repetition asked for."""
+        return self._played.describe()
+
+    def frames(self) -> Iterator[Frame]:
+        """Darks, flats, then projections. Raises InputError where the file is damaged, or changes meanwhile."""
+        return self._played.frames()
+
+    def stop(self) -> None:
+        """End the waiting for images."""
+        self._played.stop()
+
+    def close(self) -> None:
+        """Close the files."""
+        self.stop()
+        self._opened.close()
 
 
 class _DXchange:
     """One file and what the options say about it."""
 
-    def __init__(self, file: DataFile, options: Options, opened: Callable[[Path, Options], DataFile]) -> None:
+    def __init__(self, file: DataFile, options: Options, opened: Callable[[Path], DataFile]) -> None:
         self._file, self._options, self._opened = file, options, opened
         self._data = options.data or self._default_data()
         self._group = self._data.rpartition("/")[0] or "/"
         self._notices: list[Notice] = []
+        self._announced = 0
 
     def recording(self) -> Recording:
         """Everything that is played. Raises InputError for what is missing or does not fit together."""
@@ -114,6 +160,7 @@ class _DXchange:
             energy_kev=file.quantity(ENERGY, TO_KEV),
             sample=file.text(SAMPLE_NAME),
             notices=self._notices,
+            announced=self._announced,
         )
 
     # where the data are
@@ -201,7 +248,7 @@ class _DXchange:
         path, colon, rest = name.partition(":")
         if colon and rest:
             inside = rest
-            file = self._opened(self._file.path.parent / Path(path).expanduser(), self._options)
+            file = self._opened(self._file.path.parent / Path(path).expanduser())
         dataset = file.find(inside)
         if dataset is None or dataset.shape is None or 0 in dataset.shape:
             return None
@@ -236,7 +283,9 @@ class _DXchange:
         """The angle of each recorded projection, at least as far as the user wants to play them."""
         file, options, count = self._file, self._options, self._images.count
         if options.angles is not None:
-            return _angles.to_rad(options.angles.of(count), units="", wanted=options.angle_unit or "degrees", where="")
+            stop = options.projections[1] if options.follow and options.projections is not None else count
+            values = options.angles.of(max(stop, count))[:count]
+            return _angles.to_rad(values, units="", wanted=options.angle_unit or "degrees", where="")
         name = options.theta or self._default_theta()
         dataset = file.find(name)
         if dataset is None:
@@ -248,6 +297,7 @@ class _DXchange:
                 f"{where} has shape {dataset.shape}, expected one angle for each of {count} projections. Name another "
                 f"dataset with --set source.theta=NAME, or say --set 'source.angles={{start=0, step=DEGREES}}'"
             )
+        self._announced = len(values)
         self._check_count(name, len(values))
         found = _angles.unit_notice(values, units=units, wanted=options.angle_unit, where=name)
         self._notices += [found] if found else []
@@ -274,7 +324,7 @@ class _DXchange:
     def _check_count(self, name: str, angles: float) -> None:
         """As many angles as projections; a user who picks projections vouches for the first ones."""
         count, wanted = self._images.count, self._options.projections
-        if angles == count or (wanted is not None and angles >= wanted[1]):
+        if angles == count or self._options.follow or (wanted is not None and angles >= wanted[1]):
             return
         remedy = "The file is damaged or still being written."
         if angles >= 1:

@@ -49,9 +49,6 @@ class Source(RecordedSource):
     def __init__(self, options: Options, *, order: str, repeat: int) -> None:
         super().__init__(_recording(options), options, order=order, repeat=repeat)
 
-    def close(self) -> None:
-        """Files are open only while they are read."""
-
 
 class _File:
     """The pages of one TIFF file."""

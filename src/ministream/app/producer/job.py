@@ -44,6 +44,8 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
         archive = None
         if config.producer.archive is not None:
             archive = stack.enter_context(Archive.create(config.producer.archive, scan))
+        for found in scan.notices:
+            _LOG.warning("[source] %s: %s", config.source.kind, found.text)
         sender = wire.sender(scan, keys=curve.load(config.stream.curve, "producer"))
         stack.enter_context(sender)
         data, *sync = sender.addresses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import math
 import re
@@ -31,9 +32,12 @@ MAX_LINKS = 16
 class DataFile:
     """An HDF5 file open for reading, and the files that its links lead to."""
 
-    def __init__(self, path: Path, *, follow_links: bool = False) -> None:
-        """Raises InputError that tells a missing file from one that is unreadable, not HDF5, or cut short."""
-        self.path = path
+    def __init__(self, path: Path, *, follow_links: bool = False, growing: bool = False) -> None:
+        """Raises InputError that tells a missing file from one that is unreadable, not HDF5, or cut short.
+
+        A `growing` file may be open for writing, by a writer in SWMR mode or one that opens and closes it.
+        """
+        self.path, self._growing = path, growing
         self._policy = LinkPolicy.of(path, follow=follow_links)
         self._files: dict[Path, tuple[h5py.File, Unchanged]] = {}
         self._file = self._opened(path)
@@ -262,11 +266,21 @@ class DataFile:
 
     def _opened(self, path: Path) -> h5py.File:
         if path not in self._files:
-            watch = Unchanged(path) if path.exists() else None
-            file = _open(path)
+            watch = Unchanged(path, growing=self._growing) if path.exists() else None
+            file = _open(path, growing=self._growing)
             assert watch is not None
             self._files[path] = (file, watch)
         return self._files[path][0]
+
+
+def written_in_swmr_mode(path: Path) -> bool:
+    """Whether a writer in SWMR mode has the file open, or was killed before it closed it.
+
+    The superblock (HDF5 file format, version 3) says so in its flags: bit 0 for writing, bit 2 for SWMR.
+    """
+    with path.open("rb") as file:
+        head = file.read(12)
+    return len(head) == 12 and head[8] >= 3 and head[11] & 0b101 == 0b101
 
 
 def _child(path: Path, group: h5py.Group, name: str) -> h5py.HLObject:
@@ -279,26 +293,45 @@ def _child(path: Path, group: h5py.Group, name: str) -> h5py.HLObject:
     return h5py.Dataset(h5py.h5d.open(group.id, name.encode(), access))
 
 
-def _open(path: Path) -> h5py.File:
+def _open(path: Path, *, growing: bool) -> h5py.File:
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if path.is_dir():
         raise InputError(f"{path}: is a directory where an HDF5 file is needed")
     try:
-        with path.open("rb"):
-            pass
+        swmr = written_in_swmr_mode(path)
+        if swmr and not growing:
+            raise InputError(
+                f"{path}: is being written in SWMR mode, or its writer was killed. Follow it with "
+                "--set source.follow=true, which reads what is there and what comes"
+            )
+        if growing and not swmr:
+            _check_not_locked(path)
         if h5py.is_hdf5(path):
-            return h5py.File(path, "r")
+            # a lock of ours would keep a writer out that opens the file for every image
+            return h5py.File(path, "r", swmr=swmr, locking=False if growing else None)
     except OSError as error:
         raise InputError(f"{path}: cannot be opened: {error}{_hint(str(error))}") from error
     raise InputError(f"{path}: is not an HDF5 file")
+
+
+def _check_not_locked(path: Path) -> None:
+    """Raises BlockingIOError while a writer has the file open, which holds an exclusive lock as HDF5 does."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError("a writer holds the lock") from None
 
 
 def _hint(message: str) -> str:
     if "truncated" in message:
         return ": the file was cut short, copy it again"
     if "lock" in message:
-        return ": is it still being written? If the file system has no locks, set HDF5_USE_FILE_LOCKING=FALSE"
+        return (
+            ": another process is writing it. Wait until it is closed, or follow it with --set source.follow=true. "
+            "Where no process has it open, the file system has no locks: set HDF5_USE_FILE_LOCKING=FALSE"
+        )
     return ""
 
 
