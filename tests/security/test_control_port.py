@@ -13,8 +13,9 @@ from ministream import log
 from ministream.app.gateway.control_server import embedded
 from ministream.config import TunnelSection
 from ministream.errors import AccessError, PeerLostError
-from ministream.tunnel import credentials
+from ministream.tunnel import certificates, credentials
 from ministream.tunnel.auth import Introspection, IntrospectionSection, TokenFile
+from ministream.tunnel.certificates import KeyPair
 from ministream.tunnel.control import ControlServer
 from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
@@ -59,6 +60,15 @@ def test_a_client_does_not_talk_to_a_server_whose_certificate_is_revoked(tmp_pat
         credentials.revoke(own.directory, "gw")
         with pytest.raises(AccessError, match="is revoked: ask its operator"):
             sessions(server, Access.of(own))
+
+
+def test_a_certificate_cannot_pass_for_a_token(tmp_path: Path) -> None:
+    """An authority of a site's own may sign any name; one that looks like a token's is refused."""
+    own = make_credentials(tmp_path / "d")
+    ca = KeyPair(certificate=own.ca, key=(own.directory / "ca.key").read_bytes())
+    pair = certificates.issue(ca, name="token:bob", usage="client", hosts=[], days=1)
+    with ControlServer(side="PROD", credentials=own) as server, pytest.raises(PeerLostError):
+        sessions(server, Access(ca=own.ca, pair=pair))
 
 
 def test_an_internal_error_tells_the_caller_a_number_and_the_log_the_cause(

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ministream.tunnel import client
@@ -16,7 +17,7 @@ from ministream.tunnel.control import ControlServer
 from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.strangers import Strangers
-from tests.integration.tunnel_ends import dial, echoing, is_cut, make_credentials, ping
+from tests.integration.tunnel_ends import children, dial, echoing, is_cut, make_credentials, ping
 
 MANY = 500
 
@@ -65,6 +66,18 @@ def test_idle_strangers_on_the_control_port_keep_nobody_out(tmp_path: Path, allo
         ControlClient(server.address, Access.of(secrets)) as control,
     ):
         assert control.sessions() == []
+
+
+def test_a_relay_process_leaves_no_core_dump(secrets: Credentials) -> None:
+    with (
+        echoing() as producer,
+        ControlServer(side="PROD", credentials=secrets, targets=[producer.address]) as prod,
+        ControlServer(side="CONS", credentials=secrets) as cons,
+        client.session(prod.address, cons.address, secrets) as opened,
+    ):
+        assert ping(opened.cons_listeners[0]) == b"ping"
+        for process in children():
+            assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0), process.cmdline()
 
 
 def test_tls_without_an_authenticated_call_ends(secrets: Credentials, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,4 +43,11 @@ def test_every_address_of_a_target_is_judged() -> None:
     assert caught.value.code is Code.PERMISSION_DENIED
     with pytest.raises(RefusedError) as caught:
         find("no-such-host.invalid:7000")
+    assert caught.value.code is Code.PERMISSION_DENIED, "whether a name exists is not told to whoever may not reach it"
+
+
+def test_a_name_that_is_allowed_and_does_not_resolve_is_said() -> None:
+    policy = Policy(PolicySection(targets=("no-such-host.invalid:7000",)))
+    with pytest.raises(RefusedError) as caught:
+        asyncio.run(resolve(parse_endpoint("no-such-host.invalid:7000"), "someone", policy, ()))
     assert caught.value.code is Code.INVALID_ARGUMENT

@@ -40,6 +40,8 @@ async def resolve(target: Endpoint, caller: str, policy: Policy, default: tuple[
     try:
         found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     except OSError as error:
+        # Whoever may not reach a name does not learn whether it exists.
+        policy.check_target(caller, target, target.host, default)
         raise RefusedError(Code.INVALID_ARGUMENT, f"target {target}: {error.strerror}") from error
     for _, _, _, _, address in found:
         policy.check_target(caller, target, str(address[0]), default)

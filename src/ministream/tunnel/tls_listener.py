@@ -26,10 +26,10 @@ from typing import Any
 from cryptography import x509
 
 from ministream import log
-from ministream.errors import TunnelError
+from ministream.errors import ConfigError, TunnelError
 from ministream.tunnel import certificates
 from ministream.tunnel.address import Endpoint
-from ministream.tunnel.credentials import Credentials
+from ministream.tunnel.credentials import Credentials, check_name
 from ministream.tunnel.refusal import Code, RefusedError
 from ministream.tunnel.strangers import Strangers
 
@@ -256,6 +256,11 @@ def _caller_of(writer: asyncio.StreamWriter) -> Caller:
         return Caller(name=None, serial=None, address=host)
     certificate = x509.load_der_x509_certificate(der)
     name, _ = certificates.names_of(certificate)
+    try:
+        # Another authority's names could look like a token's (token:NAME), or be no name at all.
+        check_name(name)
+    except ConfigError as error:
+        raise RefusedError(Code.UNAUTHENTICATED, f"certificate: {error}") from error
     return Caller(name=name, serial=certificate.serial_number, address=host)
 
 

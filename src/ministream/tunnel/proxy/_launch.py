@@ -11,6 +11,7 @@ import ctypes
 import fcntl
 import os
 import pwd
+import resource
 import signal
 import sys
 
@@ -22,6 +23,7 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Does not return."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the session's key
     listeners, files = (_numbers(text) for text in sys.argv[1:3])
     wanted = {FIRST_LISTENER + i: fd for i, fd in enumerate(listeners)}
     wanted |= {FIRST_FILE + i: fd for i, fd in enumerate(files)}

@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import json
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -135,6 +136,7 @@ def _say(text: str) -> None:
 
 def main() -> None:
     """Entry point of the process."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the session's key
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # A terminal's Ctrl-C, mpirun's and Slurm's signals go to all processes of a job; the control server decides
     # when this one ends.
