@@ -207,22 +207,31 @@ def test_several_ranks_receive_by_way_of_gateways_that_stand_alone(jobs, credent
 
 def relays_of(job) -> list[int]:
     """Pids of the relay processes in a job's tree."""
-    return [pid for pid in alive(job.process.pid) if b"relay" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in alive(job.process.pid) if b"_relay_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 @pytest.mark.parametrize("side", ["producer", "recon"])
-def test_the_data_really_crosses_both_relays(jobs, credentials, side):
-    producer, reconstruction = through_the_tunnel(jobs, credentials, produce=LONG, recon=["--outage-timeout", "3"])
+def test_killed_relays_are_restarted_and_the_scan_is_complete(jobs, credentials, side):
+    producer, reconstruction = through_the_tunnel(jobs, credentials, produce=["--repeat", "6", "--rate", "20"])
     job = producer if side == "producer" else reconstruction
     wait_for_snapshot(jobs, reconstruction)
     relays = relays_of(job)
     assert relays
     for pid in relays:
         os.kill(pid, signal.SIGKILL)
-    assert reconstruction.wait() in (3, 4), reconstruction.text
-    assert not jobs.summary()["complete"]
+    assert (reconstruction.wait(), producer.wait()) == (0, 0), reconstruction.text + producer.text
+    assert jobs.summary()["complete"]
+    assert jobs.summary()["projections"]["used"] == 240
+    assert "was killed by SIGKILL; restarting it" in job.text
+
+
+def test_a_terminated_producer_says_so_through_its_gateway(jobs, credentials):
+    producer, reconstruction = through_the_tunnel(jobs, credentials, produce=LONG)
+    wait_for_snapshot(jobs, reconstruction)
     producer.signal(signal.SIGTERM)
     assert producer.wait() != 0
+    assert reconstruction.wait() == 3, reconstruction.text
+    assert "the producer" in jobs.summary()["ending"]
 
 
 def test_a_producer_that_dies_leaves_an_incomplete_volume(jobs):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import shutil
 import socket
 import ssl
@@ -109,7 +110,8 @@ class TlsListener:
         try:
             self._sockets = await _listen(endpoint)
         except OSError as error:
-            text = f"cannot bind {endpoint} ({error.strerror}): choose another address or port with --listen, --control"
+            cause = os.strerror(error.errno) if error.errno else str(error)
+            text = f"cannot bind {endpoint} ({cause}): choose another address or port with --listen, --control"
             raise TunnelError(text) from error
         for listener in self._sockets:
             self._keep(self._accept(listener))
