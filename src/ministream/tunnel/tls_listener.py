@@ -110,7 +110,8 @@ class TlsListener:
         try:
             self._sockets = await _listen(endpoint)
         except OSError as error:
-            cause = os.strerror(error.errno) if error.errno else str(error)
+            number = error.errno or 0  # negative for a name that does not resolve
+            cause = os.strerror(number) if number > 0 else str(error)
             text = f"cannot bind {endpoint} ({cause}): choose another address or port with --listen, --control"
             raise TunnelError(text) from error
         for listener in self._sockets:

@@ -186,6 +186,8 @@ class Ingress:
         if early:
             rank, how = early[0]
             self.ending = f"receiving rank {rank}: {how}" if rank else how
+            if self._link is not None and self._link.failure is not None:
+                self.ending += f"; {self._link.failure}"
             self.announced = None
         if self._comm.rank == 0:
             _LOG.info("end of the stream: %s", self.ending)
