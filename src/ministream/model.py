@@ -144,26 +144,3 @@ class CurveKeys:
 
     secret: bytes = field(repr=False)
     peers: frozenset[bytes]
-
-
-@dataclass(kw_only=True, slots=True)
-class Counters:
-    """Every frame ends in exactly one of these; all of them end up in the output.
-
-    `sent` is what the producer says at the end that it sent (0 until then), `received` what arrived whole, `used` what
-    entered the window, `dropped` what the producer left out on purpose, `refused` what arrived but was bad (`reasons`
-    counts why), `repeated` what arrived twice.
-    """
-
-    sent: int = 0
-    received: int = 0
-    used: int = 0
-    dropped: int = 0
-    refused: int = 0
-    repeated: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
-
-    def refuse(self, reason: str) -> None:
-        """Count one refused frame under a short, stable reason."""
-        self.refused += 1
-        self.reasons[reason] = self.reasons.get(reason, 0) + 1

@@ -123,10 +123,10 @@ def distribute(
         workers_timeout_s=workers_timeout,
     )
     report = app.distribute(settled, options, announce)
-    counters = report.counters
+    ledger = report.ledger
     ERRORS.print(
-        f"distributed {counters.used} projections to {report.workers} workers in {report.seconds:.1f} s; "
-        f"{counters.refused} refused, {counters.sent - counters.received - counters.refused} missing"
+        f"distributed {ledger.used} projections to {report.workers} workers in {report.seconds:.1f} s; "
+        f"{ledger.refused} refused"
     )
     if not report.complete:
         raise IncompleteError(f"the scan is incomplete: {report.ending}")

@@ -12,7 +12,8 @@ from ministream import log
 from ministream.app.announce import announce
 from ministream.config import Config
 from ministream.errors import ConfigError, FrameError
-from ministream.model import Counters, Frame, FrameKind, Scan
+from ministream.ledger import Ledger, shortfalls
+from ministream.model import Frame, FrameKind, Scan
 from ministream.monitor.publisher import ProjectionPublisher
 from ministream.prep.images import Corrected, ImageCorrector, Steps
 from ministream.transport import Arrived, Ended, Lost, Refused, open_wire
@@ -48,10 +49,13 @@ class Distribution:
 
 @dataclass(kw_only=True)
 class DistributionReport:
-    """Result of a distribution; `ending` is the end of the scan in one line."""
+    """Result of a distribution; `ending` is the end of the scan in one line.
+
+    In the `ledger` a projection that has been passed on counts as used, imaged and written: nothing is left to do here.
+    """
 
     workers: int = 0
-    counters: Counters = field(default_factory=Counters)
+    ledger: Ledger = field(default_factory=Ledger)
     bytes: int = 0
     seconds: float = 0.0
     complete: bool = False
@@ -116,14 +120,16 @@ class _Distributor:
                     case Arrived(seq=seq, frame=frame):
                         self._take(frame, scan)
                         receiver.ack(seq)
-                    case Refused(seq=seq, reason=reason, text=text):
-                        self._refuse(reason, text)
+                    case Refused(seq=seq, reason=reason, text=text, kind=kind):
+                        self._refuse(kind, reason, text)
                         receiver.ack(seq)
                     case Ended(totals=totals):
                         self._pass_on(self._corrector.rest(), scan)
-                        report.counters.sent, report.counters.dropped = totals.projections, totals.dropped
-                        report.complete = report.counters.received == totals.projections and not totals.dropped
-                        report.ending = "the producer sent everything"
+                        delivered = totals.projections + totals.dropped
+                        told = Ledger(delivered=delivered, sent=totals.projections, drops=dict(totals.drops))
+                        missing = shortfalls(told, report.ledger)
+                        report.complete = not missing
+                        report.ending = "; ".join(missing) or "the producer sent everything"
                     case Lost(text=text):
                         self._pass_on(self._corrector.rest(), scan)
                         report.ending = text
@@ -158,15 +164,16 @@ class _Distributor:
         if frame.kind is not FrameKind.PROJECTION:
             self._corrector.add(frame)
             return
-        self._report.counters.received += 1
+        self._report.ledger.received += 1
         self._pass_on(self._corrector.correct(frame), scan)
 
     def _pass_on(self, corrected: Iterable[Corrected], scan: Scan) -> None:
-        counters = self._report.counters
+        ledger = self._report.ledger
         axis_col = scan.axis_or_middle if self._config.recon.axis_col is None else self._config.recon.axis_col
         for frame, pixels in corrected:
-            counters.used += 1
-            if self._publisher is not None and counters.used % self._options.publish_every == 0:
+            ledger.used += 1
+            ledger.imaged = ledger.written = ledger.used
+            if self._publisher is not None and ledger.used % self._options.publish_every == 0:
                 self._publisher.publish(frame, pixels, axis_col=axis_col)
             if self._server is not None:
                 projection = Projection(
@@ -174,8 +181,9 @@ class _Distributor:
                 )
                 self._server.push(projection)
 
-    def _refuse(self, reason: str, text: str) -> None:
-        self._report.counters.refuse(reason)
+    def _refuse(self, kind: FrameKind, reason: str, text: str) -> None:
+        self._report.ledger.received += kind is FrameKind.PROJECTION
+        self._report.ledger.refuse(kind, reason)
         _LOG.warning("frame rejected: %s", text)
         if self._config.stream.strict:
             raise FrameError(f"{text}; the run is strict", reason=reason)
