@@ -1,4 +1,4 @@
-"""How far the job is, while it runs: a bar on a terminal, a line per update elsewhere."""
+"""Progress of the job: a bar on a terminal, a line per update elsewhere."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Progress:
         self._updates = updates
 
     def close(self) -> None:
-        """Show the last state and give the terminal back."""
+        """Show the last state and release the terminal."""
         if self._bar is not None:
             self._bar.stop()
         self._line()

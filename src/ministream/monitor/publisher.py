@@ -34,7 +34,9 @@ class _Publisher:
             self._socket.bind(address)
         except zmq.ZMQError as error:
             self.close()
-            raise ConfigError(f"{address}: cannot publish there: {error.strerror}") from error
+            raise ConfigError(
+                f"{address}: cannot publish there ({error.strerror}). Choose another with --pub-addr."
+            ) from error
         self.address = self._socket.get_string(zmq.LAST_ENDPOINT)
         _log.info("publishing TImage on %s", self.address)
 
@@ -45,7 +47,7 @@ class _Publisher:
         self.close()
 
     def close(self) -> None:
-        """Give the port back; what is on its way gets a second to leave."""
+        """Release the port; messages on their way get one second."""
         self._socket.close()
         self._context.term()
 
@@ -89,5 +91,5 @@ class ProjectionPublisher(_Publisher):
         self._socket.send(message, copy=False)
 
     def end(self) -> None:
-        """Say that there are no more."""
+        """Announce the end."""
         self._socket.send(timage.END_OF_DATA)

@@ -1,1 +1,1 @@
-"""Ranks: the doorway to MPI, and the distribution of frames by detector rows."""
+"""Ranks: MPI, and the distribution of frames by detector rows."""

@@ -1,4 +1,4 @@
-"""The one doorway to MPI: start-up, the communicator, polite waiting, and the end of all ranks together.
+"""The only module that calls MPI: start-up, the communicator, waiting with pauses, the end of all ranks together.
 
 Only the main thread may call into this module (some MPI builds have no THREAD_MULTIPLE).
 """
@@ -56,11 +56,11 @@ class Comm:
         return None if part == MPI.COMM_NULL else type(self)(MPI.Intracomm(part))
 
     def free(self) -> None:
-        """Give back a duplicated communicator; collective."""
+        """Free a duplicated communicator; collective."""
         self.raw.Free()
 
     def barrier(self) -> None:
-        """Wait, politely, until every rank is here."""
+        """Wait, with pauses, until every rank has arrived."""
         wait_until(self.raw.Ibarrier().Test)
 
     def bcast(self, value: T) -> T:
@@ -82,12 +82,12 @@ class Comm:
         return total
 
     def part(self, count: int) -> slice:
-        """This rank's of `count` rows that the ranks deal among them; some get none where there are few."""
+        """This rank's share of `count` rows; some ranks get none where rows are few."""
         firsts = self._firsts(count)
         return slice(firsts[self.rank], firsts[self.rank + 1])
 
     def whole(self, mine: NDArray[N], count: int) -> Callable[[], NDArray[N]]:
-        """Begin to gather `count` rows, of which each rank has its `part`; the result waits for them, politely.
+        """Begin to gather `count` rows, of which each rank has its `part`; the result waits for them, with pauses.
 
         Collective; the result must be called on every rank before the communicator is freed.
         """
@@ -140,7 +140,7 @@ class Comm:
         self.agree(failed)
 
     def agree(self, error: MinistreamError | None) -> None:
-        """Let every rank know whether one has failed; collective, and polite however late the others come.
+        """Let every rank know whether one has failed; collective; waits with pauses, however late the others are.
 
         Raises, on every rank, the error of the lowest rank that has one.
         """
@@ -210,7 +210,7 @@ def world(ranks_wanted: int | None = None) -> Comm:
     comm = Comm(MPI.COMM_WORLD)
     if ranks_wanted is not None and comm.size != ranks_wanted:
         raise ConfigError(
-            f"{ranks_wanted} ranks were asked for, but this MPI ({library()}) sees {comm.size}: "
+            f"--ranks {ranks_wanted}: this MPI ({library()}) has started {comm.size}: "
             "start the job with the mpirun or srun that belongs to it"
         )
     return comm

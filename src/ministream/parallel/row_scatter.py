@@ -1,4 +1,4 @@
-"""Deal every frame's detector rows to the ranks that own them, overlapped with what the ranks compute.
+"""Distribute every frame's detector rows to the ranks that own them, overlapped with computation.
 
 Frames travel in batches: one small broadcast says what comes, then one scatter per frame takes the rows
 straight from the receive buffer, because a slab of a C-ordered frame is contiguous. All operations are
@@ -28,7 +28,7 @@ _RECORD = np.dtype([("kind", "u1"), ("index", "i8"), ("angle_rad", "f8"), ("acqu
 
 
 class Op(enum.IntEnum):
-    """What a batch tells the ranks."""
+    """The meaning of a batch."""
 
     FRAMES = 1
     END = 2
@@ -62,7 +62,7 @@ Feed = Callable[[], Sequence[Frame] | None]
 
 
 def _nothing() -> None:
-    """What a rank does while it waits, unless told otherwise."""
+    """Default action of a rank while it waits."""
 
 
 class RowScatter:
@@ -95,7 +95,7 @@ class RowScatter:
         self.bytes_scattered = 0
 
     def poll(self) -> bool:
-        """Move the next batch on without waiting; True when it is complete on this rank."""
+        """Progress the next batch without waiting; True when it is complete on this rank."""
         if self.ended:
             return True
         if self._announced is None:
@@ -109,7 +109,7 @@ class RowScatter:
         return self._scatters is not None and Request.Testall([self._announced, *self._scatters])
 
     def take(self, meanwhile: Callable[[], None] = _nothing) -> list[SlabFrame] | None:
-        """Wait, politely, for the next batch; None when the stream has ended. `meanwhile` is called now and then.
+        """Wait, with pauses, for the next batch; None when the stream has ended. `meanwhile` is called now and then.
 
         `waits` then says what this wait was for.
         """
@@ -124,7 +124,7 @@ class RowScatter:
         return None if self.ended else self._rows()
 
     def close(self) -> None:
-        """Give the communicator back; collective, after the end of the stream."""
+        """Free the communicator; collective, after the end of the stream."""
         self._comm.free()
 
     def _under_way(self, meanwhile: Callable[[], None]) -> bool:
@@ -137,7 +137,7 @@ class RowScatter:
         return int(self._control["count"][0])
 
     def _announce(self) -> None:
-        """Start the broadcast of what comes; rank 0 does so only once there is something to say."""
+        """Start the broadcast that announces a batch; rank 0 does so only when it has frames or the end."""
         if self._feed is not None:
             frames = self._feed()
             if frames is not None and not frames:

@@ -42,7 +42,7 @@ class Volume:
     def slab(self, slab: Slab) -> NDArray[np.float32]:
         """The slices of one rank, [slab.rows, row, col]. Raises InputError when the volume has fewer."""
         if slab.stop > self.shape[0]:
-            raise InputError(f"{self.path}: has {self.shape[0]} slices, not the {slab.stop} that are needed")
+            raise InputError(f"{self.path}: has {self.shape[0]} slices, expected at least {slab.stop}")
         return self._read((slab.slice,))
 
     def _read(self, where: tuple[Any, ...]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""What the configuration leaves open and the scan decides."""
+"""The values that the configuration leaves open and the scan decides, and the rows of each rank."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def resolve(config: Config, scan: Scan) -> Config:
     """
     length = config.window.length or scan.projections
     if not length:
-        raise ConfigError("the producer does not say how many projections come: give --window-length")
+        raise ConfigError(
+            "the scan does not tell its number of projections, and --window-length is 0. Set --window-length."
+        )
     if scan.projections:
         length = min(length, scan.projections)
     step = min(config.window.step or length, length)
@@ -37,20 +39,22 @@ def axis_of(config: Config, scan: Scan) -> float:
     axis = config.recon.axis_col
     axis_col = scan.axis_or_middle if axis is None else axis
     if not 0 <= axis_col <= scan.cols - 1:
-        raise ConfigError(f"the rotation axis {axis_col:g} lies outside the detector's columns 0 to {scan.cols - 1}")
+        raise ConfigError(
+            f"rotation axis {axis_col:g}: expected a detector column from 0 to {scan.cols - 1}. Set --axis."
+        )
     return axis_col
 
 
 def groups_of(config: Config, ranks: int) -> tuple[range, ...]:
-    """The ranks that have their rows from the same receiving rank, the first of each. Raises ConfigError."""
+    """The groups of ranks that share a receiving rank, the first of each. Raises ConfigError."""
     return partition.groups(ranks, ranks if config.aps.every_rank else config.stream.ingress)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """What one rank knows before the first frame: the resolve configuration, the scan, and who owns which rows.
+    """What one rank knows before the first frame: the resolved configuration, the scan, and who owns which rows.
 
-    `group` are the ranks that this rank shares a receiving rank with.
+    `group`: the ranks that share this rank's receiving rank.
     """
 
     rank: int
@@ -68,7 +72,7 @@ class Assignment:
 
     @property
     def band(self) -> tuple[Slab, ...]:
-        """The slabs of this rank's group, as rows of the frames that its receiving rank has."""
+        """The slabs of this rank's group, counted in the rows of the frames that its receiving rank receives."""
         first = self.slabs[self.group.start].first
         return tuple(Slab(self.slabs[rank].first - first, self.slabs[rank].rows) for rank in self.group)
 
@@ -79,12 +83,12 @@ class Assignment:
 
     @property
     def batch(self) -> int:
-        """Frames that travel to the ranks together at most."""
+        """The most frames that are sent to the ranks together."""
         return min(MAX_BATCH, self.config.window.step)
 
 
 def assign(rank: int, ranks: int, config: Config, scan: Scan, threads: int) -> Assignment:
-    """Settle the configuration and deal the rows. Raises ConfigError as `resolve`, `axis_of`,
+    """Resolve the configuration and assign the rows. Raises ConfigError as `resolve`, `axis_of`,
     `groups_of` and `slabs` do.
     """
     return Assignment(

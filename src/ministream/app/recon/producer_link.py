@@ -1,4 +1,4 @@
-"""Rank 0's way to the producer: the reconstruction job's end of the tunnel, or the address of a direct connection."""
+"""How rank 0 reaches the producer: this job's end of the tunnel, or the address of a direct connection."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Route:
         url, here = self.urls[first], os.uname().nodename
         if here != self.node and url.startswith(_ONE_NODE):
             raise ConfigError(
-                f"{here} cannot reach {url}, which is {self.node}'s alone: with --ingress over several nodes give "
-                f"--set tunnel.data_host={self.node}, or in --connect an address that all nodes reach"
+                f"{here} cannot reach {url}, a local address of {self.node}. With --ingress over several nodes set "
+                f"tunnel.data_host={self.node} (--set), or give --connect an address that all nodes reach."
             )
         return self.urls[first:] + self.urls[:first]
 

@@ -1,4 +1,4 @@
-"""How good the image is while nobody looks: against the scan's ground truth, or against a reference volume."""
+"""Image quality during the run, against the scan's ground truth or against a reference volume."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ReferenceComparison:
     def sums(self, image: NDArray[np.float32]) -> QualitySums | None:
         """Compare the image [n, n, slices] of every rank with what it should be.
 
-        None if that fails, for instance because the reference has gone: told once, never a reason to lose a volume.
+        None if that fails, for instance because the reference was removed: logged once, without losing the volume.
         """
         try:
             return self._compared(image)
@@ -100,7 +100,9 @@ def _reference(assignment: Assignment) -> Callable[[int], Slice]:
     with Volume(path) as volume:
         shape = (assignment.scan.rows, *_shape(assignment))
         if volume.shape != shape:
-            raise InputError(f"{path}: the reference is {list(volume.shape)}, this scan's volume will be {list(shape)}")
+            raise InputError(
+                f"{path}: the reference is {list(volume.shape)}, expected {list(shape)}. Choose another --reference."
+            )
 
     def plane(k: int) -> Slice:
         with Volume(path) as volume:
