@@ -41,17 +41,17 @@ class Pair:
 
     def directly(self, *, through: Any = None, recon: tuple[str, ...] = ()) -> Pair:
         """Join them without a tunnel; `through` makes of the producer's address the one that is connected to."""
-        self._produce("--listen", f"tcp://{self._host('producer')}:0")
+        self.produce("--listen", f"tcp://{self._host('producer')}:0")
         address = self.jobs.announced("producer", self.producer)["data"]
-        return self._recon("--connect", through(address) if through else address, *recon)
+        return self.reconstruct("--connect", through(address) if through else address, *recon)
 
     def tunnelled(self, credentials: list[str], *, produce: tuple[str, ...] = (), recon: tuple[str, ...] = ()) -> Pair:
         """Join them by way of both gateways and their relays, over TLS."""
         gateway = self._host("producer")
         where = ["--control", f"{gateway}:0", "--set", f"tunnel.data_host={gateway}"]
-        self._produce(*where, *credentials, *produce)
+        self.produce(*where, *credentials, *produce)
         control = self.jobs.announced("producer", self.producer)["control"]
-        return self._recon("--producer", control, *credentials, *recon)
+        return self.reconstruct("--producer", control, *credentials, *recon)
 
     def until_streaming(self) -> Pair:
         """Return when the first image is written: the scan is under way."""
@@ -78,13 +78,15 @@ class Pair:
     def _on(self, host: str, command: list[str]) -> list[str]:
         return self._link.on(host, command) if self._link else command
 
-    def _produce(self, *words: str) -> None:
+    def produce(self, *words: str) -> None:
+        """Start a producer of the scan."""
         scan = [word for setting in SCAN for word in ("--set", setting)]
         announce = ["--announce", str(self.jobs.folder / "producer.json")]
         command = [*MINISTREAM, "produce", *scan, "--rate", str(RATE), *words, *announce]
         self.producer = self.jobs.start("producer", self._on("producer", command))
 
-    def _recon(self, *words: str) -> Pair:
+    def reconstruct(self, *words: str) -> Pair:
+        """Start a reconstruction of two ranks."""
         command = ["mpirun", "-n", "2", *MINISTREAM, "recon", *words, *WINDOW, "--out", str(self.jobs.out)]
         command += ["--set", "output.pictures=false", "--ranks", "2"]
         self.recon = self.jobs.start("recon", self._on("consumer", command))
