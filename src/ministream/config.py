@@ -77,6 +77,9 @@ class ProducerSection(Section):
     wire: WireName = Field(default="native", description="native; timage: that of aps-mini-apps' DAQ")
     scan_id: str | None = Field(default=None, min_length=1, max_length=128, description="none: follows from the source")
     listen: str = Field(default="tcp://127.0.0.1:0", description="data socket; port 0: any free port")
+    open_network: bool = Field(
+        default=False, description="data sockets off loopback without encryption are intended: no warning"
+    )
     peer_timeout_s: float = Field(default=120.0, gt=0, description="time to wait for a receiver")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from ministream.source import Live, Source, open_source
 from ministream.storage.archive import Archive
 from ministream.transport import Sender, SenderReport, Wire, open_wire
 from ministream.tunnel import curve
+from ministream.tunnel.address import parse_endpoint
 
 _LOG = log.get(__name__)
 
@@ -46,9 +47,12 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
             archive = stack.enter_context(Archive.create(config.producer.archive, scan))
         for found in scan.notices:
             _LOG.warning("[source] %s: %s", config.source.kind, found.text)
-        sender = wire.sender(scan, keys=curve.load(config.stream.curve, "producer"))
+        keys = curve.load(config.stream.curve, "producer")
+        sender = wire.sender(scan, keys=keys)
         stack.enter_context(sender)
         data, *sync = sender.addresses
+        if keys is None and not config.producer.open_network:
+            _warn_of_open_sockets(sender.addresses)
         server = embedded(config.tunnel, "PROD", targets=sender.addresses)
         if server is not None:
             gateway.enter_context(server)
@@ -65,6 +69,21 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
         frames = paced(wire.played(source.frames), config.producer.rate)
         _send(frames, sender, source, config, archive)
         return sender.finish(source.dropped)
+
+
+def _warn_of_open_sockets(urls: Sequence[str]) -> None:
+    """Sockets off loopback without authentication serve whoever connects first."""
+    found = [url for url in urls if url.startswith("tcp://") and not _is_loopback(url)]
+    if found:
+        _LOG.warning(
+            "%s: whoever reaches this address receives the scan, for it has no authentication. Encrypt with --curve,"
+            " listen on 127.0.0.1 behind a tunnel, or accept it with --set producer.open_network=true",
+            ", ".join(found),
+        )
+
+
+def _is_loopback(url: str) -> bool:
+    return parse_endpoint(url.removeprefix("tcp://")).is_loopback
 
 
 def _open(config: Config, wire: Wire, stack: ExitStack) -> Source:
