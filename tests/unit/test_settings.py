@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 
@@ -35,3 +36,10 @@ def test_the_documentation_shows_the_template():
     assert f"```toml\n{template()}```\n" in PAGE.read_text(), (
         "write docs/configuration.md anew from `ministream config`"
     )
+
+
+def test_a_plug_in_whose_package_is_missing_is_named(monkeypatch):
+    for name in ("tifffile", "ministream.source.tiff"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    assert "# with kind = \"tiff\": source 'tiff' needs the Python package 'tifffile'" in template()

@@ -58,7 +58,15 @@ def tiff_options(folder):
 EXAMPLES = {"phantom": phantom_options, "dxchange": dxchange_options, "nxtomo": nxtomo_options, "tiff": tiff_options}
 
 
-@pytest.fixture(params=registry.names("ministream.source"))
+LIVE = {"pva"}
+
+
+def test_live_sources_are_those_that_say_so():
+    kinds = registry.names("ministream.source")
+    assert {kind for kind in kinds if issubclass(registry.load("ministream.source", kind).Source, source.Live)} == LIVE
+
+
+@pytest.fixture(params=sorted(set(registry.names("ministream.source")) - LIVE))
 def section(request, tmp_path):
     """`[source]` of every registered source."""
     assert request.param in EXAMPLES, f"give source {request.param!r} an example here"

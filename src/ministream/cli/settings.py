@@ -12,6 +12,7 @@ import pydantic
 import typer
 
 from ministream import config, registry
+from ministream.errors import ConfigError
 
 # A longer line puts its remark on lines of its own.
 WIDTH = 100
@@ -56,7 +57,10 @@ def _kinds(table: str) -> Iterator[str]:
 
 
 def _plugin(table: str, kind: str) -> list[str]:
-    options = registry.load(PLUGINS[table], kind).Options
+    try:
+        options = registry.load(PLUGINS[table], kind).Options
+    except ConfigError as error:  # an optional package is not installed
+        return [f'# with kind = "{kind}": {error}']
     return [f'# with kind = "{kind}":', *(_line(key, value) for key, value in options.model_fields.items())]
 
 

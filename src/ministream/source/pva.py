@@ -1,0 +1,297 @@
+"""A live detector over EPICS PVAccess: NTNDArray updates, as areaDetector's PVA plug-in publishes them.
+
+Every update has a number, `uniqueId`; a gap says that updates were lost between the detector and here, and they are
+counted. Angles and frame types come from the attributes of the update. The update that comes with a connection is the
+image that happens to be there: it tells the geometry and is not played.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+import time
+import uuid
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from p4p.client.thread import Context, Disconnected
+from pydantic import Field
+
+from ministream import config, log, source
+from ministream.errors import ConfigError, InputError
+from ministream.model import Frame, FrameKind, Scan
+from ministream.source._angles import AngleRange, AngleUnit
+
+_LOG = log.get(__name__)
+
+# What areaDetector's TomoScan drivers put into the frame type attribute, as number or text.
+KINDS = {"0": FrameKind.PROJECTION, "projection": FrameKind.PROJECTION}
+KINDS |= dict.fromkeys(("1", "flatfield", "flat", "white"), FrameKind.FLAT)
+KINDS |= dict.fromkeys(("2", "darkfield", "dark"), FrameKind.DARK)
+# The original type of compressed pixels, which the codec's parameters give as a number of EPICS's scalar types.
+SCALARS = {1: "i1", 2: "i2", 3: "i4", 4: "i8", 5: "u1", 6: "u2", 7: "u4", 8: "u8", 9: "f4", 10: "f8"}
+
+
+class Options(config.Section):
+    """`[source]` with `kind = "pva"`."""
+
+    channel: str = Field(description="PVAccess channel of the images, such as 13SP1:Pva1:Image")
+    servers: list[str] = Field(default=[], description="HOST[:PORT] of PVA servers; none: found as EPICS_PVA_* say")
+    projections: int = Field(default=0, description="projections of the scan; 0: until nothing comes any more")
+    flats: int = Field(default=0, ge=0, description="flats to expect")
+    darks: int = Field(default=0, ge=0, description="darks to expect")
+    axis: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="rotation axis column; none: middle"
+    )
+    pixel_size_um: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    angles: AngleRange | None = Field(default=None, description="{start, step}; none: as the attributes say")
+    angle_unit: AngleUnit = Field(default="degrees", description="unit of the angles: degrees or radians")
+    angle_attribute: str = Field(default="SampleRotary", description="attribute with the angle of the image")
+    start_attribute: str = Field(default="StartPos", description="attribute with the first angle, where there is none")
+    step_attribute: str = Field(default="ScanDelta", description="attribute with the step between two angles")
+    type_attribute: str = Field(default="FrameType", description="attribute that tells projection, flat and dark")
+    queue: int = Field(default=512, ge=4, description="updates that the client holds before some are lost")
+    connect_timeout_s: float = Field(default=30.0, gt=0, description="longest wait for the channel and its image")
+    stall_timeout_s: float = Field(default=30.0, gt=0, description="longest wait for the next image, or to reconnect")
+
+
+class Source(source.Live):
+    """Monitors one channel. Raises InputError for images that cannot be used, and for a channel that does not come."""
+
+    def __init__(self, options: Options) -> None:
+        if options.angles is not None and options.angles.step is None:
+            raise ConfigError("[source] pva: angles of a detector need start and step, for example {start=0, step=0.5}")
+        self._options = options
+        self._stopping = threading.Event()
+        self._updates: queue.Queue[Any] = queue.Queue(options.queue)
+        self._attributes: dict[str, Any] = {}
+        self._sizes: list[int] = []
+        self._codec = ""
+        self._scalar: str | None = None
+        self._last_id: int | None = None
+        self._connected = False
+        self._pending: Any = None
+        environment = {"EPICS_PVA_NAME_SERVERS": " ".join(options.servers)} if options.servers else None
+        self._context = Context("pva", conf=environment, useenv=True, nt=False)
+        # without a queue of its own a monitor keeps four updates, and merges the others into the last one
+        request = f"record[queueSize={options.queue}]field()"
+        self._monitor = self._context.monitor(options.channel, self._arrived, request=request, notify_disconnect=True)
+        try:
+            self._first = self._first_image()
+        except BaseException:
+            self.close()
+            raise
+        rows, cols = self._first.shape
+        self._scan = Scan(
+            scan_id=uuid.uuid4().hex,
+            rows=rows,
+            cols=cols,
+            projections=options.projections,
+            flats=options.flats,
+            darks=options.darks,
+            dtype=self._first.dtype.str,
+            axis_col=options.axis,
+            pixel_size_um=options.pixel_size_um,
+            sample=options.channel,
+        )
+
+    def describe(self) -> Scan:
+        """Geometry of the image that the channel has; counts as the options say."""
+        return self._scan
+
+    def frames(self) -> Iterator[Frame]:
+        """Images as they come, until `projections` have come or nothing comes for `stall_timeout_s`.
+
+        Flats and darks after the first projection are left out: the stream has no place for them.
+        """
+        counts = dict.fromkeys(FrameKind, 0)
+        late = 0
+        while not self._stopping.is_set():
+            update, self._pending = self._pending or self._next(self._options.stall_timeout_s), None
+            if update is None:
+                break
+            missed = self._missed(update)
+            kind = self._kind()
+            if kind is FrameKind.PROJECTION:
+                self.dropped += missed
+                counts[kind] += missed
+            elif counts[FrameKind.PROJECTION]:
+                late += 1
+                continue
+            if kind is not FrameKind.PROJECTION or not self._is_last(counts[kind]):
+                yield self._frame(update, kind, counts[kind])
+                counts[kind] += 1
+            if self._is_last(counts[FrameKind.PROJECTION]):
+                break
+        self._account(counts, late)
+
+    def stop(self) -> None:
+        """End `frames` soon."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Give the channel back; harmless when called again."""
+        self.stop()
+        self._monitor.close()
+        self._context.close()
+
+    # from the client's thread
+
+    def _arrived(self, update: Any) -> None:
+        """Keep an update until it is asked for; the client's own queue fills up while there is no place."""
+        while not self._stopping.is_set():
+            try:
+                self._updates.put(update, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    # in the thread of whoever reads the frames
+
+    def _first_image(self) -> NDArray[Any]:
+        update = self._next(self._options.connect_timeout_s)
+        if update is not None and not self._sizes:
+            # the detector has taken no image yet: the first one it takes belongs to the scan
+            self._missed(update)
+            self._pending = update = self._next(self._options.connect_timeout_s)
+        if update is None:
+            raise InputError(
+                f"{self._options.channel}: no image within {self._options.connect_timeout_s:g} s. Check the name and "
+                "that the detector's PVA plug-in is enabled; over routers name the server with --set source.servers"
+            )
+        if self._pending is None:
+            self._missed(update)
+        return self._pixels(update)
+
+    def _next(self, timeout_s: float) -> Any:
+        """The next image; None when there is none in time, or the source is stopped."""
+        deadline = time.monotonic() + timeout_s
+        while not self._stopping.is_set() and time.monotonic() < deadline:
+            try:
+                update = self._updates.get(timeout=0.05)
+            except queue.Empty:
+                continue
+            if isinstance(update, Disconnected):
+                if self._connected:
+                    _LOG.warning("%s: disconnected, reconnecting", self._options.channel)
+                self._connected = False
+                continue
+            if isinstance(update, Exception):
+                raise InputError(f"{self._options.channel}: {update}") from update
+            again, self._connected = not self._connected and self._last_id is not None, True
+            if self._is_new(update, again):
+                return update
+        return None
+
+    def _is_new(self, update: Any, again: bool) -> bool:
+        """Keep what an update need not repeat; after a reconnection the first one may have come before."""
+        changed = update.changedSet()
+        if "attribute" in changed or not self._attributes:
+            self._attributes = {found.name: found.value for found in update.attribute}
+        if "dimension" in changed or not self._sizes:
+            self._sizes = [int(dimension.size) for dimension in update.dimension]
+        if any(name.startswith("codec") for name in changed):
+            parameters = update.codec.parameters
+            self._codec = str(update.codec.name)
+            self._scalar = None if parameters is None else SCALARS.get(int(np.ravel(parameters)[0]))
+        if again:
+            _LOG.info("%s: connected again", self._options.channel)
+        return not again or update.uniqueId != self._last_id
+
+    def _missed(self, update: Any) -> int:
+        """How many images were lost before this one; a number that goes back says that the detector started anew."""
+        before, self._last_id = self._last_id, int(update.uniqueId)
+        return max(0, self._last_id - before - 1) if before is not None else 0
+
+    def _is_last(self, projections: int) -> bool:
+        return 0 < self._options.projections <= projections
+
+    def _kind(self) -> FrameKind:
+        said = self._attributes.get(self._options.type_attribute, 0)
+        word = str(int(said)) if isinstance(said, (int, float)) else str(said).strip().lower()
+        if word not in KINDS:
+            raise InputError(
+                f"{self._options.channel}: attribute {self._options.type_attribute} is {said!r}, expected 0, 1 or 2 "
+                "(projection, flat, dark). Name another attribute with --set source.type_attribute=NAME"
+            )
+        return KINDS[word]
+
+    def _frame(self, update: Any, kind: FrameKind, index: int) -> Frame:
+        pixels = self._pixels(update)
+        scan = self._scan
+        if (*pixels.shape, pixels.dtype.str) != (scan.rows, scan.cols, scan.dtype):
+            raise InputError(
+                f"{self._options.channel}: image {update.uniqueId} has {pixels.shape[0]} x {pixels.shape[1]} "
+                f"{pixels.dtype}, expected {scan.rows} x {scan.cols} {np.dtype(scan.dtype)}. Do not change the "
+                "detector's settings during a scan; start again."
+            )
+        angle_rad = self._angle_rad(index) if kind is FrameKind.PROJECTION else 0.0
+        stamp = update.timeStamp
+        taken_s = stamp.secondsPastEpoch + stamp.nanoseconds * 1e-9
+        acquired_s = taken_s if taken_s > 0 else time.time()
+        return Frame(
+            kind=kind, index=index, angle_rad=angle_rad, pixels=pixels, acquired_s=acquired_s, position=float(index)
+        )
+
+    def _angle_rad(self, index: int) -> float:
+        options, known = self._options, self._attributes
+        if options.angles is not None and options.angles.step is not None:
+            angle = options.angles.start + options.angles.step * index
+        elif options.angle_attribute in known:
+            angle = float(known[options.angle_attribute])
+        elif options.start_attribute in known and options.step_attribute in known:
+            angle = float(known[options.start_attribute]) + float(known[options.step_attribute]) * index
+        else:
+            raise InputError(
+                f"{options.channel}: angles are missing: the images have no attribute {options.angle_attribute}, nor "
+                f"{options.start_attribute} and {options.step_attribute} (they have {', '.join(known) or 'none'}). Say "
+                "them with --set 'source.angles={start=0, step=DEGREES}', or name the attribute with "
+                "--set source.angle_attribute=NAME"
+            )
+        return angle if options.angle_unit == "radians" else math.radians(angle)
+
+    def _pixels(self, update: Any) -> NDArray[Any]:
+        """The image [rows, cols]; the first dimension of an NTNDArray is the one that changes fastest."""
+        sizes = self._sizes
+        if len(sizes) != 2 or 0 in sizes:
+            raise InputError(
+                f"{self._options.channel}: the image has dimensions {sizes}, expected columns and rows, a grey image. "
+                "Set the detector's ColorMode to Mono"
+            )
+        flat = self._decoded(update)
+        if flat.size != sizes[0] * sizes[1] or flat.dtype.kind not in "iuf":
+            raise InputError(
+                f"{self._options.channel}: image {update.uniqueId} has {flat.size} pixels of {flat.dtype}, expected "
+                f"{sizes[1]} x {sizes[0]} numbers"
+            )
+        return np.array(flat.reshape(sizes[1], sizes[0]))
+
+    def _decoded(self, update: Any) -> NDArray[Any]:
+        pixels = np.asarray(update.value)
+        if not self._codec:
+            return pixels
+        if self._codec != "zlib" or self._scalar is None:
+            raise InputError(
+                f"{self._options.channel}: images are compressed with {self._codec!r}, expected no codec or zlib. Set "
+                "the compressor of NDPluginCodec to None, or take the images from the plug-in before it"
+            )
+        try:
+            raw = zlib.decompress(pixels.tobytes(), bufsize=int(update.uncompressedSize))
+        except zlib.error as error:
+            raise InputError(f"{self._options.channel}: image {update.uniqueId} is damaged: {error}") from error
+        return np.frombuffer(raw, self._scalar)
+
+    def _account(self, counts: dict[FrameKind, int], late: int) -> None:
+        expected = self._options.projections
+        if not self._stopping.is_set() and expected > counts[FrameKind.PROJECTION]:
+            self.dropped += expected - counts[FrameKind.PROJECTION]
+        if self.dropped or late:
+            _LOG.warning(
+                "%s: %d projections were lost before they came here, %d flats or darks came after the projections and "
+                "were left out",
+                *(self._options.channel, self.dropped, late),
+            )

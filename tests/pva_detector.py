@@ -1,0 +1,72 @@
+"""Plays areaDetector's PVA plug-in over one channel, as it is told line by line:  python pva_detector.py PORT
+
+`image {"id": 7, ...}` posts one image, `burst N FIRST PERIOD_S` N of them. Every line is answered.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import zlib
+from typing import Any
+
+import numpy as np
+from p4p.nt import NTNDArray
+from p4p.server import Server
+from p4p.server.raw import SharedPV
+
+CHANNEL = "SIM:Pva1:Image"
+ROWS, COLS = 4, 6
+SCALARS = {"uint16": 6, "float32": 9}
+
+
+def image(made: NTNDArray, facts: dict[str, Any]) -> Any:
+    """An update with the image of that number; its pixels tell the number."""
+    number, dtype = facts["id"], facts.get("dtype", "uint16")
+    pixels = np.full((facts.get("rows", ROWS), COLS), number % 60_000, dtype)
+    value = made.wrap(pixels)
+    value.uniqueId = number
+    value.timeStamp.secondsPastEpoch = 1_700_000_000 + number
+    value.attribute = [
+        {"name": name, "value": content, "descriptor": "", "sourceType": 0, "source": ""}
+        for name, content in facts.get("attributes", {}).items()
+    ]
+    if codec := facts.get("codec"):
+        value.codec.name = codec
+        value.codec.parameters = SCALARS[dtype]
+        value.value = ("ubyteValue", np.frombuffer(zlib.compress(pixels.tobytes()), np.uint8))
+        value.uncompressedSize = pixels.nbytes
+    if facts.get("colour"):
+        value.dimension = [*value.dimension, value.dimension[0]]
+    return value
+
+
+def main() -> None:
+    """Serve until the input ends."""
+    made = NTNDArray()
+    empty = made.wrap(np.zeros((0, 0), np.uint16))
+    empty.dimension = []
+    channel = SharedPV(initial=empty)
+    server = {
+        "EPICS_PVAS_INTF_ADDR_LIST": "127.0.0.1",
+        "EPICS_PVAS_SERVER_PORT": sys.argv[1],
+        "EPICS_PVAS_BROADCAST_PORT": "0",
+        "EPICS_PVAS_AUTO_BEACON_ADDR_LIST": "NO",
+    }
+    with Server(providers=[{CHANNEL: channel}], conf=server, useenv=False) as running:
+        print(running.conf()["EPICS_PVAS_SERVER_PORT"], flush=True)
+        for line in sys.stdin:
+            word, _, rest = line.partition(" ")
+            if word == "image":
+                channel.post(image(made, json.loads(rest)))
+            else:
+                count, first, period_s = rest.split()
+                for number in range(int(first), int(first) + int(count)):
+                    channel.post(image(made, {"id": number, "attributes": {"SampleRotary": number / 10}}))
+                    time.sleep(float(period_s))
+            print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""A live detector over PVAccess: a real server process that plays areaDetector, loses updates, and comes back."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ministream import config
+from ministream.errors import ConfigError, InputError
+from ministream.model import Frame, FrameKind
+from ministream.source import Source, describe, open_source
+
+pytest.importorskip("p4p")
+
+CHANNEL = "SIM:Pva1:Image"
+DETECTOR = Path(__file__).parents[1] / "pva_detector.py"
+
+
+class Detector:
+    """The server's process."""
+
+    def __init__(self, port: str = "0") -> None:
+        command = [sys.executable, str(DETECTOR), port]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.port = self._line()
+
+    def image(self, number: int, angle: float | None = None, **facts: Any) -> None:
+        """Post one image; its angle is a tenth of its number in degrees."""
+        attributes = {"SampleRotary": number / 10 if angle is None else angle} | facts.pop("attributes", {})
+        self._say("image " + json.dumps({"id": number, "attributes": attributes} | facts))
+
+    def burst(self, count: int, first: int, period_s: float) -> None:
+        self._say(f"burst {count} {first} {period_s}")
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait(10)
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+    def _say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        assert self._line() == "done"
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+@pytest.fixture
+def detector() -> Iterator[Detector]:
+    made = Detector()
+    yield made
+    made.close()
+
+
+def monitored(detector: Detector, **options: Any) -> Source:
+    known: dict[str, Any] = {"channel": CHANNEL, "servers": [f"127.0.0.1:{detector.port}"], "stall_timeout_s": 10.0}
+    return open_source(config.SourceSection(kind="pva", **known | options), order="sequential", repeat=1)
+
+
+def numbers(frames: list[Frame]) -> list[int]:
+    return [int(frame.pixels[0, 0]) for frame in frames]
+
+
+def test_images_come_with_their_angles(detector: Detector) -> None:
+    detector.image(3)
+    with monitored(detector, projections=5) as source:
+        scan = source.describe()
+        assert (scan.rows, scan.cols, scan.dtype, scan.projections, scan.axis_col) == (4, 6, "<u2", 5, None)
+        for number in range(4, 9):
+            detector.image(number)
+        frames = list(source.frames())
+        assert source.dropped == 0
+    assert numbers(frames) == [4, 5, 6, 7, 8]
+    assert [frame.index for frame in frames] == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(np.rad2deg([frame.angle_rad for frame in frames]), [0.4, 0.5, 0.6, 0.7, 0.8])
+    assert [frame.acquired_s for frame in frames] == [1_700_000_004 + k for k in range(5)]
+    assert not any(np.shares_memory(a.pixels, b.pixels) for a, b in itertools.pairwise(frames))
+
+
+def test_missed_updates_are_counted_and_leave_their_place(detector: Detector) -> None:
+    detector.image(10)
+    with monitored(detector, projections=8) as source:
+        for number in (11, 12, 15, 18):
+            detector.image(number)
+        frames = list(source.frames())
+        assert [frame.index for frame in frames] == [0, 1, 4, 7]
+        assert source.dropped == 4
+
+
+def test_a_burst_that_is_not_taken_at_once_loses_nothing(detector: Detector) -> None:
+    detector.image(0)
+    with monitored(detector, projections=400, queue=256) as source:
+        detector.burst(400, 1, 0.0005)
+        frames = list(source.frames())
+        assert source.dropped == 0
+    assert numbers(frames) == list(range(1, 401))
+
+
+def test_an_overrun_is_counted(detector: Detector) -> None:
+    detector.image(0)
+    with monitored(detector, queue=4, stall_timeout_s=1.0) as source:
+        detector.burst(300, 1, 0.0)
+        frames = list(source.frames())
+        assert len(frames) + source.dropped == 300
+        assert source.dropped > 0
+
+
+def test_flats_and_darks_are_told_by_their_attribute(detector: Detector) -> None:
+    detector.image(0)
+    kinds = [(2, FrameKind.DARK), ("FlatField", FrameKind.FLAT), (1.0, FrameKind.FLAT), (0, FrameKind.PROJECTION)]
+    with monitored(detector, projections=2, flats=2, darks=1, stall_timeout_s=1.0) as source:
+        for number, (said, _) in enumerate(kinds, start=1):
+            detector.image(number, attributes={"FrameType": said})
+        detector.image(5, attributes={"FrameType": "flat"})
+        detector.image(6, attributes={"FrameType": "Projection"})
+        frames = list(source.frames())
+        assert (source.describe().flats, source.describe().darks) == (2, 1)
+    assert [frame.kind for frame in frames] == [kind for _, kind in kinds] + [FrameKind.PROJECTION]
+    assert [frame.index for frame in frames] == [0, 0, 1, 0, 1]
+
+
+def test_angles_from_start_and_step(detector: Detector) -> None:
+    detector.image(0)
+    with monitored(detector, projections=2, angle_attribute="None") as source:
+        for number in (1, 2):
+            detector.image(number, attributes={"StartPos": 10.0, "ScanDelta": 0.5})
+        np.testing.assert_allclose(np.rad2deg([frame.angle_rad for frame in source.frames()]), [10.0, 10.5])
+    with monitored(detector, projections=2, angles={"start": 1.0, "step": 2.0}, angle_unit="radians") as source:
+        detector.image(3)
+        detector.image(4)
+        assert [frame.angle_rad for frame in source.frames()] == [1.0, 3.0]
+
+
+def test_absent_angles_are_named_with_a_remedy_that_works(detector: Detector) -> None:
+    detector.image(0)
+    with monitored(detector, angle_attribute="Omega") as source:
+        detector.image(1)
+        with pytest.raises(InputError, match=r"no attribute Omega.*they have SampleRotary.*'source\.angles=\{start=0"):
+            list(source.frames())
+
+
+def test_a_detector_that_has_no_image_yet_is_waited_for(detector: Detector) -> None:
+    thread = threading.Timer(0.5, detector.image, (1,))
+    thread.start()
+    with monitored(detector, projections=2) as source:
+        thread.join()
+        detector.image(2)
+        assert numbers(list(source.frames())) == [1, 2]
+
+
+def test_the_scan_ends_when_nothing_comes_any_more(detector: Detector) -> None:
+    detector.image(0)
+    with monitored(detector, projections=5, stall_timeout_s=0.5) as source:
+        detector.image(1)
+        assert numbers(list(source.frames())) == [1]
+        assert source.dropped == 4
+
+
+def test_a_server_that_goes_and_comes_back(detector: Detector) -> None:
+    detector.image(0)
+    with monitored(detector, projections=4) as source:
+        detector.image(1)
+        frames = source.frames()
+        first = next(frames)
+        detector.close()
+        again = Detector(detector.port)
+        try:
+            thread = threading.Thread(target=lambda: rest.extend(frames))
+            rest: list[Frame] = []
+            again.image(3)
+            thread.start()
+            while not rest:
+                thread.join(0.05)
+            again.image(4)
+            thread.join(20)
+            assert not thread.is_alive()
+        finally:
+            again.close()
+        assert numbers([first, *rest]) == [1, 3, 4]
+        assert source.dropped == 1
+
+
+def test_waiting_can_be_stopped_from_another_thread(detector: Detector) -> None:
+    detector.image(0)
+    with monitored(detector, stall_timeout_s=60.0) as source:
+        left: list[Frame] = []
+        thread = threading.Thread(target=lambda: left.extend(source.frames()))
+        thread.start()
+        source.stop()
+        thread.join(10)
+        assert not thread.is_alive()
+    source.close()
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_zlib_is_unpacked(detector: Detector, dtype: str) -> None:
+    detector.image(0, dtype=dtype)
+    with monitored(detector, projections=1) as source:
+        detector.image(1, codec="zlib", dtype=dtype)
+        assert [frame.pixels.tolist() for frame in source.frames()] == [np.full((4, 6), 1).tolist()]
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"codec": "bslz4"}, "compressed with 'bslz4'.*Set the compressor of NDPluginCodec to None"),
+        ({"rows": 5}, "image 1 has 5 x 6 uint16, expected 4 x 6 uint16"),
+        ({"dtype": "float32"}, "image 1 has 4 x 6 float32, expected 4 x 6 uint16"),
+        ({"colour": True}, r"has dimensions \[6, 4, 6\], expected columns and rows.*ColorMode to Mono"),
+        ({"attributes": {"FrameType": 9}}, r"FrameType is 9.*--set source\.type_attribute=NAME"),
+    ],
+)
+def test_images_that_cannot_be_used_are_named(detector: Detector, facts: dict[str, Any], message: str) -> None:
+    detector.image(0)
+    with monitored(detector) as source:
+        detector.image(1, **facts)
+        with pytest.raises(InputError, match=message):
+            list(source.frames())
+
+
+def test_a_channel_that_is_not_there_is_named(detector: Detector) -> None:
+    with pytest.raises(InputError, match=r"NONE:Image: no image within 0\.3 s.*--set source\.servers"):
+        monitored(detector, channel="NONE:Image", connect_timeout_s=0.3)
+
+
+def test_describing_connects_to_nothing() -> None:
+    section = config.SourceSection(kind="pva", channel="NONE:Image")
+    assert describe(section, order="sequential", repeat=1) is None
+    with pytest.raises(ConfigError, match="channel"):
+        describe(config.SourceSection(kind="pva"), order="sequential", repeat=1)
+    with pytest.raises(ConfigError, match="need start and step"):
+        open_source(config.SourceSection(kind="pva", channel="X", angles={"stop": 180.0}), order="sequential", repeat=1)
