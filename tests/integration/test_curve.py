@@ -165,7 +165,7 @@ def test_keys_by_command_line(tmp_path: Path) -> None:
     said = command(["certs", "curve", tmp_path / "keys"])
     assert "producer.secret for the producer alone, producer.public for the receiver" in said
     for words, remedy in (
-        ([tmp_path / "keys"], "is there already"),
+        ([tmp_path / "keys"], "already exists"),
         ([tmp_path / "other", "--side", "both"], "choose producer or receiver"),
     ):
         process = subprocess.run(

@@ -106,7 +106,7 @@ def test_a_revocation_list_that_has_gone_lets_nobody_in(party: Path) -> None:
     listed = RevocationList(party)
     assert 1 not in listed
     (party / "revoked").unlink()
-    with pytest.raises(ConfigError, match="put it back"):
+    with pytest.raises(ConfigError, match="is missing: restore it"):
         assert 1 in listed
 
 

@@ -57,10 +57,10 @@ def test_a_side_needs_two_files_and_no_more(keys: Path, tmp_path: Path, side: cu
 
 def test_keys_that_are_in_use_are_not_replaced(keys: Path) -> None:
     before = curve.load(keys, "producer")
-    with pytest.raises(ConfigError, match=r"producer\.secret is there already: choose another directory"):
+    with pytest.raises(ConfigError, match=r"producer\.secret already exists: choose another directory"):
         curve.create(keys)
     (keys / "producer.secret").unlink()
-    with pytest.raises(ConfigError, match=r"producer\.public is there already"):
+    with pytest.raises(ConfigError, match=r"producer\.public already exists"):
         curve.create(keys, ["producer"])
     assert curve.load(keys, "receiver").peers == {public_of(before.secret)}
 

@@ -120,12 +120,14 @@ class RevocationList:
         return self._path.exists() and bool(read_revoked(self._path))
 
     def __contains__(self, serial: int) -> bool:
-        """Raises ConfigError for a file that cannot be understood or has gone: nobody is let in by accident."""
+        """Raises ConfigError for a file that cannot be understood or is missing: nobody is let in by accident."""
         try:
             found = self._path.stat()
         except FileNotFoundError:
             if self._expected:
-                raise ConfigError(f"{self._path} has gone: put it back; without it nobody is let in") from None
+                raise ConfigError(
+                    f"{self._path} is missing: restore it. Until then every certificate is rejected"
+                ) from None
             return False
         self._expected = True
         stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
@@ -217,7 +219,7 @@ def renew(authority: Path, name: str, *, days: float, out: Path, revoke_old: boo
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Held:
+class HeldCertificate:
     """One certificate in a party's directory, and whether it can be used."""
 
     file: str
@@ -232,7 +234,7 @@ class Held:
         return left.total_seconds() / 86400
 
 
-def status(directory: Path) -> list[Held]:
+def status(directory: Path) -> list[HeldCertificate]:
     """The certificates in a party's directory. Raises ConfigError for one that others can change, or that is none."""
     _check_directory(directory)
     revoked = RevocationList(directory)
@@ -243,7 +245,7 @@ def status(directory: Path) -> list[Held]:
             certificate = _decode(files.read(path), path)
             name, _ = certificates.names_of(certificate)
             state = "revoked" if certificate.serial_number in revoked else state_of(certificate)
-            found.append(Held(file=file, name=name, certificate=certificate, state=state))
+            found.append(HeldCertificate(file=file, name=name, certificate=certificate, state=state))
     return found
 
 

@@ -32,7 +32,7 @@ def create(directory: Path, sides: Sequence[StreamEnd] = SIDES) -> None:
     for side in sides:
         for path in (_secret(directory, side), _public(directory, side)):
             if path.exists():
-                raise ConfigError(f"{path} is there already: choose another directory, or remove it to replace the key")
+                raise ConfigError(f"{path} already exists: choose another directory, or remove it to replace the key")
     files.make_private(directory)
     for side in sides:
         key = X25519PrivateKey.generate()

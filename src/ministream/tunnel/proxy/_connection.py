@@ -22,7 +22,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Route:
+class RelayRoute:
     """Where a listener's connections go, and who must be at the other end.
 
     `addresses` are (family, socket address) to try in turn. `tls` belongs to the accepted side where `accepts_tls`,
@@ -59,7 +59,7 @@ class ByteTotals:
 
 
 async def carry(
-    accepted: socket.socket, route: Route, bucket: Bucket, totals: ByteTotals, known: Callable[[], None]
+    accepted: socket.socket, route: RelayRoute, bucket: Bucket, totals: ByteTotals, known: Callable[[], None]
 ) -> None:
     """Serve one accepted connection to its end; closes every socket, with a reset if anything went wrong.
 
@@ -90,7 +90,7 @@ async def carry(
             sock.close()
 
 
-async def _secure(sock: socket.socket, route: Route, totals: ByteTotals) -> TlsEnd:
+async def _secure(sock: socket.socket, route: RelayRoute, totals: ByteTotals) -> TlsEnd:
     assert route.tls is not None
     end = TlsEnd(sock, route.tls, accepts=route.accepts_tls)
     try:

@@ -16,6 +16,7 @@ from ministream import log
 from ministream.errors import TunnelError
 from ministream.tunnel.proxy import Setup
 from ministream.tunnel.proxy._launch import FIRST_FILE
+from ministream.tunnel.refusal import Code, RefusedError
 
 _MODULE = "ministream.tunnel.proxy._launch"
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
@@ -110,7 +111,7 @@ class Program:
             async with asyncio.timeout(_START_S):
                 await self._ready.wait()
         except TimeoutError:
-            raise TunnelError(f"{self._name} does not serve after {_START_S:g} s: {self._last_words()}") from None
+            raise TunnelError(f"{self._name} is not ready after {_START_S:g} s: {self._last_words()}") from None
         if self._process.returncode is not None:
             raise TunnelError(f"{self._name} ended at once: {self._last_words()}")
 
@@ -164,10 +165,11 @@ async def _ended(pid: int) -> None:
 
 
 def find(name: str) -> str:
-    """The program's path. Raises TunnelError with how to get it."""
+    """The program's path. Raises RefusedError (UNAVAILABLE) with how to get it."""
     path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{_SBIN}")
     if path is None:
-        raise TunnelError(f"{name} is not installed: run launch/setup.sh --with-proxies, or use the built-in relay")
+        text = f"{name} is not installed: run launch/setup.sh --with-proxies, or use the built-in relay"
+        raise RefusedError(Code.UNAVAILABLE, text)
     return path
 
 

@@ -17,7 +17,7 @@ import ssl
 import sys
 from typing import Any
 
-from ministream.tunnel.proxy._connection import ByteTotals, Route, carry
+from ministream.tunnel.proxy._connection import ByteTotals, RelayRoute, carry
 from ministream.tunnel.proxy._flow import Bucket
 from ministream.tunnel.proxy._tls import TruncatedError, make_context
 from ministream.tunnel.strangers import Strangers
@@ -39,11 +39,11 @@ class RelayWorker:
 
     def __init__(self, listeners: list[socket.socket]) -> None:
         self._listeners = listeners
-        self._routes: list[Route] = []
+        self._routes: list[RelayRoute] = []
         self._bucket = Bucket(0)
         self._totals = ByteTotals()
         self._strangers = Strangers(_MAX_STRANGERS, _MAX_STRANGERS_PER_ADDRESS)
-        self._carried: dict[asyncio.Task[None], tuple[int, Route]] = {}
+        self._carried: dict[asyncio.Task[None], tuple[int, RelayRoute]] = {}
         self._acceptors: list[asyncio.Task[None]] = []
 
     async def run(self, control: socket.socket) -> None:
@@ -71,7 +71,7 @@ class RelayWorker:
             tls = make_context(**orders["tls"], accepts=orders["accepts_tls"])
             peer = ssl.PEM_cert_to_DER_cert(orders["tls"]["peer"])
         routes = [
-            Route(
+            RelayRoute(
                 addresses=tuple((family, tuple(address)) for family, address in addresses),
                 tls=tls,
                 peer=peer,
@@ -102,7 +102,7 @@ class RelayWorker:
             self._carried[task] = (index, self._routes[index])
             task.add_done_callback(self._ended)
 
-    async def _carry(self, accepted: socket.socket, address: str, route: Route) -> None:
+    async def _carry(self, accepted: socket.socket, address: str, route: RelayRoute) -> None:
         """One connection: a stranger's until its handshake is done, then one of the session's."""
         task = asyncio.current_task()
         assert task is not None
