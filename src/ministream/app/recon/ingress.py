@@ -279,8 +279,9 @@ class Ingress:
                 self._end(f"the producer sent all of its {totals.projections} projections")
             case Omitted():
                 self.omitted.append(event)
-            case Lost(text=text):
-                self._end(text)
+            case Lost(text=text, announced=announced):
+                known = f" (it had sent {announced.projections} projections)" if announced is not None else ""
+                self._end(text + known)
 
     def _propose(self) -> None:
         """Begin to tell the others what is due here."""
