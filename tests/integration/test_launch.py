@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ministream.storage import checkpoints
 from tests.integration.jobs import MINISTREAM, Job, Lab, alive
 from tests.ports import free_ports
 from tests.waiting import eventually
@@ -142,6 +143,22 @@ def test_a_rank_that_is_killed_ends_the_pair_with_rank_host_and_cause(jobs: Lab)
     assert job.wait() == 4, job.text
     assert f"rank 1 on {os.uname().nodename}: killed by SIGKILL" in job.text.splitlines()[-1]
     assert "----" not in job.text
+
+
+def test_a_killed_rank_costs_no_projection(jobs: Lab) -> None:
+    """The reconstruction starts again by itself, and goes on from its newest checkpoint."""
+    scan = QUICK.replace("projections = 30", "projections = 600")
+    more = "[producer]\nrate = 40.0\n[checkpoint]\nevery_updates = 2\n"
+    job = launch(jobs, scan + more, "--ranks", "2")
+    job.until(lambda: len(checkpoints(jobs.out / "checkpoint")) == 2)
+    os.kill(rank_1(job), signal.SIGKILL)
+    assert job.wait() == 0, job.text
+    assert f"crashed (rank 1 on {os.uname().nodename}: killed by SIGKILL): restart 1 of 3" in job.text
+    assert "resumed from" in job.text
+    summary = jobs.summary()
+    assert summary["complete"]
+    assert {summary["projections"][name] for name in ("sent", "received", "used", "written")} == {600}
+    assert summary["updates"] == 60
 
 
 def test_each_side_alone_with_addresses_known_beforehand(jobs: Lab) -> None:

@@ -55,7 +55,7 @@ class Pair:
             side,
             rendezvous,
             Actions(
-                start=lambda: Child(side, ["sh", "-c", script]),
+                start=lambda _again: Child(side, ["sh", "-c", script]),
                 connect=connect if side == "recon" else None,
                 after=after,
             ),

@@ -94,6 +94,7 @@ def launch(
             f"--scratch is the disk of one node, and this job has {nodes} nodes whose ranks write one file together. "
             "Leave it out, or name a disk that all nodes see as --out"
         )
+    known = _known(run, settings)
     outcome = app(
         Plan(
             run=run,
@@ -109,11 +110,12 @@ def launch(
             port=port,
             ranks=ranks,
             threads=threads,
-            ingress=ingress or _ingress(run, settings),
+            ingress=ingress or known.stream.ingress,
             launcher=tuple(shlex.split(launcher)),
             producer_launcher=tuple(shlex.split(producer_launcher)),
             scratch=scratch,
             restarts=restarts,
+            checkpoints=known.checkpoint.directory,
             timeouts=Timeouts(partner_s=partner_timeout, finish_s=finish_timeout),
             producer_options=tuple(shlex.split(producer_options)),
             recon_options=(*_plausibility(strict, accept), *shlex.split(recon_options)),
@@ -129,12 +131,12 @@ def _plausibility(strict: bool | None, accept: list[str] | None) -> list[str]:
     return (["--strict"] if strict else []) + [word for code in accept or [] for word in ("--accept", code)]
 
 
-def _ingress(run: Path | None, settings: list[str] | None) -> int:
-    """Number of receiving ranks in the configuration; the job reports an invalid one to both sides."""
+def _known(run: Path | None, settings: list[str] | None) -> config.Config:
+    """The configuration, or the defaults for an invalid one: the jobs report it to both sides."""
     try:
-        return config.load(run, overrides(settings)).stream.ingress
+        return config.load(run, overrides(settings))
     except ConfigError:
-        return 1
+        return config.Config()
 
 
 def _fresh(folder: Path) -> Path:

@@ -30,6 +30,7 @@ from ministream.app.launch.watcher import Watcher
 from ministream.app.placement import granted
 from ministream.errors import ConfigError
 from ministream.source import describe
+from ministream.storage.checkpoint import checkpoints
 from ministream.transport import open_wire
 
 _LOG = log.get(__name__)
@@ -125,8 +126,9 @@ def _start(plan: Plan, side: JobSide, private: Path, watcher: Watcher, stack: Ex
     temporary = private / side
     temporary.mkdir()
 
-    def start() -> Child:
-        words, env = command(plan, side, credentials, announcement, temporary, curve=keys)
+    def start(again: bool) -> Child:
+        resume = _checkpoint(plan) if side == "recon" and (again or _requeued()) else None
+        words, env = command(plan, side, credentials, announcement, temporary, curve=keys, resume=resume)
         _LOG.debug("%s: %s", job, shlex.join(words))
         return Child(job, words, env | watcher.environment)
 
@@ -150,6 +152,19 @@ def _start(plan: Plan, side: JobSide, private: Path, watcher: Watcher, stack: Ex
         timeouts=plan.timeouts,
         restarts=plan.restarts if side == "recon" else 0,
     )
+
+
+def _checkpoint(plan: Plan) -> Path | None:
+    """The folder of checkpoints to continue from; None where there is none, and the scan starts again."""
+    folder = plan.checkpoints or (plan.scratch or plan.out) / "checkpoint"
+    found = checkpoints(folder)
+    _LOG.info("continuing from %s" if found else "no checkpoint in %s: starting again", folder)
+    return folder if found else None
+
+
+def _requeued() -> bool:
+    """Whether Slurm started this job again, after a node failed or the job was preempted."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
 def _rendezvous(plan: Plan, side: JobSide, private: Path) -> Rendezvous:

@@ -29,7 +29,8 @@ class Plan:
     free one). `launcher` are the words that start the reconstruction's ranks (none: mpirun on this machine),
     `producer_launcher` those that start the producer. `ranks` and `threads` 0: the cores granted here. `ingress`
     ranks receive. Results go to `out`, staged out of `scratch` where that is given. `curve` encrypts the stream end
-    to end, with keys created for the pair. A reconstruction that crashed is restarted `restarts` times at most.
+    to end, with keys created for the pair. A reconstruction that crashed is restarted `restarts` times at
+    most, from its newest checkpoint in `checkpoints` (None: in the folder of the results).
     `settings` are assignments TABLE.KEY=VALUE for both jobs; `*_options` are passed on to one.
     """
 
@@ -51,6 +52,7 @@ class Plan:
     producer_launcher: tuple[str, ...] = ()
     scratch: Path | None = None
     restarts: int = 0
+    checkpoints: Path | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
     producer_options: tuple[str, ...] = ()
     recon_options: tuple[str, ...] = ()
@@ -68,10 +70,12 @@ def command(
     temporary: Path,
     *,
     curve: Path | None = None,
+    resume: Path | None = None,
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """The words that start one job, and the variables that its environment needs besides ours.
 
-    `curve` are the keys of an encrypted stream. A job on this machine has its temporary files in `temporary`.
+    `curve` are the keys of an encrypted stream, `resume` is the folder of checkpoints to continue from. A job on this
+    machine has its temporary files in `temporary`.
     Raises ConfigError when its ranks need an mpirun and there is none.
     """
     address = f"{plan.host_of(side)}:{plan.port}"
@@ -81,7 +85,7 @@ def command(
     env = {name: value for name, value in ONE_THREAD.items() if name not in os.environ}
     if not (plan.producer_launcher if side == "producer" else plan.launcher):
         env["TMPDIR"] = str(temporary)
-    words, more = _producer(plan) if side == "producer" else _recon(plan)
+    words, more = _producer(plan) if side == "producer" else _recon(plan, resume)
     return (*words, *common), env | more
 
 
@@ -96,7 +100,7 @@ def _producer(plan: Plan) -> tuple[list[str], dict[str, str]]:
     return [*plan.producer_launcher, *PROGRAM, "produce", *_run(plan), *settings, *plan.producer_options], {}
 
 
-def _recon(plan: Plan) -> tuple[list[str], dict[str, str]]:
+def _recon(plan: Plan, resume: Path | None) -> tuple[list[str], dict[str, str]]:
     ranks, threads = plan.ranks, plan.threads
     launcher, env = list(plan.launcher), dict[str, str]()
     if not launcher:
@@ -109,7 +113,8 @@ def _recon(plan: Plan) -> tuple[list[str], dict[str, str]]:
         values["tunnel.data_host"] = f'"{plan.host_of("recon")}"'
     settings = _settings(values)
     out = ["--out", str(plan.scratch or plan.out)]
-    return [*launcher, *PROGRAM, "recon", *_run(plan), *out, *sizes, *settings, *plan.recon_options], env
+    more = [*plan.recon_options, *(["--resume", str(resume)] if resume else [])]
+    return [*launcher, *PROGRAM, "recon", *_run(plan), *out, *sizes, *settings, *more], env
 
 
 def share(grant: CoreGrant, ranks: int, threads: int) -> tuple[int, int]:

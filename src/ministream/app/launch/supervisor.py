@@ -45,11 +45,11 @@ class Timeouts:
 class Actions:
     """What a supervisor does for its job, besides watching it.
 
-    `start` starts the job, also again after a crash. `connect`, for the side that opens the tunnel's session, starts
+    `start` starts the job; True: again, after a crash. `connect`, for the side that opens the tunnel's session, starts
     the client from the two control addresses. `after` runs once the job has ended in order, and may still fail it.
     """
 
-    start: Callable[[], Child]
+    start: Callable[[bool], Child]
     connect: Callable[[Contact, str], Child] | None = None
     after: Callable[[], None] | None = None
 
@@ -90,7 +90,7 @@ class Supervisor:
         self._end_by: float | None = None
         self._partner_outcome_by: float | None = None
         self._partner_by = time.monotonic() + self._timeouts.partner_s
-        self._child = self._actions.start()
+        self._child = self._actions.start(self._restarted > 0)
 
     def __enter__(self) -> Self:
         return self

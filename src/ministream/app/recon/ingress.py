@@ -48,6 +48,16 @@ class _Due:
     reason: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Reached:
+    """The frames that are in the windows; the next batch may be on its way to the ranks already."""
+
+    seq: int
+    projections_fed: int
+    handed_out: dict[FrameKind, int]
+    ledger: Ledger
+
+
 class Ingress:
     """Receives one band of every frame, in step with the other receiving ranks, and hands them out without waiting.
 
@@ -97,6 +107,7 @@ class Ingress:
         self._scan_id = ""
         if before is not None:
             self._resume(before)
+        self._reached = self._handed()
 
     def _resume(self, before: Mapping[str, Any]) -> None:
         """Continue where the run was that left these values."""
@@ -171,6 +182,7 @@ class Ingress:
         """Everything handed out so far has reached its window: let the producer send more."""
         assert self._receiver is not None
         self._unread = False
+        self._reached = self._handed()
         if self._last_seq >= 0:
             self._receiver.ack(self._last_seq)
 
@@ -199,8 +211,17 @@ class Ingress:
 
     @property
     def position(self) -> int:
-        """The last frame that has been handed out, counted over all kinds; -1 before the first."""
-        return self._last_seq
+        """The last frame that has reached the windows, counted over all kinds; -1 before the first."""
+        return self._reached.seq
+
+    def _handed(self) -> _Reached:
+        """What has been handed out so far."""
+        return _Reached(
+            seq=self._last_seq,
+            projections_fed=self._projections_fed,
+            handed_out=dict(self._handed_out),
+            ledger=self.ledger.copy(),
+        )
 
     def save(self, position: int) -> None:
         """A checkpoint holds everything up to the frame `position`: the producer need not keep it."""
@@ -209,16 +230,19 @@ class Ingress:
             self._receiver.save(position)
 
     def state(self) -> State:
-        """Where in the stream it is; its ledger is kept with the books."""
-        passed = [omitted for omitted in self.omitted if omitted.seq <= self._last_seq]
+        """Where in the stream the windows are, and the books' ledger without the frames on their way to them."""
+        reached, ledger = self._reached, self.ledger.copy()
+        ledger.received, ledger.refusals = reached.ledger.received, reached.ledger.refusals
+        passed = [omitted for omitted in self.omitted if omitted.seq <= reached.seq]
         drops: dict[str, int] = dict(self._held.drops) if self._held is not None else {}
         for omitted in passed:
             drops[omitted.reason] = drops.get(omitted.reason, 0) + len(omitted.indices)
         before = self._held.omissions if self._held is not None else 0
-        held = {kind.name.lower() + "s": count for kind, count in self._handed_out.items()}
+        held = {kind.name.lower() + "s": count for kind, count in reached.handed_out.items()}
         return {
-            "stream.position": self._last_seq,
-            "stream.projections_fed": self._projections_fed,
+            "books.ledger": json.dumps(ledger.as_dict()),
+            "stream.position": reached.seq,
+            "stream.projections_fed": reached.projections_fed,
             "stream.held": json.dumps({**held, "omissions": before + len(passed), "drops": drops}),
         }
 

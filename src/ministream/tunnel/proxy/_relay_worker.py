@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -124,7 +125,8 @@ class RelayWorker:
             if not isinstance(error, (OSError, TimeoutError)):
                 raise error
             # Probes and peers that close first are part of a healthy run.
-            mark = DEBUG_MARK if isinstance(error, (ConnectionResetError, BrokenPipeError, TruncatedError)) else ""
+            closed = isinstance(error, (ConnectionResetError, BrokenPipeError, TruncatedError))
+            mark = DEBUG_MARK if closed or getattr(error, "errno", None) == errno.ENOTCONN else ""
             _say(f"{mark}connection ended: {getattr(error, 'reason', None) or error or 'timed out'}")
 
 
