@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "ministream"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 # Tables of tests and of measurements, which are wider, and what is not for users.
-WIDE = {"security.md", "kernels.md", "tunnel-relay.md", "CONTRIBUTING.md"}
+WIDE = {"security.md", "kernels.md", "tunnel-relay.md", "tunnel-grpclib.md", "CONTRIBUTING.md"}
 LINE = 100
 TABLES = set(config.Config.model_fields)
 
