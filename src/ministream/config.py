@@ -164,6 +164,16 @@ class ReconSection(PluginSection):
     kind: str = "sirt"
     axis: float | None = Field(default=None, description="rotation axis column; none: the scan's, else the middle")
     center: float | None = Field(default=None, description="the same in TomoPy's convention: axis + 0.5")
+    field: Literal["auto", "detector", "half"] = Field(
+        default="auto",
+        description="slices as wide as the detector, or as what it sees in a turn; auto: by where the axis is",
+    )
+    padding: float = Field(
+        default=0.0,
+        ge=0,
+        le=2,
+        description="room for a sample that reaches beyond the detector, in its widths, per side",
+    )
     threads: int = Field(default=0, ge=0, description="threads per rank; 0: the node's cores divided by its ranks")
 
     @model_validator(mode="after")

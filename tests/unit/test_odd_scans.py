@@ -8,7 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.odd_scans import ANGLES, COLS, DARK, DEGREES, DISKS, FLAT, ROWS, counts, good, line_integrals, reconstruct
+from ministream.errors import ConfigError
+from tests.odd_scans import (
+    ANGLES,
+    COLS,
+    DARK,
+    DEGREES,
+    DISKS,
+    FLAT,
+    ROWS,
+    counts,
+    good,
+    line_integrals,
+    reconstruct,
+    truth,
+)
 
 GOOD = good()
 INTEGRALS = line_integrals(DEGREES)
@@ -169,3 +183,47 @@ def test_too_many_mended_pixels_make_a_run_incomplete(tmp_path: Path) -> None:
     assert result.notices["pixels-mended"].numbers["masked"] == pytest.approx(4 / COLS)
     assert result.flaw
     assert not reconstruct(GOOD, prep=options | {"mended_limit": 0.07}).flaw
+
+
+WIDE = ((-20.0, 14.0, 24.0, 0.010), (30.0, -22.0, 8.0, 0.030))
+
+
+@pytest.mark.parametrize("axis", [6.0, 57.0])
+def test_a_half_acquisition_gives_the_doubled_field(axis: float) -> None:
+    degrees = np.arange(180) * 2.0
+    half = good(data=counts(line_integrals(degrees, axis=axis, disks=WIDE)), degrees=degrees, axis=axis)
+    result = reconstruct(half)
+    whole = line_integrals(DEGREES, cols=116, disks=WIDE)
+    same = np.ones((5, ROWS, 116), np.uint16)
+    full = good(data=counts(whole), flats=(FLAT + DARK) * same, darks=DARK * same)
+    assert result.volume is not None
+    assert result.volume.shape == (ROWS, 116, 116)
+    assert not result.notices
+    expected = truth(116, WIDE)
+    assert result.correlation(expected) > reconstruct(full).correlation(expected) - 0.01
+    for disk in WIDE:
+        assert result.level(disk, 116) == pytest.approx(1, abs=0.05)
+
+
+def test_a_half_acquisition_of_half_a_turn_is_noticed() -> None:
+    short = good(data=counts(line_integrals(DEGREES, axis=6.0, disks=WIDE)), axis=6.0)
+    assert reconstruct(short).notices["half-acquisition-short"].numbers["span_deg"] == pytest.approx(178)
+
+
+def test_filtered_back_projection_refuses_a_half_acquisition() -> None:
+    with pytest.raises(ConfigError, match=r"recon\.kind=sirt"):
+        reconstruct(good(axis=6.0), recon={"kind": "fbp"})
+    assert reconstruct(good(axis=6.0), recon={"kind": "fbp", "field": "detector"}).volume is not None
+
+
+def test_a_sample_wider_than_the_detector_is_noticed_and_padding_takes_the_glow_from_its_rim() -> None:
+    wide = ((2.0, 0.0, 45.0, 0.005), (14.0, -10.0, 6.0, 0.020))
+    cut = good(data=counts(line_integrals(DEGREES, disks=wide)))
+    plain, padded = reconstruct(cut), reconstruct(cut, recon={"padding": 0.5})
+    assert plain.notices["sample-truncated"].numbers["share"] == 1
+    assert plain.volume is not None
+    assert padded.volume is not None
+    assert padded.volume.shape == (ROWS, 2 * COLS, 2 * COLS)
+    inner = padded.volume[:, COLS // 2 : -COLS // 2, COLS // 2 : -COLS // 2]
+    expected = truth(disks=wide)
+    assert np.abs(inner - expected).mean() < 0.5 * np.abs(plain.volume - expected).mean()

@@ -14,6 +14,7 @@ HALF_TURN_LEAST = 3.0
 """A span of so many radians and more, one step included, is taken for half a turn."""
 NARROW_DEG = 7.0
 FEWEST_FOR_UNIT = 8
+FULL_TURN_LEAST_DEG = 350.0
 SAME_RAD = 1e-7
 LIMITED_GAP_RAD = math.radians(5)
 
@@ -45,6 +46,22 @@ def judge(angles_rad: NDArray[np.float64], *, cols: int, unit_decided: bool) -> 
         )
     unit = _unit(span, count, unit_decided)
     return [*unit, *_duplicates(angles_rad), *_coverage(angles_rad, cols)]
+
+
+def judge_half_acquisition(angles_rad: NDArray[np.float64]) -> list[Notice]:
+    """Whether the angles cover the turn that a detector with the axis near its edge needs to see all of the sample."""
+    span_deg = math.degrees(float(np.ptp(angles_rad)))
+    if span_deg >= FULL_TURN_LEAST_DEG:
+        return []
+    return [
+        notice(
+            "half-acquisition-short",
+            f"the rotation axis is near the detector's edge, and the angles span {span_deg:.4g} degrees, expected 360: "
+            "the outer part of the slices is seen from some directions only. Set recon.axis if the axis is wrong, or "
+            "recon.field=detector for slices as wide as the detector.",
+            span_deg=span_deg,
+        )
+    ]
 
 
 def _listed(indices: NDArray[np.intp]) -> str:

@@ -136,12 +136,15 @@ def _bright(table: ProjectionTable) -> list[Notice]:
 
 
 def _edges(table: ProjectionTable) -> list[Notice]:
-    """Air at the edges shows 0; a constant offset on both sides is the flats', one that turns is the sample's."""
+    """Air at the edges shows 0. What both edges show alike is the beam's where it changes with time or is bright;
+    else the sample's.
+    """
     both = np.minimum(table.left, table.right)
     apart = float(np.median(np.abs(table.left - table.right)))
     low, high = (float(value) for value in np.percentile(both, [5, 95]))
     largest = max(abs(low), abs(high))
-    if largest > AIR_TOLERANCE and apart < 0.25 * largest:
+    changes = high - low > max(AIR_TOLERANCE, 0.25 * largest)
+    if largest > AIR_TOLERANCE and apart < 0.25 * largest and (changes or low < 0):
         return [
             notice(
                 "air-not-zero",
@@ -170,7 +173,8 @@ def truncated(table: ProjectionTable) -> list[Notice]:
             "sample-truncated",
             f"the sample reaches beyond the {sides} edge of the detector in {cut.mean():.0%} of the projections (line "
             f"integral {edge:.3g} at the edge, {usual:.3g} on average): its rim will glow, absolute values are off. "
-            "Set recon.padding=0.25 to give the rest of the sample room, and recon.axis if it is a half acquisition.",
+            "Set recon.padding=0.25 to give the rest of the sample room, recon.axis if it is a half acquisition, or "
+            "use other flats (source.flats) if there is air at the edges.",
             share=float(cut.mean()),
             edge=edge,
             average=usual,

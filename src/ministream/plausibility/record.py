@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +32,11 @@ class ProjectionTable:
 
     def __len__(self) -> int:
         return self.index.size
+
+    def without_edge(self, side: Literal["left", "right"]) -> ProjectionTable:
+        """The same, as if this edge showed air: in a half acquisition the sample goes on there."""
+        air = np.zeros_like(self.left)
+        return dataclasses.replace(self, left=air) if side == "left" else dataclasses.replace(self, right=air)
 
     def only(self, kept: NDArray[np.bool_]) -> ProjectionTable:
         """The projections that are `kept` [projections]."""

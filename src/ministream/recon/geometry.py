@@ -21,8 +21,12 @@ class Geometry:
     axis_col: float
 
     def circle(self) -> NDArray[np.bool_]:
-        """The pixels [n, n] that every projection sees: the largest circle that fits the slice and the detector."""
-        radius = min(self.n / 2, self.axis_col + 0.5, self.cols - 0.5 - self.axis_col)
+        """The pixels [n, n] that every projection sees: the largest circle that fits the slice and the detector.
+
+        In slices that are wider than the detector the largest circle that fits the slice.
+        """
+        seen = self.n / 2 if self.n > self.cols else min(self.axis_col + 0.5, self.cols - 0.5 - self.axis_col)
+        radius = min(self.n / 2, seen)
         axis = np.arange(self.n) - (self.n - 1) / 2
         inside: NDArray[np.bool_] = axis[:, None] ** 2 + axis**2 <= radius**2
         return inside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ministream import partition
@@ -12,6 +13,9 @@ from ministream.model import Scan, Slab
 # Frames that one broadcast announces: enough to amortise it, few enough that a rank's staging stays
 # small beside its window.
 MAX_BATCH = 16
+
+# An axis that is farther from the middle than this share of the columns is there on purpose.
+HALF_ACQUISITION_SHARE = 0.15
 
 
 def resolve(config: Config, scan: Scan) -> Config:
@@ -45,6 +49,33 @@ def axis_of(config: Config, scan: Scan) -> float:
     return axis_col
 
 
+def is_half_acquisition(config: Config, scan: Scan, axis_col: float) -> bool:
+    """Whether the slices are wider than the detector, which sees the other half of the sample in the other half of a
+    turn: as the user says, else where the axis is far from the middle.
+    """
+    if config.recon.field != "auto":
+        return config.recon.field == "half"
+    return abs(axis_col - (scan.cols - 1) / 2) > HALF_ACQUISITION_SHARE * scan.cols
+
+
+def slice_size(config: Config, scan: Scan, axis_col: float) -> int:
+    """Rows and columns of a slice.
+
+    Raises ConfigError for a half acquisition that is to be reconstructed by filtered back projection, which would take
+    what both halves see twice.
+    """
+    n = scan.cols
+    if is_half_acquisition(config, scan, axis_col):
+        if config.recon.kind == "fbp" or config.recon.options.get("seed_fbp"):
+            raise ConfigError(
+                f"the rotation axis {axis_col:g} is far from the middle of {scan.cols} columns, a half acquisition, "
+                "which filtered back projection cannot weight. Use an iterative algorithm, --set recon.kind=sirt "
+                "without seed_fbp, or --set recon.field=detector for slices as wide as the detector"
+            )
+        n = 2 * math.ceil(max(axis_col + 0.5, scan.cols - 0.5 - axis_col))
+    return n + 2 * round(config.recon.padding * scan.cols)
+
+
 def groups_of(config: Config, ranks: int) -> tuple[range, ...]:
     """The groups of ranks that share a receiving rank, the first of each. Raises ConfigError."""
     return partition.groups(ranks, ranks if config.aps.every_rank else config.stream.ingress)
@@ -54,7 +85,7 @@ def groups_of(config: Config, ranks: int) -> tuple[range, ...]:
 class Assignment:
     """What one rank knows before the first frame: the resolved configuration, the scan, and who owns which rows.
 
-    `group`: the ranks that share this rank's receiving rank.
+    `n`: rows and columns of a slice. `group`: the ranks that share this rank's receiving rank.
     """
 
     rank: int
@@ -63,6 +94,7 @@ class Assignment:
     slabs: tuple[Slab, ...]
     group: range
     axis_col: float
+    n: int
     threads: int
 
     @property
@@ -77,26 +109,23 @@ class Assignment:
         return tuple(Slab(self.slabs[rank].first - first, self.slabs[rank].rows) for rank in self.group)
 
     @property
-    def n(self) -> int:
-        """Rows and columns of a slice."""
-        return self.scan.cols
-
-    @property
     def batch(self) -> int:
         """The most frames that are sent to the ranks together."""
         return min(MAX_BATCH, self.config.window.step)
 
 
 def assign(rank: int, ranks: int, config: Config, scan: Scan, threads: int) -> Assignment:
-    """Resolve the configuration and assign the rows. Raises ConfigError as `resolve`, `axis_of`,
+    """Resolve the configuration and assign the rows. Raises ConfigError as `resolve`, `axis_of`, `slice_size`,
     `groups_of` and `slabs` do.
     """
+    axis_col = axis_of(config, scan)
     return Assignment(
         rank=rank,
         config=resolve(config, scan),
         scan=scan,
         slabs=partition.slabs(scan.rows, ranks),
         group=next(group for group in groups_of(config, ranks) if rank in group),
-        axis_col=axis_of(config, scan),
+        axis_col=axis_col,
+        n=slice_size(config, scan, axis_col),
         threads=threads,
     )

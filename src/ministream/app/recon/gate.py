@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ministream import log
-from ministream.app.recon.assignment import Assignment
+from ministream.app.recon.assignment import Assignment, is_half_acquisition
 from ministream.errors import InputError
 from ministream.model import FrameKind, Notice, notice
 from ministream.parallel.mpi import Comm
@@ -114,8 +114,12 @@ class ScanGate:
         scan, prep = self._assignment.scan, self._assignment.config.prep
         order = np.argsort(table.index)
         found = angles.judge(table.angle_rad[order], cols=scan.cols, unit_decided=self._unit_decided)
+        half = is_half_acquisition(self._assignment.config, scan, self._assignment.axis_col)
+        if half:
+            found += angles.judge_half_acquisition(table.angle_rad)
+            table = table.without_edge("left" if self._assignment.axis_col < (scan.cols - 1) / 2 else "right")
         found += projections.judge(table, minus_log=prep.minus_log)
-        cut = any(noticed.code in ("sample-truncated", "air-not-zero") for noticed in found)
+        cut = half or any(noticed.code in ("sample-truncated", "air-not-zero") for noticed in found)
         if not cut and moments.applicable(table.angle_rad):
             found += moments.judge(fits, cols=scan.cols, axis_col=self._assignment.axis_col)
         return found

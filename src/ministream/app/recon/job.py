@@ -155,7 +155,7 @@ class Job:
             self._comm.dup(),
             assignment.config.output.directory,
             scan=assignment.scan,
-            n=assignment.scan.cols,
+            n=assignment.n,
             slab=assignment.slab,
             axis_col=assignment.axis_col,
             config=assignment.config.as_dict(),

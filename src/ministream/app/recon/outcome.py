@@ -134,7 +134,7 @@ class Outcome:
             end_to_end="CURVE" if run.assignment.config.stream.curve else None,
             bytes=ingress.bytes_received,
             bytes_scattered=int(sent),
-            bytes_written=len(volumes) * run.assignment.scan.rows * run.assignment.scan.cols**2 * 4,
+            bytes_written=len(volumes) * run.assignment.scan.rows * run.assignment.n**2 * 4,
             stages=self._clock.seconds(),
             stages_per_rank=stages,
             quality=measured or None,

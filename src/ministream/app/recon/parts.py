@@ -50,7 +50,7 @@ class Parts:
     def __init__(self, comm: Comm, assignment: Assignment, sharing: Sharing, ledger: Ledger) -> None:
         scan, slices, window = assignment.scan, assignment.slab.rows, assignment.config.window
         backend.default().warm_up(slices)
-        geometry = Geometry(n=scan.cols, cols=scan.cols, axis_col=assignment.axis_col)
+        geometry = Geometry(n=assignment.n, cols=scan.cols, axis_col=assignment.axis_col)
         self.window = Window(length=window.length, step=window.step, cols=scan.cols, slices=slices)
         prep = assignment.config.prep
         mask = mask_of(prep.mask, assignment)

@@ -62,7 +62,7 @@ def header(assignment: Assignment) -> dict[str, Any]:
 def restore(checkpoint: Checkpoint, comm: Comm, assignment: Assignment, parts: Parts) -> None:
     """Put the state of the run before into `parts`; collective. Raises InputError."""
     with comm.together():
-        saved = checkpoint.read(assignment.slab.slice, comm.part(assignment.scan.cols))
+        saved = checkpoint.read(assignment.slab.slice, comm.part(assignment.n))
     parts.restore(saved)
     if comm.rank == 0:
         _LOG.info(

@@ -27,6 +27,7 @@ class DrawPictures(Quiet):
     def __init__(self, run: Run) -> None:
         super().__init__()
         self._scan, self._directory = run.assignment.scan, run.assignment.config.output.directory
+        self._n = run.assignment.n
 
     def finished(self, written: Written) -> None:
         """Draw all of them."""
@@ -35,7 +36,7 @@ class DrawPictures(Quiet):
             moments = [stack.enter_context(Volume(path)) for path in snapshots(self._directory)]
             self._draw("orthogonal.png", partial(pictures.orthogonal, volume))
             self._draw("over-time.png", partial(pictures.over_time, [*moments, volume]))
-            ideal = _whole_truth(self._scan)
+            ideal = _whole_truth(self._scan) if self._n == self._scan.cols else None
             if ideal is not None:
                 known = pictures.Array(path=self._directory / "truth.png", values=ideal, attributes=volume.attributes)
                 self._draw("truth.png", partial(pictures.against_truth, volume, known))

@@ -26,7 +26,7 @@ class PublishImages(Quiet):
         self._every = run.assignment.config.window.pub_freq or 1
         self._publisher: ReconstructionPublisher | None = None
         if run.comm.rank == 0:
-            n, slices = run.assignment.scan.cols, run.assignment.scan.rows
+            n, slices = run.assignment.n, run.assignment.scan.rows
             if slices * n * n * 4 > timage.LARGEST_BYTES - 1024:
                 raise ConfigError(
                     f"--pub-addr: {slices} slices of {n} × {n} exceed one message (2 GiB). Leave --pub-addr out "
@@ -54,7 +54,7 @@ class PublishImages(Quiet):
         if self._comm.rank:
             self._comm.send_array(np.ascontiguousarray(own), 0)
             return None
-        n = self._assignment.scan.cols
+        n = self._assignment.n
         volume = np.empty((self._assignment.scan.rows, n, n), np.float32)
         volume[self._assignment.slab.slice] = own
         for rank, slab in enumerate(self._assignment.slabs[1:], start=1):
