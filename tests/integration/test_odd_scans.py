@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import h5py
@@ -19,11 +20,16 @@ def jobs(tmp_path: Path):
         yield jobs
 
 
-def launch(jobs: Lab, odd: OddScan, *options: str) -> Job:
-    """The pair of jobs on a DXchange file of this scan."""
-    with h5py.File(jobs.folder / "scan.h5", "w") as file:
+def write(path: Path, odd: OddScan) -> None:
+    """A DXchange file of this scan."""
+    with h5py.File(path, "w") as file:
         file["/exchange/data"], file["/exchange/theta"] = odd.data, odd.degrees
         file["/exchange/data_white"], file["/exchange/data_dark"] = odd.flats, odd.darks
+
+
+def launch(jobs: Lab, odd: OddScan, *options: str) -> Job:
+    """The pair of jobs on a DXchange file of this scan."""
+    write(jobs.folder / "scan.h5", odd)
     source = ["--set", "source.kind=dxchange", "--set", f"source.file={jobs.folder / 'scan.h5'}"]
     quick = ["--set", "output.pictures=false", "--ranks", "2", "--out", str(jobs.out)]
     return jobs.start("launch", [*MINISTREAM, "launch", *source, *quick, *options])
@@ -69,3 +75,24 @@ def test_a_strict_run_ends_without_a_volume(jobs: Lab) -> None:
     assert job.wait() == 2, job.text
     assert "--accept axis-off" in job.text
     assert not (jobs.out / "recon.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("odd", "options", "code", "words"),
+    [
+        (good(), (), 0, "as it should be"),
+        (good(), ("--set", "recon.axis=35.5"), 3, "axis-off"),
+        (good(), ("--set", "recon.axis=35.5", "--accept", "axis-off"), 0, "(accepted)"),
+        (good(degrees=np.zeros(90)), (), 2, "all 90 angles are the same"),
+    ],
+    ids=["good", "odd", "accepted", "not usable"],
+)
+def test_check_judges_a_scan_without_reconstructing_it(
+    tmp_path: Path, odd: OddScan, options: tuple[str, ...], code: int, words: str
+) -> None:
+    write(tmp_path / "scan.h5", odd)
+    command = [*MINISTREAM, "check", str(tmp_path / "scan.h5"), *options]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert checked.returncode == code, checked.stdout + checked.stderr
+    assert words in checked.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.h5"]

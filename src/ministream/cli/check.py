@@ -1,19 +1,22 @@
-"""`ministream check`: what a job will need, before it starts."""
+"""`ministream check`: what a job will need and whether its scan can be reconstructed, before it starts."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from ministream import config
-from ministream.cli import RunArgument, SetOption, output, overrides
+from ministream.cli import AcceptOption, SetOption, output, overrides
 
 if TYPE_CHECKING:
     from ministream.app.check import JobForecast
+    from ministream.app.plausibility_check import ScanReport
 
 
 def register(cli: typer.Typer) -> None:
@@ -22,19 +25,68 @@ def register(cli: typer.Typer) -> None:
 
 
 def check(
-    run: RunArgument = None,
+    run: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN.toml | SCAN]", help="Configuration file, or a scan.", show_default=False),
+    ] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Ranks that the job will have.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the prediction as JSON.")] = False,
+    accept: AcceptOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Validate a configuration and predict memory per rank, traffic and the projection rate to expect."""
+    """Check a configuration and predict memory, traffic and rate; or judge a scan without reconstructing it.
+
+    Of a scan every frame is read. Exit code 0: as it should be; 3: with warnings that are not accepted; 2: not usable.
+    """
+    plausibility = {"accept": accept or None}
+    if run is not None and run.suffix != ".toml":
+        source = {"kind": _kind(run), "file": str(run)}
+        _check_scan(config.load(None, overrides(settings, source=source, plausibility=plausibility)), as_json)
+        return
     from ministream.app import check as app
 
-    forecast = app.check(config.load(run, overrides(settings)), ranks)
+    forecast = app.check(config.load(run, overrides(settings, plausibility=plausibility)), ranks)
     if as_json:
         typer.echo(json.dumps(_as_dict(forecast), indent=2))
         return
     output().print(_render(forecast))
+
+
+def _kind(scan: Path) -> str:
+    """The source that reads such a file, unless source.kind says otherwise."""
+    kinds = {".nxs": "nxtomo", ".nx": "nxtomo", ".tif": "tiff", ".tiff": "tiff", "": "tiff"}
+    return kinds.get(scan.suffix.lower(), "dxchange")
+
+
+def _check_scan(settings: config.Config, as_json: bool) -> None:
+    from ministream.app.plausibility_check import check_scan
+
+    report = check_scan(settings)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(report) | {"exit_code": int(report.exit_code)}, indent=2))
+    else:
+        output().print(_render_scan(report))
+    raise typer.Exit(int(report.exit_code))
+
+
+def _render_scan(report: ScanReport) -> Table:
+    scan = report.scan
+    verdict = {0: "[bold green]as it should be[/]", 2: "[bold red]not usable[/]", 3: "[bold yellow]odd[/]"}
+    table = Table(title=f"Scan: {verdict[int(report.exit_code)]}", show_header=False, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("projections", f"{scan.projections} of {scan.rows} × {scan.cols} {scan.dtype}")
+    table.add_row("calibration", f"{scan.flats} flats, {scan.darks} darks")
+    table.add_row("rotation axis", f"column {scan.axis_or_middle:g}{' (middle)' if scan.axis_col is None else ''}")
+    table.add_row("slices", f"{report.n} × {report.n}")
+    for warning in report.warnings:
+        accepted = " (accepted)" if warning.code in report.accepted else ""
+        table.add_row(f"[yellow]{warning.code}[/]", Text(warning.text + accepted))
+    if report.flaw:
+        table.add_row("[yellow]not complete[/]", Text(report.flaw))
+    if report.refused:
+        table.add_row("[red]not usable[/]", Text(report.refused))
+    return table
 
 
 def _as_dict(forecast: JobForecast) -> dict[str, Any]:

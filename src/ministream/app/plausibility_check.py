@@ -1,0 +1,98 @@
+"""Is a recorded scan one that can be reconstructed? The whole plausibility gate on a file, without reconstructing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ministream.app.recon.assignment import assign
+from ministream.app.recon.gate import ScanGate, mask_of
+from ministream.config import Config
+from ministream.errors import ExitCode, InputError
+from ministream.model import Frame, FrameKind, Notice, Scan
+from ministream.parallel import mpi
+from ministream.parallel.row_scatter import SlabFrame
+from ministream.plausibility.projections import never_written
+from ministream.prep.corrections import Corrector
+from ministream.source import Source, open_source
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScanReport:
+    """What the gate says about a scan.
+
+    `warnings` are what is odd, `accepted` the codes of those that the user has acknowledged; `flaw` says why a
+    reconstruction would not be complete, `refused` why there would be none; empty where there is nothing to say.
+    """
+
+    scan: Scan
+    n: int
+    warnings: tuple[Notice, ...]
+    accepted: tuple[str, ...]
+    flaw: str
+    refused: str
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """0: as it should be, or accepted; 2: refused; 3: with warnings."""
+        if self.refused:
+            return ExitCode.USAGE
+        odd = {warning.code for warning in self.warnings} - set(self.accepted)
+        return ExitCode.INCOMPLETE if odd or self.flaw else ExitCode.COMPLETE
+
+
+def check_scan(config: Config) -> ScanReport:
+    """Read every frame of the configured source and judge it like a run would.
+
+    Raises ConfigError for a wrong configuration and InputError for a file that cannot be read as a scan.
+    """
+    with open_source(config.source, order="sequential", repeat=1) as source:
+        scan = source.describe()
+        assignment = assign(0, 1, config, scan, threads=1)
+        mask = mask_of(config.prep.mask, assignment)
+        corrector = Corrector(rows=scan.rows, cols=scan.cols, options=config.prep, mask=mask)
+        gate = ScanGate(mpi.world(), assignment, corrector)
+        refused = ""
+        try:
+            _judge(source, scan, gate, corrector)
+        except InputError as error:
+            refused = str(error)
+        flaw = gate.flaw or (f"{source.dropped} projections are left out" if source.dropped else "")
+        return ScanReport(
+            scan=scan,
+            n=assignment.n,
+            warnings=gate.book.notices,
+            accepted=gate.book.accepted,
+            flaw=flaw,
+            refused=refused,
+        )
+
+
+def _judge(source: Source, scan: Scan, gate: ScanGate, corrector: Corrector) -> None:
+    gate.started()
+    unwritten: list[int] = []
+    integrals = np.zeros((scan.cols, scan.rows), np.float32)
+    for frame in source.frames():
+        if frame.kind is not FrameKind.PROJECTION:
+            corrector.add(frame.kind, frame.pixels, frame.position)
+        elif never_written(frame.pixels):
+            unwritten.append(frame.index)
+        else:
+            if not corrector.settled:
+                gate.settle()
+            gate.accepted(_whole(frame), corrector.correct(frame.pixels, integrals, frame.position))
+    gate.updated()
+    gate.conclude(unwritten)
+
+
+def _whole(frame: Frame) -> SlabFrame:
+    """All rows of a frame, as a single rank has them."""
+    return SlabFrame(
+        kind=frame.kind,
+        index=frame.index,
+        angle_rad=frame.angle_rad,
+        acquired_s=frame.acquired_s,
+        position=frame.position,
+        pixels=frame.pixels,
+    )
