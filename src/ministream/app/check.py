@@ -120,6 +120,7 @@ def workload(assignment: Assignment) -> Workload:
         checkpoints=config.checkpoint.periodic,
         pixel_bytes=scan.frame_bytes // (scan.rows * scan.cols),
         calibration_frames=scan.flats + scan.darks,
+        slice_size=assignment.n,
         credit_bytes=int(config.stream.credit_mib * MIB),
         batch=assignment.batch,
         recon=config.recon,
@@ -194,11 +195,11 @@ def loaded_mib(slices: int) -> float:
 
 def _measured_gups(assignment: Assignment, threads: int) -> float:
     """10⁹ pixel updates per second of the configured algorithm, measured on a part of its own window."""
-    n = assignment.scan.cols
+    n, cols = assignment.n, assignment.scan.cols
     slices = min(assignment.slab.rows, _SAMPLE_SLICES)
     projections = max(1, min(assignment.config.window.length, math.ceil(_SAMPLE_UPDATES / (n * n * slices))))
-    geometry = Geometry(n=n, cols=n, axis_col=assignment.axis_col)
-    window = Window(length=projections, step=projections, cols=n, slices=slices)
+    geometry = Geometry(n=n, cols=cols, axis_col=assignment.axis_col)
+    window = Window(length=projections, step=projections, cols=cols, slices=slices)
     for index in range(projections):
         window.slot(index, math.pi * index / projections)
     backend.default().set_threads(threads)

@@ -55,7 +55,7 @@ def memory(machine: Machine, work: Workload, layout: Layout) -> JobMemory:
     groups = partition.groups(layout.ranks, min(layout.ingress, layout.ranks))
     band = partition.band(work.rows, layout.ranks, 0, len(groups[0]))
     slices, row_bytes = work.largest_slab(layout.ranks), work.cols * work.pixel_bytes
-    geometry = Geometry(n=work.cols, cols=work.cols, axis_col=(work.cols - 1) / 2)
+    geometry = Geometry(n=work.n, cols=work.cols, axis_col=(work.cols - 1) / 2)
     held = recon.memory(work.recon, geometry, slices, work.length)
     return JobMemory(
         slab={
@@ -64,8 +64,8 @@ def memory(machine: Machine, work: Workload, layout: Layout) -> JobMemory:
             "image": held.images,
             "residual": held.residuals,
             "weights": held.weights,
-            "calibration": 6 * slices * work.cols * 8,
-            "writing": scratch_bytes(slices, work.cols) + _snapshot_bytes(work, slices),
+            "calibration": slices * work.cols * (6 * 8 + work.calibration_frames * work.pixel_bytes),
+            "writing": scratch_bytes(slices, work.n) + _snapshot_bytes(work, slices),
             "checkpoint": _checkpoint_bytes(work, slices),
         },
         credit=_credit_bytes(work, band.rows * row_bytes),
@@ -83,9 +83,9 @@ def _credit_bytes(work: Workload, band_bytes: int) -> int:
 
 def _checkpoint_bytes(work: Workload, slices: int) -> int:
     """The copies of image and window, without padding, that a rank writes while it computes on."""
-    return (work.cols**2 + work.length * work.cols) * slices * 4 if work.checkpoints else 0
+    return (work.n**2 + work.length * work.cols) * slices * 4 if work.checkpoints else 0
 
 
 def _snapshot_bytes(work: Workload, slices: int) -> int:
     """The copy of its image that a rank writes while it computes the next one."""
-    return work.cols**2 * padded_slices(slices) * 4 if work.write_freq and work.writer != "hdf5" else 0
+    return work.n**2 * padded_slices(slices) * 4 if work.write_freq and work.writer != "hdf5" else 0

@@ -103,7 +103,7 @@ def moments(work: Workload) -> list[Moment]:
 
 def update_parts_s(machine: Machine, work: Workload, layout: Layout, moment: Moment) -> dict[str, float]:
     """Seconds that the rank with the most slices computes for one update."""
-    slices, pixels = work.largest_slab(layout.ranks), work.cols**2
+    slices, pixels = work.largest_slab(layout.ranks), work.n**2
     padded, threads = padded_slices(slices), layout.threads / _slower(machine, layout)
     visits = work.iterations * pixels * moment.held
     copied = 1 / work.write_freq if work.write_freq else 0.0
@@ -120,7 +120,7 @@ def update_parts_s(machine: Machine, work: Workload, layout: Layout, moment: Mom
 
 def exchange_s(scatter_bytes: float, work: Workload, ranks: int) -> float:
     """Seconds to fetch the weights (float32) that the other ranks computed."""
-    return 4 * work.cols**2 * (1 - 1 / ranks) / scatter_bytes
+    return 4 * work.n**2 * (1 - 1 / ranks) / scatter_bytes
 
 
 def _slower(machine: Machine, layout: Layout) -> float:

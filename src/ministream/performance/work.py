@@ -38,7 +38,8 @@ class Machine(config.Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """A streamed scan, its window, its algorithm and its output. `projections` matters only to a scan that ends.
+    """A streamed scan, its window, its algorithm and its output. `projections` matters only to a scan that ends;
+    `slice_size` are the rows and columns of a slice, 0: those of the detector's columns.
 
     Each receiving rank grants `credit_bytes`; `batch` frames at most travel to the other ranks together.
     """
@@ -53,6 +54,7 @@ class Workload:
     checkpoints: bool = False
     pixel_bytes: int = 2
     calibration_frames: int = 0
+    slice_size: int = 0
     credit_bytes: int = 256 * MIB
     batch: int = 16
     recon: config.ReconSection = field(default_factory=config.ReconSection)
@@ -64,9 +66,14 @@ class Workload:
         return self.rows * self.cols * self.pixel_bytes
 
     @property
+    def n(self) -> int:
+        """Rows and columns of a slice."""
+        return self.slice_size or self.cols
+
+    @property
     def volume_bytes(self) -> int:
         """Bytes of one volume."""
-        return self.rows * self.cols**2 * 4
+        return self.rows * self.n**2 * 4
 
     def largest_slab(self, ranks: int) -> int:
         """Rows of the rank that has the most. Raises ConfigError for more ranks than rows."""
