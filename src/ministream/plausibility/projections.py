@@ -173,7 +173,7 @@ def truncated(table: ProjectionTable) -> list[Notice]:
             "sample-truncated",
             f"the sample reaches beyond the {sides} edge of the detector in {cut.mean():.0%} of the projections (line "
             f"integral {edge:.3g} at the edge, {usual:.3g} on average): its rim will glow, absolute values are off. "
-            "Set recon.padding=0.25 to give the rest of the sample room, recon.axis if it is a half acquisition, or "
+            "Set recon.padding=0.125 to give the rest of the sample room, recon.axis if it is a half acquisition, or "
             "use other flats (source.flats) if there is air at the edges.",
             share=float(cut.mean()),
             edge=edge,
