@@ -14,6 +14,7 @@ HALF_TURN_LEAST = 3.0
 """A span of so many radians and more, one step included, is taken for half a turn."""
 NARROW_DEG = 7.0
 FEWEST_FOR_UNIT = 8
+FEWEST_TO_TURN = 16
 FULL_TURN_LEAST_DEG = 350.0
 SAME_RAD = 1e-7
 LIMITED_GAP_RAD = math.radians(5)
@@ -37,15 +38,20 @@ def judge(angles_rad: NDArray[np.float64], *, cols: int, unit_decided: bool) -> 
         )
     if count < 2:
         return []
-    span = float(np.ptp(angles_rad))
-    if span < SAME_RAD:
+    check_turning(angles_rad, fewest=2)
+    unit = _unit(float(np.ptp(angles_rad)), count, unit_decided)
+    return [*unit, *_duplicates(angles_rad), *_coverage(angles_rad, cols)]
+
+
+def check_turning(angles_rad: NDArray[np.float64], fewest: int = FEWEST_TO_TURN) -> None:
+    """Raise InputError where `fewest` angles or more are all the same."""
+    count = angles_rad.size
+    if count >= fewest and float(np.ptp(angles_rad)) < SAME_RAD:
         raise InputError(
             f"all {count} angles are the same ({math.degrees(angles_rad[0]):g} degrees). A tomogram needs directions "
             "over half a turn: name the dataset that holds them with --set source.theta=..., or say them with "
             "--set 'source.angles={start=0,stop=180}'"
         )
-    unit = _unit(span, count, unit_decided)
-    return [*unit, *_duplicates(angles_rad), *_coverage(angles_rad, cols)]
 
 
 def judge_half_acquisition(angles_rad: NDArray[np.float64]) -> list[Notice]:

@@ -78,7 +78,7 @@ class ScanGate:
         self._mended = self._mended.plus(mended)
         self._pixels += rows.pixels.size
         if rows.pixels.dtype.kind == "i" and not self._negative:
-            self._negative = bool(rows.pixels.min() < 0)
+            self._negative = bool(rows.pixels[self._corrector.sampled].min() < 0)
 
     def updated(self) -> None:
         """Before an image is believed: are the values what `[prep]` takes them for? Collective. Raises InputError."""
@@ -87,6 +87,7 @@ class ScanGate:
         level, self._levelled = float(total / max(count, 1)), self._record.count
         prep = self._assignment.config.prep
         with self._comm.together():
+            angles.check_turning(self._record.angle_rad)
             projections.check_input(
                 shares["starved"], level, flat_dark=prep.flat_dark, minus_log=prep.minus_log, signed=negative
             )
