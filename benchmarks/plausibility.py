@@ -112,6 +112,7 @@ def _codes(trial: Trial, rng: np.random.Generator, flats: int = 10) -> list[str]
             index=index,
             angle_rad=float(trial.theta[index]),
             acquired_s=0.0,
+            position=float(index),
             pixels=pixels,
         )
         gate.accepted(rows_, corrector.correct(pixels, out))
@@ -201,6 +202,7 @@ def _cost(rows: int, cols: int, repetitions: int) -> dict[str, Any]:
             index=index,
             angle_rad=0.01 * index,
             acquired_s=0.0,
+            position=float(index),
             pixels=rng.poisson(9000, (rows, cols)).astype(np.uint16),
         )
         for index in range(min(repetitions, 8))
