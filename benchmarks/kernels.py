@@ -12,6 +12,9 @@ per second of that is the memory's limit.
     astra_ratio               gups ÷ (threads × ASTRA's CPU SIRT on one slice); ASTRA uses one thread
     scaling                   gups ÷ gups of the same shape on one thread of one rank
 
+`--cpu x86-64-v3` compiles for AVX2 and holds OpenBLAS to it: machines with AVX-512 measure that path too. A saved result
+names the kernels that the matrix product ran (`sgemm`).
+
 Angles are spread evenly over half a turn. Every number is a median over repetitions that take turns with sgemm.
 """
 
@@ -22,6 +25,8 @@ import itertools
 import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +38,7 @@ from numpy.typing import NDArray
 
 from benchmarks import _ranks, machine
 from ministream.recon import backend
+from ministream.recon.backend.cpu.blocking import PROCESSOR
 from ministream.recon.geometry import Beams, Geometry
 
 CPU = backend.default()
@@ -40,6 +46,9 @@ SGEMM_N = 2048
 SUM_ELEMENTS = 1 << 25
 """128 MiB, more than caches hold."""
 WARM_S = 0.05
+_CPUS = {"x86-64-v3": ("+avx,+avx2,+fma,+bmi,+bmi2,+f16c,+lzcnt,+movbe,+popcnt,+sse4.2", "Haswell")}
+"""For a processor that can be named: its features for LLVM, and OpenBLAS's kernels for it."""
+_HELD = "MINISTREAM_BENCHMARK_CPU"
 DEFAULT_SHAPES = [
     *itertools.product((512, 1024), (8, 16, 64), (64,)),
     *itertools.product((2048,), (8, 16), (64,)),
@@ -67,6 +76,8 @@ class Shape:
 def main(argv: list[str]) -> int:
     """Measure, print a table or a JSON line per shape, and save the rows."""
     options = _parse(argv)
+    if options.cpu and os.environ.get(_HELD) != options.cpu:
+        return _held_to(options.cpu, argv)
     if _ranks.inside():
         _as_rank(options)
         return 0
@@ -86,7 +97,8 @@ def main(argv: list[str]) -> int:
     if not options.json:
         machine.show(rows)
     if options.save:
-        print(machine.save("kernels", argv, rows, busy=busy))
+        held = {"cpu": options.cpu or "this processor", "lanes": PROCESSOR.widest, "sgemm": _product_kernel()}
+        print(machine.save("kernels" if not options.cpu else f"kernels-{options.cpu}", argv, rows, busy=busy, **held))
     return 0
 
 
@@ -96,10 +108,26 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, len(os.sched_getaffinity(0))}))
     parser.add_argument("--ranks", type=int, nargs="*", default=[], help="also on this many ranks of one thread")
     parser.add_argument("--repetitions", type=int, default=9, help="the median counts")
+    parser.add_argument("--cpu", choices=sorted(_CPUS), help="compile for this processor, and hold OpenBLAS to it")
     parser.add_argument("--no-astra", dest="astra", action="store_false")
     parser.add_argument("--json", action="store_true", help="a line per shape")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
     return parser.parse_args(argv)
+
+
+def _held_to(cpu: str, argv: list[str]) -> int:
+    """Measure in a process of its own, whose kernels and matrix product use the instructions of `cpu` alone."""
+    features, core = _CPUS[cpu]
+    held = {_HELD: cpu, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features, "OPENBLAS_CORETYPE": core}
+    command = [sys.executable, "-m", "benchmarks", "kernels", *argv]
+    return subprocess.run(command, env=os.environ | held, check=False).returncode
+
+
+def _product_kernel() -> str:
+    """The kernels that NumPy's matrix product runs, as its library names them."""
+    from threadpoolctl import threadpool_info
+
+    return ", ".join(f"{library['internal_api']} {library.get('architecture')}" for library in threadpool_info())
 
 
 def _shapes(options: argparse.Namespace) -> list[Shape]:

@@ -3,7 +3,7 @@
 Pixel (row, column) meets projection p at u = x cos + y sin + axis. Seen from the pixel, Joseph's weights are a triangle
 over the detector: ray k has  d max(0, 1 - d |k - u|),  d = 1 / max(|cos|, |sin|), which is not zero for floor(u) and
 floor(u) + 1 only. For a tile of pixels the needed piece of each projection is copied to scratch (zero outside the
-detector), and a pixel's sum stays in registers over up to `_group` projections.
+detector), and a pixel's sum stays in registers over a group of projections.
 """
 
 from __future__ import annotations

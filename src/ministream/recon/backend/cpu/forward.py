@@ -8,7 +8,7 @@ that run down and (column, row) for rays that run across:
     down, |cos| >= |sin|:  a =  1 / cos,  b = sin / cos
     across:                a = -1 / sin,  b = cos / sin
 
-The image is worked through in strips of `LINES` lines and blocks of at most `_block` positions. A ray belongs to the
+The image is processed in squares, these in strips of `LINES` lines and `Blocking.strip` positions. A ray belongs to the
 block in which it crosses the middle of the strip and runs through all of the strip's lines, so every ray has the same
 number of samples: no clipping, no branches. Where a block with the margin that rays may drift into reaches beyond
 the image, the pair of pixels is moved inside and the weights follow it.

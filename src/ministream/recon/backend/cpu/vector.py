@@ -1,7 +1,7 @@
 """`lanes` floats as one value in a kernel: explicit loads, stores and fused multiply-adds.
 
-A value of 64 lanes is four registers of AVX-512, eight of AVX2 or sixteen of NEON: LLVM splits it, so one kernel
-serves every processor. How many lanes is part of the type of a kernel's argument `lanes`, a `Lanes`.
+A value of 64 lanes is four registers of AVX-512, eight of AVX2 or sixteen of NEON, so one kernel serves every
+processor. The number of lanes is part of the type of a kernel's argument `blocking`, a `Blocking`.
 An index counts elements from the array's first byte: no bounds check, no negative indices, C order.
 """
 
