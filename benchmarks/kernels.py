@@ -12,8 +12,8 @@ per second of that is the memory's limit.
     astra_ratio               gups ÷ (threads × ASTRA's CPU SIRT on one slice); ASTRA uses one thread
     scaling                   gups ÷ gups of the same shape on one thread of one rank
 
-`--cpu x86-64-v3` compiles for AVX2 and holds OpenBLAS to it: machines with AVX-512 measure that path too. A saved result
-names the kernels that the matrix product ran (`sgemm`).
+`--cpu x86-64-v3` compiles for AVX2 and holds OpenBLAS to it: machines with AVX-512 measure that path too. A saved
+result names the kernels that the matrix product ran (`sgemm`).
 
 Angles are spread evenly over half a turn. Every number is a median over repetitions that take turns with sgemm.
 """

@@ -8,7 +8,7 @@
 
 Half of the registers hold sums: with eight or more independent ones the latency of a multiply-add (four cycles, two per
 cycle) is hidden; the rest is for weights. More lanes per weight mean fewer loads beside the data's, so sums are added
-only where lanes leave registers free. A vector of more than 128 lanes would fill the caches with a few pixels.
+where lanes leave registers free. More than 128 lanes would fill the caches with a few pixels.
 """
 
 from __future__ import annotations

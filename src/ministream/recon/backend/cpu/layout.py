@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ministream.recon.backend.cpu.blocking import PROCESSOR
 from ministream.recon.geometry import Geometry
 
 ALIGNMENT = 64
@@ -46,12 +47,13 @@ def padded_slices(slices: int) -> int:
 def rows_collide(row_bytes: int, pixel_bytes: int) -> bool:
     """Rows so long that the same pixels of neighbouring rows, or of a diagonal, compete for the same cache sets.
 
-    Of pixels that are larger than the 128 slices that kernels take at once, every other row must lie in the sets that
-    the rows beside it leave free.
+    Of pixels that are larger than the slices that kernels take at once, a block lies in part of the sets only: the rows
+    beside it must use the others.
     """
-    distance = row_bytes % PAGE
+    distance, block_bytes = row_bytes % PAGE, 4 * PROCESSOR.widest
     room = max(3 * min(pixel_bytes, 256), 3 * ALIGNMENT)
-    return not room <= distance <= PAGE - room or (pixel_bytes > 512 and distance % 1024 != 512)
+    shared = pixel_bytes > block_bytes and distance % (2 * block_bytes) != block_bytes
+    return not room <= distance <= PAGE - room or shared
 
 
 def _pitch(n: int, pixel_bytes: int) -> int:
