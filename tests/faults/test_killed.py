@@ -5,8 +5,23 @@ from __future__ import annotations
 import os
 import signal
 
-from tests.faults.scans import Pair, processes_of
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.faults.scans import Pair, processes_of, volume
 from tests.integration.jobs import Lab
+
+
+@pytest.mark.parametrize("side", ["producer", "recon"])
+def test_a_killed_relay_costs_nothing(
+    jobs: Lab, credentials: list[str], undisturbed: NDArray[np.float32], side: str
+) -> None:
+    pair = Pair(jobs).tunnelled(credentials).until_streaming()
+    for pid in processes_of(getattr(pair, side), "relay_worker"):
+        os.kill(pid, signal.SIGKILL)
+    pair.assert_complete()
+    np.testing.assert_array_equal(volume(jobs.out), undisturbed)
 
 
 def test_a_killed_rank_ends_the_whole_job(jobs: Lab) -> None:
