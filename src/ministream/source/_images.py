@@ -6,6 +6,7 @@ so no order of projections makes a block be unpacked more than twice.
 
 from __future__ import annotations
 
+import bisect
 import os
 import tempfile
 from collections import Counter
@@ -124,7 +125,7 @@ class Joined:
         return frozenset(start + index for start, part in starts for index in part.unwritten())
 
     def _part_of(self, index: int) -> int:
-        return int(np.searchsorted(self._starts, index, side="right")) - 1
+        return bisect.bisect_right(self._starts, index) - 1
 
 
 class Part:
@@ -266,14 +267,15 @@ def is_blank(images: Images) -> bool:
 
 
 def picked(images: Images, indices: Sequence[int]) -> Images:
-    """These images of a stack, in ascending order."""
+    """These images of a stack, one at least, in ascending order."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and index == runs[-1][1]:
             runs[-1][1] += 1
         else:
             runs.append([index, index + 1])
-    return Joined(images.name, [Part(images, first, stop - first) for first, stop in runs])
+    parts = [Part(images, first, stop - first) for first, stop in runs]
+    return parts[0] if len(parts) == 1 else Joined(images.name, parts)
 
 
 def mean(images: Images) -> Pixels:

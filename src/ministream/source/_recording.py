@@ -68,10 +68,12 @@ class CalibrationSet:
 class Recording:
     """What a file format knows of a scan. `angles_rad` [projections] may be NaN where a projection has no angle.
 
-    `announced` is the number of angles in the file, which may be more than its projections while it is written.
+    `file` stands for the scan: another file is another scan. `announced` is the number of angles in the file, which may
+    be more than its projections while it is written.
     """
 
     name: str
+    file: Path
     projections: Images
     flats: Sequence[CalibrationSet]
     darks: Sequence[CalibrationSet]
@@ -130,7 +132,7 @@ class RecordedSource(source.Recorded):
         self._read_dtype = _common_dtype(images.dtype, [one.images.dtype for one in sets])
         _check_signs(recording, options, self._read_dtype)
         self._scan = Scan(
-            scan_id=scan_id(options, order=order, repeat=repeat, file=Path(recording.name)),
+            scan_id=scan_id(options, order=order, repeat=repeat, file=recording.file),
             rows=self._rows.rows // options.binning,
             cols=self._cols.rows // options.binning,
             projections=len(self._played),

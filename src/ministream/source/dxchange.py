@@ -152,6 +152,7 @@ class _DXchange:
         self._images = self._projections()
         return Recording(
             name=str(file.path),
+            file=file.path,
             projections=self._images,
             flats=self._calibration("flats", self._options.flats, self._options.flats_at),
             darks=self._calibration("darks", self._options.darks, self._options.darks_at),

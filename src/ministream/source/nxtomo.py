@@ -78,6 +78,7 @@ class _NXtomo:
         images = self._beam_corrected(images, which)
         return Recording(
             name=str(file.path),
+            file=file.path,
             projections=picked(images, which[PROJECTION].tolist()),
             flats=_sets(images, which[FLAT], which[PROJECTION]),
             darks=_sets(images, which[DARK], which[PROJECTION]),

@@ -69,14 +69,16 @@ class _File:
             dtype = first.dtype.newbyteorder("=")
             shape = file.series[0].shape
             self.count = len(pages) if len(shape) == 2 else int(np.prod(shape[:-2]))
-            self._one_by_one = self.count == len(pages)
             said = int((file.imagej_metadata or {}).get("images", self.count))
             if said > self.count:
                 raise InputError(
                     f"{path}: says that it has {said} images, and holds {self.count}: the file was cut short. Copy it "
                     "again."
                 )
-            _check_size(path, pages, self.count * self.rows * self.cols * dtype.itemsize, self._one_by_one)
+            size = self.rows * self.cols * dtype.itemsize
+            self._offsets = _offsets(pages, self.count, size)
+            self._stored = first.dtype.newbyteorder(file.byteorder)
+            _check_size(path, pages, self._offsets, size)
         self.dtype: np.dtype[Any] = np.dtype(f"u{dtype.itemsize}") if unsigned and dtype.kind == "i" else dtype
 
     def block(self, index: int) -> tuple[int, int]:
@@ -84,19 +86,29 @@ class _File:
 
     def read(self, target: NDArray[Any], first: int, rows: Slab) -> None:
         """Fill `target` [n, rows.rows, cols] with the pages from `first` on. Raises InputError."""
-        with _opened(self._path) as file:
-            for k in range(len(target)):
-                image = file.pages[first + k].asarray() if self._one_by_one else self._contiguous(file, first + k)
-                native = np.ascontiguousarray(image[rows.slice], dtype=image.dtype.newbyteorder("="))
-                target[k] = native.view(self.dtype)
+        if self._offsets is not None:
+            for k, offset in enumerate(self._offsets[first : first + len(target)]):
+                self._take(target[k], self._stored_image(offset), rows)
+        else:
+            with _opened(self._path) as file:
+                for k in range(len(target)):
+                    self._take(target[k], file.pages[first + k].asarray(), rows)
         self._unchanged.check()
 
-    def _contiguous(self, file: tifffile.TiffFile, index: int) -> NDArray[Any]:
-        """One image of a file that describes its first page alone, as ImageJ writes large stacks."""
-        dtype = file.pages.first.dtype.newbyteorder(file.byteorder)
+    def _take(self, target: NDArray[Any], image: NDArray[Any], rows: Slab) -> None:
+        native = np.ascontiguousarray(image[rows.slice], dtype=image.dtype.newbyteorder("="))
+        target[:] = native.view(self.dtype)
+
+    def _stored_image(self, offset: int) -> NDArray[Any]:
+        """An image without compression, read without parsing the file again."""
         pixels = self.rows * self.cols
-        offset = file.pages.first.dataoffsets[0] + index * pixels * dtype.itemsize
-        return np.fromfile(self._path, dtype, count=pixels, offset=offset).reshape(self.rows, self.cols)
+        found = np.fromfile(self._path, self._stored, count=pixels, offset=offset)
+        if found.size != pixels:
+            self._unchanged.check()
+            raise InputError(
+                f"{self._path}: has {found.size} pixels at byte {offset}, expected {pixels}. Copy it again."
+            )
+        return found.reshape(self.rows, self.cols)
 
     def unwritten(self) -> frozenset[int]:
         return frozenset()
@@ -115,19 +127,30 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
         raise InputError(f"{path}: cannot be read as TIFF: {error}. {remedy}") from error
 
 
-def _check_size(path: Path, pages: Sequence[Any], contiguous: int, one_by_one: bool) -> None:
+def _offsets(pages: Sequence[Any], count: int, size: int) -> list[int] | None:
+    """Where each image of `size` bytes begins, if all of them are stored as they are.
+
+    ImageJ describes the first page of a large stack alone; the others follow it.
+    """
+    if any(page.keyframe.compression != 1 or page.keyframe.fillorder != 1 for page in pages):
+        return None
+    if count != len(pages):
+        return [pages[0].dataoffsets[0] + k * size for k in range(count)]
+    for page in pages:
+        ends = [offset + length for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True)]
+        if page.keyframe.is_tiled or list(page.dataoffsets[1:]) != ends[:-1] or sum(page.databytecounts) != size:
+            return None
+    return [page.dataoffsets[0] for page in pages]
+
+
+def _check_size(path: Path, pages: Sequence[Any], offsets: Sequence[int] | None, size: int) -> None:
     """The pixels of every page lie within the file: of a shorter one tifffile makes up the rest."""
-    ends = [
-        offset + size
-        for page in pages
-        for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True)
-        if size
-    ]
-    if not one_by_one:
-        ends.append(pages[0].dataoffsets[0] + contiguous)
-    needed, size = max(ends, default=0), path.stat().st_size
-    if size < needed or not ends:
-        raise InputError(f"{path}: has {size} bytes, expected {needed}: the file was cut short. Copy it again.")
+    strips = [zip(page.dataoffsets, page.databytecounts, strict=True) for page in pages]
+    ends = [offset + length for page in strips for offset, length in page if length]
+    ends += [offset + size for offset in offsets or []]
+    needed, held = max(ends, default=0), path.stat().st_size
+    if held < needed or not ends:
+        raise InputError(f"{path}: has {held} bytes, expected {needed}: the file was cut short. Copy it again.")
 
 
 def _recording(options: Options) -> Recording:
@@ -145,6 +168,7 @@ def _recording(options: Options) -> Recording:
     flats, darks = (_sets(what, sets[what], projections, options) for what in DEFAULTS)
     return Recording(
         name=str(path),
+        file=files[-1],
         projections=projections,
         flats=flats,
         darks=darks,

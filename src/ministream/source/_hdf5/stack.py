@@ -35,6 +35,8 @@ class Stack:
         self.count, self.rows, self.cols = (shape[axis] for axis in self._axes)
         dtype = dataset.dtype.newbyteorder("=")
         self.dtype: np.dtype[Any] = np.dtype(f"u{dtype.itemsize}") if unsigned and dtype.kind == "i" else dtype
+        self._space = dataset.id.get_space()
+        self._memory: tuple[tuple[tuple[int, ...], np.dtype[Any]], Any, Any] | None = None
         self._chunk = dataset.chunks[self._axes[0]] if dataset.chunks else 1
 
     def block(self, index: int) -> tuple[int, int]:
@@ -48,12 +50,21 @@ class Stack:
         selection = tuple(wanted[self._axes.index(axis)] for axis in range(3))
         with reading(self.path, f"{self._dataset.name}, image {first}"):
             if self._axes == (0, 1, 2) and not self._unsigned:
-                self._dataset.read_direct(target, selection)
+                self._read_as_stored(target, first, rows)
             else:
                 values = self._dataset[selection].transpose(self._axes)
                 target[:] = values.astype(values.dtype.newbyteorder("=")).view(self.dtype) if self._unsigned else values
         for file in self._watched:
             file.check()
+
+    def _read_as_stored(self, target: NDArray[Any], first: int, rows: Slab) -> None:
+        """What `read_direct` does, without the selection that it makes anew for every image."""
+        if self._memory is None or self._memory[0] != (target.shape, target.dtype):
+            space, kind = h5py.h5s.create_simple(target.shape), h5py.h5t.py_create(target.dtype)
+            self._memory = ((target.shape, target.dtype), space, kind)
+        _, space, kind = self._memory
+        self._space.select_hyperslab((first, rows.first, 0), target.shape)
+        self._dataset.id.read(space, self._space, target, kind)
 
     def unwritten(self) -> frozenset[int]:
         """The images of which the file holds no storage: HDF5 reads them as the fill value."""
