@@ -119,7 +119,9 @@ def test_a_producer_with_another_key_gets_no_receiver(
     impostor = tmp_path / "impostor"
     command(["certs", "curve", impostor, "--side", "producer"])
     shutil.copy2(keys["producer"] / "receiver.public", impostor)
-    assert_refused(jobs, scan, ["--curve", impostor], ["--curve", keys["receiver"]], "another producer's public key")
+    assert_refused(
+        jobs, scan, ["--curve", impostor], ["--curve", keys["receiver"]], "compare --curve and the public keys"
+    )
 
 
 @pytest.mark.parametrize("side", ["producer", "receiver"])
