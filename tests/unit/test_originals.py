@@ -122,7 +122,8 @@ def test_our_own_command_lines_pass_as_they_are(words) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("produce --mode 0 --image_pv PV", "EPICS"),
+        ("produce --mode 0", "--image_pv PV"),
+        ("produce --mode 3", "--mode 3 is not known"),
         ("produce --mode 1", "--simulation_file"),
         ("produce --mode 2 --num_sinograms many", "--num_sinograms many is not a number"),
         ("produce --mode 1 --simulation_file f.h5.npy", "HDF5 file"),
@@ -133,3 +134,9 @@ def test_our_own_command_lines_pass_as_they_are(words) -> None:
 def test_what_has_no_counterpart_says_so(words, said) -> None:
     with pytest.raises(ConfigError, match=said):
         translated_line(words)
+
+
+def test_a_detector_is_monitored_over_pvaccess() -> None:
+    words = translated_line("produce --mode 0 --image_pv 13SP1:Pva1:Image --num_sinogram_projections 90")
+    assert words[words.index("--source") + 1] == "pva"
+    assert {"source.channel=13SP1:Pva1:Image", "source.projections=90"} <= set(words)

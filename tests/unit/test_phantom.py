@@ -246,3 +246,50 @@ def test_rows_that_the_recipe_does_not_have_are_refused(slab):
 
 def test_no_recipe_is_no_truth():
     assert truth(dataclasses.replace(opened().describe(), truth=None), Slab(0, 1)) is None
+
+
+def stack(source, kind):
+    return np.stack([frame.pixels.astype(float) for frame in source.frames() if frame.kind is kind])
+
+
+def test_the_beam_drifts_and_flats_before_and_after_see_it():
+    quiet = {"noise": False, "fixed_pattern": 0.0, "dark": 0.0, "dtype": "float32", "absorption": 1e-3}
+    source = opened(drift=0.2, flats_after=3, **quiet)
+    assert source.describe().flats == 5
+    flats = [frame for frame in source.frames() if frame.kind is FrameKind.FLAT]
+    assert [frame.position for frame in flats] == [0, 0, 12, 12, 12]
+    assert [float(frame.pixels[0, 0]) for frame in flats] == pytest.approx([50_000] * 2 + [40_000] * 3)
+    views = stack(source, FrameKind.PROJECTION)[:, 0, 0]
+    np.testing.assert_allclose(views, 50_000 * (1 - 0.2 * np.arange(12) / 12), rtol=2e-3)
+
+
+def test_rings_are_columns_that_answer_otherwise_than_in_the_flats():
+    quiet = {"noise": False, "dark": 0.0, "dtype": "float32"}
+    plain, rings = (stack(opened(rings=share, **quiet), FrameKind.PROJECTION) for share in (0.0, 0.05))
+    ratio = rings / plain
+    np.testing.assert_allclose(ratio, np.broadcast_to(ratio[0, 0], ratio.shape), rtol=1e-5)
+    assert 0.01 < np.abs(ratio[0, 0] - 1).max() <= 0.05
+    before, after = (stack(opened(rings=share, **quiet), FrameKind.FLAT) for share in (0.0, 0.05))
+    np.testing.assert_array_equal(before, after)
+
+
+def test_dead_and_saturated_pixels_are_so_in_every_image():
+    source = opened(dead=3, saturated=2)
+    for kind in FrameKind:
+        images = stack(source, kind)
+        assert np.count_nonzero((images == 0).all(axis=0)) == 3
+        assert np.count_nonzero((images == 65535).all(axis=0)) == 2
+
+
+def test_zingers_hit_other_pixels_in_every_image():
+    hits = stack(opened(zingers=4.0, projections=50), FrameKind.PROJECTION) == 65535
+    assert 2 < hits.sum() / 50 < 6
+    assert hits.any(axis=0).sum() > 100
+    assert not (stack(opened(zingers=4.0), FrameKind.DARK) == 65535).any()
+
+
+def test_defects_leave_the_truth_and_the_noise_as_they_are():
+    plain, spoiled = opened(), opened(dead=1, drift=0.0)
+    np.testing.assert_array_equal(whole_truth(plain.describe()), whole_truth(spoiled.describe()))
+    one, other = (stack(source, FrameKind.PROJECTION) for source in (plain, spoiled))
+    assert np.count_nonzero((one != other).any(axis=0)) == 1

@@ -54,7 +54,7 @@ def register(cli: typer.Typer) -> None:
 def produce(
     run: RunArgument = None,
     source: Annotated[str | None, typer.Option(help="Kind of source: phantom, dxchange, …")] = None,
-    file: Annotated[Path | None, typer.Option(help="DXchange file to send; implies --source dxchange.")] = None,
+    file: Annotated[Path | None, typer.Option(help="File or folder to send; implies --source by its name.")] = None,
     rate: Annotated[float | None, typer.Option(help="Projections per second; none: as fast as credit allows.")] = None,
     order: Annotated[str | None, typer.Option(help="sequential, interlaced or golden-angle.")] = None,
     repeat: Annotated[int | None, typer.Option(help="Passes over the projections.")] = None,
@@ -81,7 +81,7 @@ def produce(
     from ministream.app.producer import job as app  # heavy imports only for the command that runs
 
     if file is not None and source is None:
-        source = "dxchange"
+        source = _kind_of(file)
     settled = config.load(
         run,
         overrides(
@@ -112,6 +112,13 @@ def produce(
         raise IncompleteError(f"the volume {what}: {report.written.text}")
     if report.dropped:
         raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+def _kind_of(file: Path) -> str:
+    """The source that plays a file of that name."""
+    if file.suffix.lower() in {".tif", ".tiff"} or file.is_dir():
+        return "tiff"
+    return "nxtomo" if file.suffix.lower() in {".nxs", ".nx"} else "dxchange"
 
 
 def recon(

@@ -22,7 +22,7 @@ SHORT = {"-t": "--thread", "-c": "--center", "-o": "--reconOutputPath", "-r": "-
 
 DAQ_ADDRESS = "tcp://*:50000"
 DISTRIBUTOR_PORT = "5560"
-SENT = {"1": "float32", "2": "uint16"}
+SENT = {"0": "uint16", "1": "float32", "2": "uint16"}
 WINDOW = {"--window-length": "32", "--window-step": "1", "--window-iter": "1"}
 """Defaults of the originals."""
 
@@ -67,16 +67,19 @@ def _produce(given: Mapping[str, str], rest: Sequence[str]) -> list[str]:
         words += ["--set", f"aps.queue={given['--publisher_hwm']}"]
     if "--synch_count" in given:
         words += ["--set", f"aps.subscribers={given['--synch_count']}"]
-    if mode == "1":
-        words += _played_file(given)
-    elif mode == "2":
-        words += _test_pattern(given)
-    else:
-        raise ConfigError(
-            f"--mode {mode}: a detector over EPICS is not supported. Use --mode 1 for a file, --mode 2 for a phantom"
-        )
+    if mode not in SENT:
+        raise ConfigError(f"--mode {mode} is not known. Use 0 for a detector, 1 for a file, 2 for a phantom")
+    words += {"0": _detector, "1": _played_file, "2": _test_pattern}[mode](given)
     named = any(word.partition("=")[0] == "--pixel-dtype" for word in rest)
     return words if named else [*words, "--pixel-dtype", SENT[mode]]
+
+
+def _detector(given: Mapping[str, str]) -> list[str]:
+    if "--image_pv" not in given:
+        raise ConfigError("--mode 0 needs the detector's channel. Give --image_pv PV")
+    words = ["--source", "pva", "--set", f"source.channel={given['--image_pv']}"]
+    projections = _number(given, "--num_sinogram_projections", int, 0)
+    return [*words, "--set", f"source.projections={projections}"] if projections > 0 else words
 
 
 def _played_file(given: Mapping[str, str]) -> list[str]:

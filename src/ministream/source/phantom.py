@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -81,6 +82,14 @@ class Options(_Phantom):
     dark: Counts = Field(default=100.0, description="brightest dark pixel, counts")
     fixed_pattern: float = Field(default=0.1, ge=0, lt=1, description="unevenness of flats and darks; 0: uniform")
     noise: bool = Field(default=True, description="Poisson noise in every frame")
+    drift: float = Field(default=0.0, ge=-9, lt=1, description="share of the beam that is lost by the end of the scan")
+    flats_after: int = Field(default=0, ge=0, description="flats taken after the projections, besides flats")
+    rings: float = Field(default=0.0, ge=0, lt=1, description="change of the columns' response after the flats")
+    zingers: float = Field(
+        default=0.0, ge=0, le=1e4, description="mean number of pixels per image that stray photons hit"
+    )
+    dead: int = Field(default=0, ge=0, description="pixels that see nothing")
+    saturated: int = Field(default=0, ge=0, description="pixels that are always at the top of their range")
     dtype: Literal["uint16", "float32"] = Field(default="uint16", description="uint16 saturates at 65535")
     seed: Seed = 0
     pixel_size_um: float = Field(default=1.0, gt=0, allow_inf_nan=False)
@@ -94,6 +103,7 @@ class Source(source.Recorded):
         self._sample = options.build()
         self._angles_rad = np.deg2rad(_order.angles(order, options.projections, options.range_deg))
         self._flat, self._dark = _fixed_pattern(options)
+        self._defects = _Defects.of(options)
         if options.dtype == "uint16" and options.i0 + options.dark > np.iinfo(np.uint16).max:
             _LOG.warning("phantom: i0 + dark = %g counts: pixels saturate at 65535", options.i0 + options.dark)
         self._scan = Scan(
@@ -101,7 +111,7 @@ class Source(source.Recorded):
             rows=options.rows,
             cols=options.cols,
             projections=options.projections * repeat,
-            flats=options.flats,
+            flats=options.flats + options.flats_after,
             darks=options.darks,
             dtype=np.dtype(options.dtype).str,
             axis_col=options.axis_col,
@@ -129,15 +139,25 @@ class Source(source.Recorded):
 
     def frame(self, kind: FrameKind, index: int) -> Frame:
         """Expose one frame; `index` counts the frames of its kind, projections over all passes."""
-        angle_rad = 0.0
+        angle_rad, position = 0.0, self._position(kind, index)
+        beam = self._flat * (1.0 - self._options.drift * position / self._scan.projections)
         expected = self._dark
         if kind is FrameKind.FLAT:
-            expected = self._dark + self._flat
+            expected = self._dark + beam
         elif kind is FrameKind.PROJECTION:
             angle_rad = float(self._angles_rad[index % len(self._angles_rad)])
-            expected = self._dark + self._flat * np.exp(-self.line_integrals(angle_rad))
+            seen = np.exp(-self.line_integrals(angle_rad)) * self._defects.response
+            expected = self._dark + beam * seen
         pixels = self._detect(expected, kind, index)
-        return Frame(kind=kind, index=index, angle_rad=angle_rad, pixels=pixels, acquired_s=time.time())
+        return Frame(
+            kind=kind, index=index, angle_rad=angle_rad, pixels=pixels, acquired_s=time.time(), position=position
+        )
+
+    def _position(self, kind: FrameKind, index: int) -> float:
+        """Projections exposed before this frame."""
+        if kind is FrameKind.PROJECTION:
+            return float(index)
+        return float(self._scan.projections if kind is FrameKind.FLAT and index >= self._options.flats else 0)
 
     def line_integrals(self, angle_rad: float) -> NDArray[np.float64]:
         """The exact line integrals [rows, cols] at one angle, without detector or noise."""
@@ -146,13 +166,44 @@ class Source(source.Recorded):
         )
 
     def _detect(self, expected: NDArray[np.float64], kind: FrameKind, index: int) -> NDArray[np.generic]:
-        counts = expected
-        if self._options.noise:
-            seed = np.random.SeedSequence([self._options.seed, kind, index])
-            counts = np.random.Generator(np.random.SFC64(seed)).poisson(expected).astype(np.float64)
+        random = np.random.Generator(np.random.SFC64(np.random.SeedSequence([self._options.seed, kind, index])))
+        counts = random.poisson(expected).astype(np.float64) if self._options.noise else expected.copy()
+        self._defects.spoil(counts, random, kind)
         if self._options.dtype == "float32":
             return counts.astype(np.float32)
         return np.minimum(np.rint(counts), np.iinfo(np.uint16).max).astype(np.uint16)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Defects:
+    """What is wrong with the detector: `response` [cols] of the columns since the flats, and pixels by flat index."""
+
+    response: NDArray[np.float64]
+    dead: NDArray[np.intp]
+    saturated: NDArray[np.intp]
+    zingers: float
+    top: float
+
+    @classmethod
+    def of(cls, options: Options) -> Self:
+        """Which pixels they are depends on the seed alone."""
+        random = np.random.default_rng([options.seed, 1])
+        bad = random.permutation(options.rows * options.cols)
+        return cls(
+            response=1.0 + options.rings * random.uniform(-1.0, 1.0, options.cols),
+            dead=bad[: options.dead],
+            saturated=bad[options.dead : options.dead + options.saturated],
+            zingers=options.zingers,
+            top=float(np.iinfo(np.uint16).max),
+        )
+
+    def spoil(self, counts: NDArray[np.float64], random: np.random.Generator, kind: FrameKind) -> None:
+        """Change the counts [rows, cols] of one image as the detector does."""
+        if self.zingers and kind is not FrameKind.DARK:
+            hit = random.integers(counts.size, size=random.poisson(self.zingers))
+            counts.flat[hit] = self.top
+        counts.flat[self.dead] = 0.0
+        counts.flat[self.saturated] = self.top
 
 
 def truth(recipe: str, slab: Slab) -> NDArray[np.float32]:
