@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     """Run on this machine, print tables, and save the rows."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks plausibility")
     parser.add_argument("--trials", type=int, default=400, help="good scans, and as many of each spoiled kind / 10")
-    parser.add_argument("--repetitions", type=int, default=30, help="projections that the cost is the median of")
+    parser.add_argument("--repetitions", type=int, default=600, help="projections that the cost is the median of")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
     options = parser.parse_args(argv)
     busy = machine.warn_unless_quiet()
