@@ -15,29 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ministream.jit import inline, jit
-from ministream.recon.backend.cpu.blocking import LINES, Blocking
+from ministream.recon.backend.cpu.blocking import Blocking
 from ministream.recon.backend.cpu.layout import aligned_zeros
 from ministream.recon.backend.cpu.vector import (
     add,
     clip,
     fetch_add,
     fma,
-    greatest,
     group_of,
     item,
     lanes_of,
     load,
-    minus,
     prefetch,
-    ramp,
-    real,
     side_of,
     span_of,
     store,
     strip_of,
     sums_of,
     times,
-    truncate,
     zeros,
 )
 
@@ -69,8 +64,7 @@ class Update(NamedTuple):
 class BackScratch(NamedTuple):
     """One thread's memory.
 
-    The pieces of a group of projections, the tile's sums, for two rows of a strip two weights and a place per
-    projection,
+    The pieces of a group of projections, the tile's sums, for a strip's row two weights and a place per projection,
     and per projection the tile corner's position in its piece, cos, sin and ray length.
     """
 
@@ -87,7 +81,7 @@ class BackScratch(NamedTuple):
     @classmethod
     def of(cls, blocking: Blocking) -> Self:
         lanes, side, group = blocking.lanes, blocking.side, blocking.group
-        weights, beams = aligned_zeros((3, 2 * group * blocking.strip)), aligned_zeros((4, group))
+        weights, beams = aligned_zeros((3, group * blocking.strip)), aligned_zeros((4, group))
         return cls(
             aligned_zeros((group * blocking.span * lanes,)),
             aligned_zeros((side * side * lanes,)),
@@ -99,25 +93,20 @@ class BackScratch(NamedTuple):
 
 
 @inline
-def _weigh(blocking, count, row, first, half, scratch):
-    """Both weights and the place in scratch where `count` projections meet the pixels of a row from column `first`.
-
-    They are kept from `half` on.
-    """
-    near, far, place = scratch.near, scratch.far, scratch.place
+def _weigh(blocking, count, row, first, scratch):
+    """Both weights and the place in scratch where `count` projections meet the pixels of a row from column `first`."""
     one, zero = np.float32(1), np.float32(0)
     for p in range(count):
         length, cos = scratch.length[p], scratch.cos[p]
         start = scratch.corner[p] - np.float32(row) * scratch.sin[p] + np.float32(first) * cos
-        piece = np.int32(p * span_of(blocking) * lanes_of(blocking))
-        for column in range(0, strip_of(blocking), LINES):
-            k = half + p * strip_of(blocking) + column
-            u = ramp(start + np.float32(column) * cos, cos)
-            whole = truncate(u)
-            offset = times(minus(u, real(whole)), length)
-            store(near, k, times(greatest(minus(one, offset), zero), length))
-            store(far, k, times(greatest(add(offset, one - length), zero), length))
-            store(place, k, add(times(whole, np.int32(lanes_of(blocking))), piece))
+        for column in range(strip_of(blocking)):
+            k = p * strip_of(blocking) + column
+            u = start + np.float32(column) * cos
+            whole = np.int32(u)
+            offset = (u - np.float32(whole)) * length
+            scratch.near[k] = max(zero, one - offset) * length
+            scratch.far[k] = max(zero, one + offset - length) * length
+            scratch.place[k] = (np.int32(p * span_of(blocking)) + whole) * np.int32(lanes_of(blocking))
 
 
 @inline
@@ -187,16 +176,13 @@ def _add_group(blocking, image, slices, at, r0, c0, update, count, first, last, 
     multiply, lower, upper = update.multiply, update.lower, update.upper
     rows, columns = min(side_of(blocking), image.n - r0), min(side_of(blocking), image.n - c0)
     for begin in range(0, columns, strip_of(blocking)):
-        _weigh(blocking, count, 0, begin, 0, scratch)
         for row in range(rows):
-            half = (row % 2) * group_of(blocking) * strip_of(blocking)
-            # a row early: a processor waits for a scalar that it just stored as part of a vector
-            _weigh(blocking, count, row + 1, begin, group_of(blocking) * strip_of(blocking) - half, scratch)
+            _weigh(blocking, count, row, begin, scratch)
             pixel = (r0 + row) * image.pitch + (c0 + begin) * slices + at
             for column in range(min(strip_of(blocking), columns - begin)):
                 here = (row * side_of(blocking) + begin + column) * lanes_of(blocking)
                 total = zeros(blocking) if first else load(blocking, sums, here)
-                total = _gather(blocking, piece, near, far, place, half + column, count, total)
+                total = _gather(blocking, piece, near, far, place, column, count, total)
                 if last:
                     for k in range(0, lanes_of(blocking), CACHE_LINE):
                         prefetch(data, pixel + image.pitch + k)
