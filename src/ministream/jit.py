@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -104,8 +105,20 @@ if _FOLDER is not None:
     numba.config.CACHE_DIR = str(_FOLDER)
 
 
+@functools.cache
+def _digest(folder: Path) -> str:
+    """Of the sources in a kernel's folder."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(folder.glob("*.py")))).hexdigest()
+
+
 class _KernelCache(FunctionCache):  # type: ignore[misc] # numba is untyped
     """Numba's cache; a disk that fills up costs the next process time, and this one nothing."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        # kernels contain code of the files beside them: numba looks at their own file only, after it has loaded types
+        # that an earlier release may have defined and this one does not
+        self._cache_file._version = f"{numba.__version__} {_digest(Path(function.__code__.co_filename).parent)}"
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:

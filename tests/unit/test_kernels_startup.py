@@ -96,3 +96,30 @@ def test_processors_without_wide_vectors_get_the_same_numbers(
     lanes, *plain = sums(NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features)
     assert lanes == widest
     assert plain == pytest.approx(sums(NUMBA_CACHE_DIR=str(jit.cache_directory()))[1:], rel=1e-6)
+
+
+KERNEL = """
+from ministream.jit import jit
+
+@jit
+def successor(number):
+    return number + 1
+
+print(successor(1), sum(successor.stats.cache_misses.values()))
+"""
+
+
+def test_a_change_beside_a_kernel_compiles_it_again(tmp_path: Path) -> None:
+    """numba looks at the kernel's own file alone, but a kernel contains code of the others."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "kernel.py").write_text(KERNEL)
+
+    def run() -> str:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        command = [sys.executable, str(package / "kernel.py")]
+        return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+    assert [run(), run()] == ["2 1", "2 0"]
+    (package / "helper.py").write_text("STEP = 1\n")
+    assert [run(), run()] == ["2 1", "2 0"]
