@@ -172,7 +172,9 @@ def test_the_scan_ends_when_nothing_comes_any_more(detector: Detector) -> None:
 
 def test_a_server_that_goes_and_comes_back(detector: Detector) -> None:
     detector.image(0)
-    with monitored(detector, projections=4) as source:
+    with monitored(
+        detector, projections=4, stall_timeout_s=90.0
+    ) as source:  # p4p looks for a lost server ever less often
         detector.image(1)
         frames = source.frames()
         first = next(frames)
@@ -183,8 +185,9 @@ def test_a_server_that_goes_and_comes_back(detector: Detector) -> None:
             rest: list[Frame] = []
             again.image(3)
             thread.start()
-            while not rest:
+            while not rest and thread.is_alive():
                 thread.join(0.05)
+            assert rest, "nothing came after the server was back"
             again.image(4)
             thread.join(20)
             assert not thread.is_alive()
