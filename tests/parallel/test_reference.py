@@ -25,9 +25,9 @@ def assignment_of(comm: Comm, reference: Path | None, truth: str | None = None) 
     given = {"output": {"reference": reference}} if reference else {}
     scan = Scan(scan_id="s", rows=ROWS, cols=N, projections=4, flats=1, darks=1, dtype="<u2", truth=truth)
     slabs = partition.slabs(ROWS, comm.size)
-    resolve = config.load(None, given)
+    resolved = config.load(None, given)
     return Assignment(
-        rank=comm.rank, config=resolve, scan=scan, slabs=slabs, group=range(comm.size), axis_col=7.5, threads=1
+        rank=comm.rank, config=resolved, scan=scan, slabs=slabs, group=range(comm.size), axis_col=7.5, n=N, threads=1
     )
 
 
