@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written under a temporary name, synced, then renamed."""
+"""Atomic file writes: written under a temporary name, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ministream.errors import StorageError
 
 
 def part_of(path: Path) -> Path:
-    """The temporary name beside `path`, hidden so that no pattern over results finds a file half written."""
+    """The temporary name beside `path`; it is hidden, so that no pattern over results matches a partial file."""
     return path.with_name(f".{path.name}.part")
 
 
@@ -22,13 +22,13 @@ def failed(path: Path, error: Exception) -> StorageError:
 
 
 def discard(part: Path) -> None:
-    """Remove a temporary file, if the file system still lets us: a disk that has failed keeps it."""
+    """Remove a temporary file; errors are ignored, because a failed disk may not allow it."""
     with contextlib.suppress(OSError):
         part.unlink()
 
 
 def sync(path: Path) -> None:
-    """Force what this machine wrote to `path` (a file or a directory) to the storage. Raises OSError."""
+    """Force what this machine wrote to `path` (a file or a directory) to stable storage. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -44,9 +44,9 @@ def commit(part: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write; it becomes `path` when the block succeeds and vanishes when it fails.
+    """Yield a temporary path to write; it is renamed to `path` when the block succeeds and removed when it fails.
 
-    Raises StorageError naming the file when the file system refuses.
+    Raises StorageError naming the file when the write fails.
     """
     part = part_of(path)
     try:

@@ -1,7 +1,7 @@
-"""The one policy for numba: how kernels are compiled, and where their machine code is kept.
+"""The numba policy: how kernels are compiled, and where their machine code is cached.
 
 Kernels are compiled without Python objects, without the GIL (threads are Python's, see
-`recon.backend.cpu.threads`) and kept on disk. Nodes of a cluster may share a home directory but not a
+`recon.backend.cpu.threads`) and cached on disk. Nodes of a cluster may share a home directory but not a
 processor, so the cache is keyed by what numba would compile for.
 
 numba unpickles and executes what it finds in the cache, so only a folder that nobody else can change is used.
@@ -28,14 +28,14 @@ from numba.core.caching import FunctionCache
 from ministream import log, private
 from ministream.errors import ConfigError
 
-# Enough to notice a full disk or quota; the compiled kernels are a few MB.
+# Enough to detect a full disk or quota; the compiled kernels take a few MB.
 _PROBE_BYTES = 1 << 20
 
 _LOG = log.get(__name__)
 
 
 def processor() -> tuple[str, str]:
-    """Name and features ("+avx2,-avx512f,…") of the processor compiled for: this one, or NUMBA_CPU_NAME's."""
+    """Name and features ("+avx2,-avx512f,…") of the target processor: this one, or NUMBA_CPU_NAME."""
     features = numba.config.CPU_FEATURES
     return (
         numba.config.CPU_NAME or llvm.get_host_cpu_name(),
@@ -44,7 +44,7 @@ def processor() -> tuple[str, str]:
 
 
 def cache_directory() -> Path:
-    """The first choice for machine code: NUMBA_CACHE_DIR, or a folder per processor in the user's cache directory.
+    """The preferred cache folder: NUMBA_CACHE_DIR, or a folder per processor in the user's cache directory.
 
     Raises RuntimeError for a user without a home directory.
     """
@@ -68,7 +68,7 @@ def _temporary_cache() -> Path:
 
 
 def _usable(folder: Path) -> Path:
-    """The folder, made private, with room and locks. Raises ConfigError or OSError."""
+    """Make the folder private, and check its free space and file locks. Raises ConfigError or OSError."""
     folder = private.make_folder(folder)
     with tempfile.TemporaryFile(dir=folder) as probe:
         os.posix_fallocate(probe.fileno(), 0, _PROBE_BYTES)
@@ -77,7 +77,7 @@ def _usable(folder: Path) -> Path:
 
 
 def _shared_folder() -> Path | None:
-    """The first choice that can be used by all processes of the user here; None where there is none."""
+    """The first folder that all processes of the user on this node can use; None if there is none."""
     choices = [cache_directory, _user_cache] if os.environ.get("NUMBA_CACHE_DIR") else [_user_cache]
     for choice in [*choices, _temporary_cache]:
         try:
@@ -88,7 +88,7 @@ def _shared_folder() -> Path | None:
 
 
 def _own_folder() -> Path | None:
-    """A folder for this process alone, removed at its end; None where there is no room for it."""
+    """A folder for this process alone, removed at exit; None if there is no space for it."""
     try:
         folder = tempfile.mkdtemp(prefix="ministream-kernels-")
     except OSError as error:
@@ -107,17 +107,17 @@ if _FOLDER is not None:
 
 @functools.cache
 def _digest(folder: Path) -> str:
-    """Of the sources in a kernel's folder."""
+    """Digest of the sources in a kernel's folder."""
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(folder.glob("*.py")))).hexdigest()
 
 
 class _KernelCache(FunctionCache):  # type: ignore[misc] # numba is untyped
-    """Numba's cache; a disk that fills up costs the next process time, and this one nothing."""
+    """Numba's cache; on a full disk the kernel is not cached, and the next process compiles it again."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        # kernels contain code of the files beside them: numba looks at their own file only, after it has loaded types
-        # that an earlier release may have defined and this one does not
+        # kernels contain code from other files in their folder, but numba checks only their own file, and only after it
+        # has loaded cached types, which may come from an earlier release
         self._cache_file._version = f"{numba.__version__} {_digest(Path(function.__code__.co_filename).parent)}"
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -128,7 +128,7 @@ class _KernelCache(FunctionCache):  # type: ignore[misc] # numba is untyped
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """Decorator of every kernel. Multiply-add may be contracted; nothing else about rounding is relaxed."""
+    """Decorator of every kernel. Multiply-add may be contracted; all other rounding is strict."""
     kernel = numba.njit(nogil=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")(function)
     if _FOLDER is not None:
         kernel._cache = _KernelCache(function)  # what cache=True does, with numba's own class
@@ -136,17 +136,17 @@ def jit(function: Callable[..., Any]) -> Any:
 
 
 def inline(function: Callable[..., Any]) -> Any:
-    """Decorator of a helper that kernels call; it has no cache entry of its own."""
+    """Decorator of a helper function that kernels call; it has no separate cache entry."""
     return numba.njit(nogil=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy", forceinline=True)(function)
 
 
 @contextmanager
 def one_compiles_first() -> Iterator[None]:
-    """Hold this node's lock on the cache: two processes that fill one entry at once can crash."""
+    """Hold this node's lock on the cache: two processes that write one entry concurrently can crash."""
     if _SHARED is None:
         yield
         return
-    # one lock per node, for flock does not reach across every shared file system
+    # one lock per node, because flock does not work across nodes on every shared file system
     path = _SHARED / f"lock-{os.uname().nodename}"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

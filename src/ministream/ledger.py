@@ -1,4 +1,4 @@
-"""Where every projection of a scan is: one ledger on each side of the stream, and what the two say together.
+"""Accounting of every projection of a scan: one ledger on each side of the stream, and their comparison.
 
     producer    delivered ─▶ sent
                     └▶ dropped, by policy
@@ -6,7 +6,7 @@
                     ├▶ repeated
                     └▶ refused, by kind and reason
 
-Numbers only ever grow. A number counts projections, except `refusals`, which also holds flats and darks.
+Counts never decrease. A count refers to projections, except `refusals`, which also holds flats and darks.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ministream.model import FrameKind
 
 @dataclass(kw_only=True, slots=True)
 class Ledger:
-    """The books of one side; the fields of the other side stay 0.
+    """The counts of one side; the fields of the other side stay 0.
 
-    `delivered`: the detector or file handed them to the producer; `sent`: entered the stream; `drops`: left out on
-    purpose, by policy. `received`: arrived, whole or not; `refusals`: arrived but bad, by kind of frame and reason;
-    `repeated`: arrived before; `used`: entered the window; `mended`: of these, some had bad pixels that were replaced;
+    `delivered`: handed to the producer by the detector or file; `sent`: entered the stream; `drops`: dropped
+    intentionally, by policy. `received`: arrived, valid or not; `refusals`: arrived but invalid, by kind of frame and
+    reason; `repeated`: duplicates; `used`: entered the window; `mended`: used projections with replaced bad pixels;
     `imaged`: used by an update of the image; `written`: in an image that is in a complete file.
     """
 
@@ -41,22 +41,22 @@ class Ledger:
     written: int = 0
 
     def drop(self, policy: str, projections: int = 1) -> None:
-        """Count projections that the producer left out on purpose."""
+        """Count projections that the producer dropped intentionally."""
         self.drops[policy] = self.drops.get(policy, 0) + projections
 
     def refuse(self, kind: FrameKind, reason: str) -> None:
-        """Count one frame that arrived but is bad; `reason` is a short, stable word."""
+        """Count one frame that arrived but is invalid; `reason` is a short, stable identifier."""
         reasons = self.refusals.setdefault(kind.name.lower(), {})
         reasons[reason] = reasons.get(reason, 0) + 1
 
     @property
     def dropped(self) -> int:
-        """Projections left out on purpose."""
+        """Projections dropped intentionally."""
         return sum(self.drops.values())
 
     @property
     def refused(self) -> int:
-        """Projections that arrived but are bad."""
+        """Projections that arrived but are invalid."""
         return sum(self.refusals.get(FrameKind.PROJECTION.name.lower(), {}).values())
 
     @property
@@ -70,7 +70,7 @@ class Ledger:
         return self.received - self.refused - self.repeated - self.used
 
     def imbalance(self) -> str:
-        """What cannot be, in one line; empty when the books balance."""
+        """The first inconsistency of the counts, in one line; empty if they are consistent."""
         ordered = {"used": self.used, "imaged": self.imaged, "written": self.written}
         if min(dataclasses.astuple(self.totals())) < 0:
             return f"negative numbers in {self.totals()}"
@@ -83,11 +83,11 @@ class Ledger:
         return ""
 
     def totals(self) -> Totals:
-        """The numbers alone."""
+        """The counts as plain numbers."""
         return Totals(**{item.name: getattr(self, item.name) for item in dataclasses.fields(Totals)})
 
     def copy(self) -> Self:
-        """One that does not change with this one."""
+        """An independent copy."""
         return self.from_dict(self.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
@@ -95,14 +95,14 @@ class Ledger:
         return dataclasses.asdict(self)
 
     def take(self, values: Mapping[str, Any]) -> None:
-        """Become what `as_dict` gave."""
+        """Replace all counts with the result of `as_dict`."""
         other = type(self).from_dict(values)
         for item in dataclasses.fields(self):
             setattr(self, item.name, getattr(other, item.name))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """What `as_dict` gave."""
+        """Create a ledger from the result of `as_dict`."""
         drops, refusals = dict(values["drops"]), {kind: dict(count) for kind, count in values["refusals"].items()}
         return cls(**{**values, "drops": drops, "refusals": refusals})
 
@@ -124,7 +124,7 @@ class Totals:
 
 
 def both_sides(producer: Ledger | None, receiver: Ledger) -> dict[str, int | None]:
-    """All numbers of a scan; None for those that the producer never told."""
+    """All counts of a scan; None for those that the producer did not report."""
     theirs = dict.fromkeys(("delivered", "sent", "dropped"), None)
     told = dataclasses.asdict(producer.totals()) if producer is not None else theirs
     ours = dataclasses.asdict(receiver.totals())
@@ -134,8 +134,8 @@ def both_sides(producer: Ledger | None, receiver: Ledger) -> dict[str, int | Non
 def shortfalls(producer: Ledger | None, receiver: Ledger) -> tuple[str, ...]:
     """Why the written volume does not hold every projection that was delivered; empty when it does.
 
-    `producer` is what the producer's ledger says at the end of the stream, None where the end never came. Flats and
-    darks that were refused count too: the correction of the volume is not what was measured.
+    `producer` is the ledger of the producer at the end of the stream, None if END was not received. Refused flats and
+    darks count too, because the correction then does not use all measured data.
     """
     if producer is None:
         return ("the stream ended before the producer's END message", *_lost(receiver))

@@ -1,4 +1,4 @@
-"""Which rank owns which detector rows, and which ranks receive them: pure functions on integers."""
+"""Partition of detector rows over ranks, and choice of the receiving ranks: pure functions on integers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from ministream.model import Slab
 
 
 def slabs(rows: int, ranks: int) -> tuple[Slab, ...]:
-    """Deal `rows` detector rows to `ranks` in contiguous blocks, the first `rows % ranks` one row larger.
+    """Divide `rows` detector rows among `ranks` in contiguous blocks; the first `rows % ranks` have one extra row.
 
-    This is also how the distributor of aps-mini-apps deals them. Every rank owns at least one row,
-    because a rank with nothing to write can hang a collective HDF5 write.
+    The distributor of aps-mini-apps uses the same partition. Every rank owns at least one row, because
+    a rank without data can hang a collective HDF5 write.
 
     Raises ConfigError when there are more ranks than rows.
     """
@@ -19,7 +19,7 @@ def slabs(rows: int, ranks: int) -> tuple[Slab, ...]:
 
 
 def band(rows: int, ranks: int, first: int, last: int) -> Slab:
-    """The rows of the ranks [first, last) together. Raises ConfigError as `slabs` does, and for no such ranks."""
+    """The rows of the ranks [first, last) together. Raises ConfigError as `slabs` does, and for an invalid range."""
     _check(rows, ranks)
     if not 0 <= first < last <= ranks:
         raise ConfigError(f"ranks {first} to {last - 1} are not among {ranks}")
@@ -28,11 +28,11 @@ def band(rows: int, ranks: int, first: int, last: int) -> Slab:
 
 
 def groups(ranks: int, receiving: int) -> tuple[range, ...]:
-    """Deal the ranks to `receiving` contiguous groups of nearly equal size; the first rank of each receives.
+    """Divide the ranks into `receiving` contiguous groups of nearly equal size; the first rank of each receives.
 
     Launchers number the ranks node by node, so the receiving ranks are spread over the nodes.
 
-    Raises ConfigError when more are to receive than there are.
+    Raises ConfigError when `receiving` exceeds the number of ranks.
     """
     if not 1 <= receiving <= ranks:
         raise ConfigError(f"--ingress {receiving}: {ranks} ranks cannot have so many that receive: at most {ranks}")

@@ -1,4 +1,4 @@
-"""How good an image is: against a truth while the job runs, and between two volumes as aps-mini-apps does it."""
+"""Image quality: against a reference during the job, and between two volumes as in aps-mini-apps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MS_SSIM_SCALES = 5
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class QualitySums:
-    """Sums over slices and over the pixels in their inscribed circles; ranks add theirs with `+`.
+    """Sums over slices and over the pixels in their inscribed circles; ranks combine them with `+`.
 
     `image`, `truth` and their squares and product are sums of pixel values; `low` and `high` bound the truth.
     """
@@ -77,7 +77,7 @@ def circle(n: int) -> NDArray[np.bool_]:
 
 
 def value_range(truth: Image) -> tuple[float, float]:
-    """Smallest and largest value of a truth [slices, n, n] in its circle; SSIM needs that of all ranks together."""
+    """Smallest and largest value of a truth [slices, n, n] in its circle; SSIM needs the range over all ranks."""
     values = truth[:, circle(truth.shape[1])]
     return float(values.min()), float(values.max())
 
@@ -86,7 +86,7 @@ def slab_quality(image: Image, truth: Image, data_range: float) -> QualitySums:
     """Compare a slab [slices, n, n] with its truth inside the inscribed circle, slice by slice.
 
     `data_range` is largest minus smallest `value_range` of the whole volume, so that the result does
-    not depend on how slices are dealt to ranks. SSIM as Wang et al., IEEE TIP 13 (2004) 600: Gaussian
+    not depend on the partition of slices over ranks. SSIM as Wang et al., IEEE TIP 13 (2004) 600: Gaussian
     window of 1.5 pixels, K1 = 0.01, K2 = 0.03.
 
     Raises ConfigError without the extra `quality`, InputError for unlike shapes or slices below 11 pixels.
@@ -103,7 +103,7 @@ def _slice_sums(image: Image, truth: Image, inside: NDArray[np.bool_], data_rang
     _, similarity = metrics.structural_similarity(
         np.ascontiguousarray(image),
         truth,
-        data_range=data_range or 1.0,  # a truth without contrast: any range will do
+        data_range=data_range or 1.0,  # a truth without contrast: any range is valid
         gaussian_weights=True,
         sigma=1.5,
         use_sample_covariance=False,
@@ -126,7 +126,7 @@ def _slice_sums(image: Image, truth: Image, inside: NDArray[np.bool_], data_rang
 
 
 class LiveQuality:
-    """Quality after every update: rows for a plot, and `quality.csv` that grows with the scan. Rank 0 only."""
+    """Quality after every update: rows for a plot, and rows appended to `quality.csv`. Rank 0 only."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -151,7 +151,7 @@ class LiveQuality:
 class SliceQuality:
     """One slice, or the mean of several, against the reference.
 
-    The first five as `iqcheck.py` of aps-mini-apps computes them: the whole slice, transposed, each image
+    The first five are computed as in `iqcheck.py` of aps-mini-apps: the whole slice, transposed, each image
     rescaled by itself to 0…1; MS-SSIM, SSIM and PSNR on 8 bits, UQI and MSE on floats; sewar's definitions.
     `nrmse` (relative to the reference's root mean square) and `correlation` compare the values as they are,
     inside the inscribed circle.
@@ -188,7 +188,7 @@ def compare(image: Image, reference: Image) -> SliceQuality:
     a, b = _prepared(image), _prepared(reference)
     a8, b8 = ((x * 255).astype(np.uint8) for x in (a, b))
     with warnings.catch_warnings():
-        # sewar leaves out scales for which a slice is too small; the caller is told by ms_ssim_scales()
+        # sewar omits scales for which a slice is too small; ms_ssim_scales() reports their number to the caller
         warnings.filterwarnings("ignore", "Image is too small", UserWarning)
         ms_ssim = float(np.real(sewar.msssim(b8, a8)))
     return SliceQuality(
@@ -202,7 +202,7 @@ def compare(image: Image, reference: Image) -> SliceQuality:
 
 
 def ms_ssim_scales(shape: Sequence[int]) -> int:
-    """How many of the five scales MS-SSIM has for slices of this shape; below 176 pixels some are left out."""
+    """How many of the five scales MS-SSIM has for slices of this shape; below 176 pixels some are omitted."""
     return min(MS_SSIM_SCALES, int(math.log2(min(shape) / SMALLEST)) + 1)
 
 
@@ -223,7 +223,7 @@ def _plain(image: Image, reference: Image) -> dict[str, float]:
 
 
 def check_possible(shape: Sequence[int]) -> None:
-    """Raises InputError or ConfigError where slices of this shape cannot be compared, before there are any."""
+    """Raise InputError or ConfigError early if slices of this shape cannot be compared."""
     _check_size(shape)
     if importlib.util.find_spec("skimage") is None:
         raise _missing("skimage")

@@ -1,4 +1,4 @@
-"""Plug-ins are found, not listed: one module of a package is one choice."""
+"""Discovery of plug-ins: each module of a package is one plug-in."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The state of a run, as whoever holds it offers it: named arrays and plain values.
+"""The state of the objects of a run: named arrays and plain values.
 
-`state()` gives what a restart needs and nothing that follows from it; `restore()` takes the same back into a fresh
-object, with bare arrays. What the ranks hold together is marked, so that another number of ranks can take it back.
+`state()` returns what a restart needs, without derived values; `restore()` loads it into a new object, with plain
+arrays. Arrays distributed over ranks are marked, so that a different number of ranks can restore them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slabwise:
-    """An array of which this rank has the detector rows of its slab, along `axis`."""
+    """An array distributed by slab: this rank has the detector rows of its slab, along `axis`."""
 
     array: NDArray[Any]
     axis: int
@@ -23,7 +23,7 @@ class Slabwise:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shared:
-    """An array of which this rank has the rows `part` of `total`, which the ranks deal evenly among them."""
+    """An array distributed evenly over ranks: this rank has the rows `part` of `total`."""
 
     array: NDArray[Any]
     part: slice
@@ -35,17 +35,17 @@ State: TypeAlias = Mapping[str, Value]
 
 
 class Stateful(Protocol):
-    """Whoever holds state of a run."""
+    """An object with state that a restart needs."""
 
     def state(self) -> State:
-        """What a restart needs; arrays are views, valid until the object changes."""
+        """The state for a restart; arrays are views, valid until the object changes."""
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave, with bare arrays, into an object of the same configuration."""
+        """Restore the result of `state`, with plain arrays, into an object of the same configuration."""
         ...
 
 
 def bare(state: State) -> dict[str, Any]:
-    """The same with bare arrays, as `restore` takes it."""
+    """The state with plain arrays, as `restore` expects it."""
     return {name: value.array if isinstance(value, Slabwise | Shared) else value for name, value in state.items()}

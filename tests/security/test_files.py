@@ -89,7 +89,7 @@ def test_a_folder_that_others_can_change_is_refused(party: Path) -> None:
 
 def test_a_pipe_in_a_files_place_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "policy.toml", 0o600)
-    with pytest.raises(ConfigError, match="no regular file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         Policy.load(tmp_path / "policy.toml")
 
 

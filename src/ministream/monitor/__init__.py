@@ -1,4 +1,4 @@
-"""Watching a job: stage clocks, latency, rate, progress, summary, pictures. Nothing here can slow or stop the work."""
+"""Watching a job: stage clocks, latency, rate, progress, summary, pictures. Nothing here may slow or stop the job."""
 
 from ministream.monitor.measure import Latency, Rate, StageClock, peak_memory_mib
 from ministream.monitor.progress import Progress

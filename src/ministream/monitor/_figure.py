@@ -1,4 +1,4 @@
-"""How every picture looks: drawn without a display and without global state, saved whole or not at all."""
+"""Common figure style: drawn without a display and without global state, saved atomically."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINES = ("#1f5a93", "#c4572b", "#3f8f5b")
 
 
 class VolumeView(Protocol):
-    """A reconstructed volume that gives single planes, such as an open file."""
+    """A reconstructed volume that provides single planes, such as an open file."""
 
     @property
     def path(self) -> Path: ...
@@ -36,7 +36,7 @@ class VolumeView(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Scale:
-    """Pixels, and millimetres or micrometres where the pixel size is known."""
+    """Length unit of the axes: millimetres or micrometres if the pixel size is known, else pixels."""
 
     pixel: float = 1.0
     unit: str = "pixel"
@@ -52,13 +52,13 @@ class Scale:
         return cls(pixel=float(size_um) / 1000, unit="mm")
 
     def extent(self, cols: int, rows: int) -> tuple[float, float, float, float]:
-        """For imshow: the outer edges of the first and last pixels, row 0 at the top."""
+        """Extent for imshow: the outer edges of the first and last pixels, row 0 at the top."""
         return -0.5 * self.pixel, (cols - 0.5) * self.pixel, (rows - 0.5) * self.pixel, -0.5 * self.pixel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Values:
-    """What the grey values are: attenuation per cm where the pixel size is known, per pixel otherwise."""
+    """Unit of the grey values: attenuation per cm if the pixel size is known, else per pixel."""
 
     factor: float = 1.0
     unit: str = "1/pixel"
@@ -71,12 +71,12 @@ class Values:
 
     @property
     def label(self) -> str:
-        """For a colour bar."""
+        """Label of a colour bar."""
         return f"linear attenuation ({self.unit})"
 
 
 def grey_window(planes: Iterable[Plane]) -> tuple[float, float]:
-    """Black and white that a few extreme pixels do not move: the 0.5th and 99.5th percentile."""
+    """Grey levels of black and white, robust against outliers: the 0.5th and 99.5th percentile."""
     values = np.concatenate([plane[np.isfinite(plane)].ravel() for plane in planes])
     if values.size == 0:
         return 0.0, 1.0
@@ -85,7 +85,7 @@ def grey_window(planes: Iterable[Plane]) -> tuple[float, float]:
 
 
 def new_figure(width: float, height: float, layout: Literal["compressed", "constrained"] | None = "compressed") -> Any:
-    """A figure in inches; the layout engine keeps its parts apart, None leaves placing to the caller.
+    """A figure in inches; the layout engine avoids overlaps; with None the caller places all axes.
 
     Raises ConfigError when matplotlib is not installed.
     """
@@ -99,7 +99,7 @@ def new_figure(width: float, height: float, layout: Literal["compressed", "const
 
 
 def quiet_axes(axes: Any) -> None:
-    """Thin frame, small grey ticks: the picture speaks."""
+    """Apply a thin frame and small grey ticks."""
     axes.tick_params(colors=QUIET, labelsize=8, width=0.6, length=3)
     for spine in axes.spines.values():
         spine.set(color="#b0b0b0", linewidth=0.6)

@@ -1,4 +1,4 @@
-"""Quality of the image against projections used and against time, as curves."""
+"""Plots image quality over projections used and over time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ METRICS = {"ssim": "SSIM", "psnr": "PSNR (dB)", "nrmse": "NRMSE", "correlation":
 def quality(rows: Sequence[Mapping[str, float]], path: Path, reference: str) -> None:
     """Draw the metrics in `rows` (one per update: `projections`, `seconds`, `ssim`, `psnr`, …) to a PNG.
 
-    `reference` says what the image is compared with. Raises StorageError, and ConfigError without matplotlib.
+    `reference` names the volume to compare with. Raises StorageError, and ConfigError without matplotlib.
     """
     metrics = [name for name in METRICS if name in rows[0]]
     figure = new_figure(9.0, 2.1 * len(metrics) + 1.0, layout="constrained")

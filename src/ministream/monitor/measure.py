@@ -1,4 +1,4 @@
-"""What a rank measures about itself while it works: seconds per stage, latency, rate, memory."""
+"""Run-time measurements of a rank: seconds per stage, latency, rate, memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Clock = Callable[[], float]
 
 
 class StageClock:
-    """Seconds spent in each named stage. Stages may nest; time inside an inner stage counts for the inner only."""
+    """Seconds spent in each named stage. Stages may nest; time in an inner stage counts only for that stage."""
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self._clock = clock
@@ -38,7 +38,7 @@ class StageClock:
             self._running.pop()
 
     def add(self, stage: str, seconds: float) -> None:
-        """Charge seconds that were measured elsewhere; inside a `timed` block they are taken from its stage."""
+        """Charge seconds that were measured elsewhere; inside a `timed` block they are subtracted from its stage."""
         self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
         if self._running:
             around = self._running[-1]
@@ -60,8 +60,8 @@ class Latency:
     """Percentiles of seconds from the acquisition of a projection to the image that contains it.
 
     A histogram of 1 %-wide logarithmic bins from 1 µs to about 12 days: memory is bounded, a percentile
-    is right to 0.5 %. `negative` counts values
-    below zero, which mean that the clocks of the two machines disagree; they go into the lowest bin.
+    is accurate to 0.5 %. `negative` counts values below zero, which indicate a clock offset between the
+    two machines; they go into the lowest bin.
     """
 
     _LOWEST_S = 1e-6
@@ -73,7 +73,7 @@ class Latency:
         self.negative = 0
 
     def record(self, seconds: float, projections: int = 1) -> None:
-        """Count `projections` that took `seconds`."""
+        """Count `projections` with a latency of `seconds`."""
         self.negative += projections if seconds < 0 else 0
         position = math.log(max(seconds, self._LOWEST_S) / self._LOWEST_S) / self._STEP
         self._counts[min(int(position), self._BINS - 1)] += projections
@@ -83,7 +83,7 @@ class Latency:
         return {"counts": self._counts, "negative": self.negative}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back a histogram."""
+        """Restore a histogram."""
         self._counts[:], self.negative = state["counts"], state["negative"]
 
     @property
@@ -107,10 +107,10 @@ class Rate:
     def __init__(self, over_s: float = 5.0, clock: Clock = time.monotonic) -> None:
         self._over_s, self._clock = over_s, clock
         self._marks: deque[tuple[float, int]] = deque([(clock(), 0)])
-        self._spacing = over_s / 64  # bounds the marks that are kept
+        self._spacing = over_s / 64  # limits the number of stored samples
 
     def update(self, total: int) -> None:
-        """Tell how many projections there are by now."""
+        """Set the current total number of projections."""
         now = self._clock()
         if len(self._marks) > 1 and now - self._marks[-2][0] < self._spacing:
             self._marks.pop()
@@ -120,16 +120,16 @@ class Rate:
 
     @property
     def per_s(self) -> float:
-        """Projections/s; falls when none arrive."""
+        """Projections/s; decreases when none arrive."""
         first, count = self._marks[0]
         elapsed = self._clock() - first
         return (self._marks[-1][1] - count) / elapsed if elapsed > 0 else 0.0
 
 
 def peak_memory_mib() -> float:
-    """The most memory that this program has held so far (resident), in MiB.
+    """Peak resident memory of this program, in MiB.
 
-    getrusage(2) is not asked: its maximum begins with what the process held that started this program.
+    getrusage(2) is not used: its maximum includes the memory of the parent process before exec.
     """
     status = Path("/proc/self/status").read_text()
     kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))

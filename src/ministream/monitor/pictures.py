@@ -1,4 +1,4 @@
-"""Pictures of the volume and of its growth, from the result files alone."""
+"""Pictures of the volume and of its evolution, made from the result files only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ministream.monitor._figure import (
     save,
 )
 
-# A cut across the slices thinner than this is stretched: fewer screen pixels could not be read.
+# A cut across the slices with a smaller aspect ratio is stretched, to remain readable.
 MIN_ASPECT = 0.22
 MAX_MOMENTS = 8
 NAMES = ("slice", "row", "col")
@@ -33,7 +33,7 @@ BELOW = {"location": "bottom", "shrink": 0.6, "aspect": 40, "pad": 0.02}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Array:
-    """A volume in memory, `values` [slice, row, col], seen like one in a file."""
+    """A volume in memory, `values` [slice, row, col], with the interface of a volume file."""
 
     path: Path
     values: Plane
@@ -64,14 +64,14 @@ class _View:
 
     @property
     def aspect(self) -> float:
-        """Height over width as drawn."""
+        """Height divided by width, as drawn."""
         rows, cols = self.plane.shape
         return max(int(rows) / int(cols), MIN_ASPECT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Style:
-    """How the values of some panels become colours and their pixels lengths."""
+    """Mapping of values to colours and of pixels to lengths, common to several panels."""
 
     scale: Scale
     values: Values
@@ -86,7 +86,7 @@ def orthogonal(volume: VolumeView, path: Path) -> None:
     """
     views = _views(volume)
     style = _style(volume, views)
-    # inches; the cuts stand one above the other beside the slice, as high together as it is
+    # inches; the cuts are stacked beside the slice, with the same total height
     side, margin, bar = 4.6, 0.75, 0.16
     width = 0.0 if len(views) == 1 else min(side, (side - margin) / (2 * views[1].aspect))
     right = margin + side + (margin + width if width else 0.0)
@@ -125,7 +125,7 @@ def against_truth(volume: VolumeView, truth: VolumeView, path: Path) -> None:
 
 
 def over_time(moments: Sequence[VolumeView], path: Path, index: int = 0) -> None:
-    """Draw slice `index` of up to eight of the snapshots `moments`, oldest first, in one grey window, to a PNG.
+    """Draw slice `index` of up to eight of the snapshots `moments`, oldest first, with one grey scale, to a PNG.
 
     Raises StorageError, and ConfigError without matplotlib.
     """
@@ -195,7 +195,7 @@ def _draw(axes: Any, view: _View, style: _Style) -> Any:
 
 
 def _place(figure: Any, left: float, bottom: float, width: float, height: float) -> Any:
-    """Axes at a place in inches."""
+    """Axes at a position in inches."""
     across, up = figure.get_size_inches()
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
 

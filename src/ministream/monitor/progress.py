@@ -13,10 +13,10 @@ LINE_INTERVAL_S = 1.0
 
 
 class Progress:
-    """Shows used projections, rate, lag and updates on the console of whoever runs the job.
+    """Shows used projections, rate, lag and updates on the console of the user.
 
-    `total` is the number of projections to expect, 0 when not known. On a terminal the bar redraws
-    itself; elsewhere a line comes with an update, at most one per second, and the last one at `close`.
+    `total` is the expected number of projections, 0 if unknown. On a terminal the bar is redrawn;
+    elsewhere an update prints a line, at most one per second, and `close` prints the last one.
     """
 
     def __init__(self, total: int, console: Console, clock: Clock = time.monotonic) -> None:
@@ -42,7 +42,7 @@ class Progress:
         return bar
 
     def update(self, *, used: int, received: int, updates: int, behind_s: float | None = None) -> None:
-        """Tell where the job is: projections in the image and received so far, updates of the image.
+        """Set the progress: projections in the image and received so far, updates of the image.
 
         `behind_s` is the age of the newest projection that the image contains.
         """

@@ -1,4 +1,4 @@
-"""Publishes reconstructions and projections as TImage, for the viewers of aps-mini-apps and whoever else subscribes."""
+"""Publishes reconstructions and projections as TImage, for the viewers of aps-mini-apps and other subscribers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LINGER_MS = 1000
 
 
 class _Publisher:
-    """A PUB socket that never waits for a subscriber. Port 0 takes any free port; `address` says which.
+    """A PUB socket that never waits for a subscriber. Port 0 selects a free port; `address` contains it.
 
     Raises ConfigError when the address cannot be bound.
     """
@@ -47,33 +47,33 @@ class _Publisher:
         self.close()
 
     def close(self) -> None:
-        """Release the port; messages on their way get one second."""
+        """Release the port; queued messages get one second to be sent."""
         self._socket.close()
         self._context.term()
 
 
 class ReconstructionPublisher(_Publisher):
-    """Publishes slices: a subscriber that lags gets the newest ones and misses older ones.
+    """Publishes slices: a slow subscriber receives the newest ones and misses older ones.
 
-    The cost to the job is one copy of what is published, whoever subscribes.
+    The cost for the job is one copy of the slices, for any number of subscribers.
     """
 
     def __init__(self, address: str) -> None:
-        # A queue of one message per subscriber, whose newest replaces the one that has not left yet.
+        # A queue of one message per subscriber: the newest message replaces an unsent one.
         super().__init__(address, zmq.CONFLATE, 1)
 
     def publish(self, slices: NDArray[np.float32], *, update: int, axis_col: float) -> None:
         """Send slices [slice, row, col] of update number `update`.
 
-        Type and the convention of the axis are those of the original, whose reconstructions carry the type END.
-        Raises UsageError when the slices are more than one TImage holds (2 GiB).
+        Type and axis convention follow aps-mini-apps, whose reconstructions carry the type END.
+        Raises UsageError when the slices exceed the limit of a TImage (2 GiB).
         """
         message = timage.encode(slices, image_type=ImageType.END, seq=update, center=axis_col + 0.5, unique_id=update)
         self._socket.send(message, copy=False)
 
 
 class ProjectionPublisher(_Publisher):
-    """Publishes projections: a subscriber that lags by more than `queue` of them misses the next ones."""
+    """Publishes projections: a subscriber more than `queue` projections behind misses the next ones."""
 
     def __init__(self, address: str, *, queue: int = 200) -> None:
         super().__init__(address, zmq.SNDHWM, queue)
@@ -91,5 +91,5 @@ class ProjectionPublisher(_Publisher):
         self._socket.send(message, copy=False)
 
     def end(self) -> None:
-        """Announce the end."""
+        """Publish the end of the stream."""
         self._socket.send(timage.END_OF_DATA)

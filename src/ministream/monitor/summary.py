@@ -1,4 +1,4 @@
-"""What a job tells at its end: to a person as a table, to a script as `summary.json`."""
+"""The summary of a job: a table for people, and `summary.json` for scripts."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from ministream.model import Notice
 class Summary:
     """The outcome of one reconstruction job.
 
-    `complete` is derived: `missing` says, a line each, what keeps the written volume from holding every projection that
-    was delivered. `ledger` is this side's, `announced` the producer's, None where its end never came; `dropped` are the
-    indices that the producer left out, with the time and the policy. `ending` says how the stream ended;
-    `repaired_pixels` counts the pixels that were mended. `latency_s` holds p50 and p99 from acquisition to image, None
-    where nothing was measured; `tunnel`
-    kind, cipher and the bytes to (inward) and from (outward) the producer, None without a tunnel; `end_to_end` the
-    encryption between producer and rank 0, None without;
-    `bytes` counts what the data connection received, `bytes_scattered` what ranks sent to others, `bytes_written`
-    the pixels of all volumes; `stages` seconds per stage on rank 0, `stages_per_rank` on every rank; `quality` ssim
-    and psnr (dB) against the truth, None where it is not known; `residuals` the residual norm before the last
-    iteration of each update, `iterations` how many it had; `storage` how volumes were written, `write_hidden_s` the
-    seconds of it on rank 0 that nothing waited for (what was waited for is the stage `write`);
-    `warnings` are what is odd about the scan, `accepted` the codes of those that the user has acknowledged;
+    `complete` is derived: `missing` lists, one line each, why the written volume does not contain every delivered
+    projection. `ledger` is the receiver's, `announced` the producer's, None if END was not received; `dropped` are the
+    indices that the producer dropped, with time and policy. `ending` describes how the stream ended;
+    `repaired_pixels` counts the mended pixels. `latency_s` holds p50 and p99 from acquisition to image, None if not
+    measured. `tunnel`: kind, cipher and the bytes to (inward) and from (outward) the producer, None without a tunnel.
+    `end_to_end`: the encryption between producer and rank 0, None without.
+    `bytes`: received by the data connections. `bytes_scattered`: sent between ranks. `bytes_written`: the pixels of
+    all volumes. `stages`: seconds per stage on rank 0, `stages_per_rank` on every rank. `quality`: ssim and psnr (dB)
+    against the ground truth, None if unknown. `residuals`: the residual norm before the last iteration of each update,
+    `iterations` their number. `storage`: how volumes were written. `write_hidden_s`: seconds of writing on rank 0
+    overlapped with computation (the rest is in the stage `write`).
+    `warnings`: notices about the scan, `accepted` the codes that the user has acknowledged.
     `failures` names each observer of the run (pictures, snapshots, …) that failed, with its first error.
     """
 
@@ -71,7 +70,7 @@ class Summary:
     files: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready; numbers that JSON has no word for (infinity, NaN) become null."""
+        """A dictionary for JSON; numbers that JSON cannot represent (infinity, NaN) become null."""
         values = dataclasses.asdict(self)
         for ledger in ("ledger", "announced"):
             values.pop(ledger)
@@ -84,12 +83,12 @@ class Summary:
 
     @property
     def cause(self) -> str:
-        """Why the volume is not complete, first cause first: how the stream ended early, or else what is missing."""
+        """Why the volume is not complete, root cause first: the early end of the stream, else the missing parts."""
         early = [self.ending] if self.announced is None else []
         return "; ".join([*early, *(self.missing[len(early) :])])
 
     def write(self, path: Path) -> None:
-        """Write `path` whole or not at all. Raises StorageError."""
+        """Write `path` atomically. Raises StorageError."""
         with atomic.replacing(path) as part:
             part.write_text(json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
 
@@ -219,7 +218,7 @@ def _updates(summary: Summary) -> str:
 
 
 def _files(files: Sequence[str]) -> str:
-    """Names without their folder; of many snapshots only how many."""
+    """File names without their folder; many snapshots are shortened to a count and a range."""
     names = [Path(file).name for file in files]
     snapshots = [name for name in names if name[0].isdigit()]
     if len(snapshots) > 4:

@@ -1,4 +1,4 @@
-"""The only module that calls MPI: start-up, the communicator, waiting with pauses, the end of all ranks together.
+"""The only module that calls MPI: start-up, the communicator, waiting without busy loops, joint termination.
 
 Only the main thread may call into this module (some MPI builds have no THREAD_MULTIPLE).
 """
@@ -33,13 +33,13 @@ N = TypeVar("N", bound=np.generic)
 
 Request = MPI.Request
 
-# Polling starts this often and slows down to the longest nap.
+# Polling starts with the short interval and backs off to the long one.
 _NAP_MIN_S = 20e-6
 _NAP_MAX_S = 1e-3
 
 
 class Comm:
-    """A communicator: rank, size, and the few collectives that the stages use."""
+    """A communicator: rank, size, and the collectives that the stages use."""
 
     def __init__(self, raw: MPI.Intracomm) -> None:
         self.raw = raw
@@ -47,11 +47,11 @@ class Comm:
         self.size: int = raw.Get_size()
 
     def dup(self) -> Self:
-        """A communicator of the same ranks whose traffic never meets this one's."""
+        """A communicator of the same ranks with separate message traffic."""
         return type(self)(self.raw.Dup())
 
     def split(self, colour: int | None) -> Self | None:
-        """The communicator of the ranks with the same `colour`, in the same order; None for None; collective."""
+        """The communicator of the ranks with the same `colour`, in the same order, None without one; collective."""
         part = self.raw.Split(MPI.UNDEFINED if colour is None else colour, self.rank)
         return None if part == MPI.COMM_NULL else type(self)(MPI.Intracomm(part))
 
@@ -60,7 +60,7 @@ class Comm:
         self.raw.Free()
 
     def barrier(self) -> None:
-        """Wait, with pauses, until every rank has arrived."""
+        """Wait until every rank has arrived, with sleeps instead of a busy loop."""
         wait_until(self.raw.Ibarrier().Test)
 
     def bcast(self, value: T) -> T:
@@ -87,7 +87,7 @@ class Comm:
         return slice(firsts[self.rank], firsts[self.rank + 1])
 
     def whole(self, mine: NDArray[N], count: int) -> Callable[[], NDArray[N]]:
-        """Begin to gather `count` rows, of which each rank has its `part`; the result waits for them, with pauses.
+        """Start to gather `count` rows, of which each rank has its `part`; calling the result waits for them.
 
         Collective; the result must be called on every rank before the communicator is freed.
         """
@@ -107,15 +107,15 @@ class Comm:
         return wait
 
     def _firsts(self, count: int) -> list[int]:
-        """Where each rank's part of `count` rows begins, and where the last one's ends."""
+        """The first row of each rank's part of `count` rows, followed by `count`."""
         return [count * rank // self.size for rank in range(self.size + 1)]
 
     def start_bcast(self, buffer: NDArray[np.uint8]) -> Request:
-        """Begin to copy rank 0's `buffer` to every rank's."""
+        """Start to broadcast rank 0's `buffer` into the `buffer` of every rank."""
         return self.raw.Ibcast(buffer, root=0)
 
     def start_allgather(self, mine: NDArray[np.uint8], everyone: NDArray[np.uint8]) -> Request:
-        """Begin to collect the `mine` of all ranks, in rank order, in `everyone` on every rank."""
+        """Start to gather `mine` of all ranks, in rank order, into `everyone` on every rank."""
         return self.raw.Iallgather(mine, everyone)
 
     def send_array(self, array: NDArray[Any], destination: int) -> None:
@@ -123,7 +123,7 @@ class Comm:
         self.raw.Send(row_buffer(array), dest=destination)
 
     def recv_array(self, array: NDArray[Any], source: int) -> None:
-        """Receive into one C-contiguous array what `send_array` sent."""
+        """Receive an array sent by `send_array` into one C-contiguous array."""
         self.raw.Recv(row_buffer(array), source=source)
 
     @contextmanager
@@ -134,13 +134,13 @@ class Comm:
             yield
         except MinistreamError as error:
             failed = error
-        except Exception as error:  # noqa: BLE001 - a defect here must not leave the other ranks waiting
+        except Exception as error:  # noqa: BLE001 - an unexpected error must not leave the other ranks waiting
             _LOG.debug("the failing rank's traceback", exc_info=True)
             failed = MachineError(f"{type(error).__name__}: {error}")
         self.agree(failed)
 
     def agree(self, error: MinistreamError | None) -> None:
-        """Let every rank know whether one has failed; collective; waits with pauses, however late the others are.
+        """Tell every rank whether one has failed; collective; waits without a busy loop.
 
         Raises, on every rank, the error of the lowest rank that has one.
         """
@@ -155,7 +155,7 @@ class Comm:
         raise agreed
 
     def gathering(self) -> Gathering:
-        """Prepare to gather one small object of every rank on rank 0 without anybody waiting; collective."""
+        """Prepare a non-blocking gather of one small object per rank on rank 0; collective."""
         return Gathering(self.raw)
 
     def node(self) -> Self:
@@ -164,7 +164,7 @@ class Comm:
 
 
 class Gathering:
-    """One small object from every rank on its way to rank 0. One at a time on a communicator."""
+    """A non-blocking gather of one small object per rank on rank 0. Only one per communicator at a time."""
 
     _TAG = 1  # arrays have tag 0
 
@@ -177,14 +177,14 @@ class Gathering:
         self._sent: Request | None = None
 
     def give(self, value: Any) -> None:
-        """This rank's object; once."""
+        """Send this rank's object; call once."""
         if self._raw.Get_rank():
             self._sent = self._raw.isend(value, dest=0, tag=self._TAG)
         else:
             self._own = [value]
 
     def take(self) -> list[Any] | None:
-        """On rank 0 the objects in rank order, None as long as one is missing."""
+        """On rank 0 the objects in rank order, None while one is missing."""
         for place, request in enumerate(self._expected):
             if request != MPI.REQUEST_NULL:
                 arrived, value = request.test()
@@ -194,7 +194,7 @@ class Gathering:
         return None if missing else [*self._own, *self._here]
 
     def drop(self) -> None:
-        """Expect nothing more: a receive left behind could take what comes over a communicator made later."""
+        """Cancel pending receives: a leftover receive could match a message of a communicator created later."""
         for request in self._expected:
             if request != MPI.REQUEST_NULL:
                 request.Cancel()
@@ -204,8 +204,8 @@ class Gathering:
 def world(ranks_wanted: int | None = None) -> Comm:
     """The communicator of all ranks.
 
-    Raises ConfigError when the launcher did not give the ranks that were asked for: the wrong
-    launcher gives as many single ranks and no error.
+    Raises ConfigError when the launcher did not start the requested number of ranks: a launcher of
+    another MPI starts that many separate one-rank jobs without an error.
     """
     comm = Comm(MPI.COMM_WORLD)
     if ranks_wanted is not None and comm.size != ranks_wanted:
@@ -223,7 +223,7 @@ def library() -> str:
 
 
 def launcher_ranks() -> int | None:
-    """How many ranks the launcher says it started, by its environment; None where it says nothing."""
+    """The number of ranks according to the launcher's environment variables; None if unknown."""
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "SLURM_STEP_NUM_TASKS"):
         if (text := os.environ.get(name, "")).isdigit():
             return int(text)
@@ -231,9 +231,9 @@ def launcher_ranks() -> int | None:
 
 
 def wait_until(done: Callable[[], bool], *, eager_s: float = 0.0) -> None:
-    """Call `done` until it says True, napping in between: a rank that waits takes no core from one that works.
+    """Call `done` until it returns True, sleeping in between: a waiting rank must not occupy a core.
 
-    For the first `eager_s` seconds it does not nap but only lets whoever is ready go first.
+    For the first `eager_s` seconds it only yields the processor instead of sleeping.
     """
     eager_until = time.monotonic() + eager_s
     while eager_s and time.monotonic() < eager_until:
@@ -254,7 +254,7 @@ def row_buffer(array: NDArray[Any]) -> list[Any]:
 
 
 def row_type(row_bytes: int) -> MPI.Datatype:
-    """A committed datatype of one row's bytes; made once per size."""
+    """A committed datatype with the bytes of one row; created once per size."""
     if row_bytes not in _ROW_TYPES:
         _ROW_TYPES[row_bytes] = MPI.BYTE.Create_contiguous(row_bytes).Commit()
     return _ROW_TYPES[row_bytes]
@@ -264,9 +264,9 @@ _ROW_TYPES: dict[int, MPI.Datatype] = {}
 
 
 def fair_threads(comm: Comm) -> int:
-    """Threads for this rank such that all ranks of its node together fill its cores once; collective.
+    """Threads for this rank such that all ranks of a node together use each core once; collective.
 
-    Every core that a rank may run on counts as its share among the ranks that may run there.
+    A core that several ranks may run on is divided between them.
     """
     mine = os.sched_getaffinity(0)
     node = comm.node()
@@ -278,10 +278,10 @@ def fair_threads(comm: Comm) -> int:
 
 @contextmanager
 def ending_together(comm: Comm) -> Iterator[None]:
-    """Run a job so that one failing rank stops all, with one readable line.
+    """Run a job so that one failing rank stops all ranks, with one readable line.
 
-    An error that every rank raised together goes up on rank 0 and ends the others silently with its
-    exit code. An error of one rank alone is logged there and aborts the job.
+    An error that every rank raised together is re-raised on rank 0; the other ranks exit silently with
+    its exit code. An error on one rank alone is logged there and aborts the job.
     """
     try:
         yield

@@ -1,8 +1,8 @@
 """Distribute every frame's detector rows to the ranks that own them, overlapped with computation.
 
-Frames travel in batches: one small broadcast says what comes, then one scatter per frame takes the rows
-straight from the receive buffer, because a slab of a C-ordered frame is contiguous. All operations are
-non-blocking; whoever computes calls `poll` now and then so that MPI moves on.
+Frames are sent in batches: one small broadcast announces the batch, then one scatter per frame sends the rows
+directly from the receive buffer, because a slab of a C-ordered frame is contiguous. All operations are
+non-blocking; computing code calls `poll` regularly so that MPI makes progress.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from ministream.model import Frame, FrameKind, Scan, Slab
 from ministream.parallel.mpi import MPI, Comm, Request, row_type, wait_until
 
-# A batch that is on its way moves only while somebody polls, and a nap is as long as a transfer. Where one batch
-# follows another, the next is announced within the time of a nap.
+# MPI progresses a pending batch only during polls, and one sleep is as long as a transfer: poll without sleeping for
+# EAGER_S while a batch is in transit, and for NEXT_S before one, since consecutive batches are announced that quickly.
 EAGER_S = 2e-3
 NEXT_S = 2e-4
 
@@ -28,7 +28,7 @@ _RECORD = np.dtype([("kind", "u1"), ("index", "i8"), ("angle_rad", "f8"), ("acqu
 
 
 class Op(enum.IntEnum):
-    """The meaning of a batch."""
+    """The type of a batch."""
 
     FRAMES = 1
     END = 2
@@ -50,8 +50,8 @@ class SlabFrame:
 class Waits:
     """Seconds that a rank waited for a batch although rank 0 had frames.
 
-    `idle_s`: rank 0 was not there to deal them. `scatter_s`: the rows were on their way. The rest of the wait is for
-    frames; what travels while a rank computes is in neither.
+    `idle_s`: rank 0 was busy and had not announced them. `scatter_s`: the rows were in transit. The rest of the wait
+    is for frames to arrive; a transfer that overlaps with computation is in neither.
     """
 
     idle_s: float = 0.0
@@ -66,11 +66,11 @@ def _nothing() -> None:
 
 
 class RowScatter:
-    """One rank's end of the distribution; every rank makes one, in the same order.
+    """One rank's end of the distribution; every rank creates one, in the same order.
 
-    `feed`, on rank 0, returns the frames that are ready (at most `batch`, maybe none) without waiting, and
-    None once, when no more will come. Beyond the frames that `feed` hands out, rank 0 holds no pixels
-    and copies none; the others hold `batch` frames of their own rows.
+    `feed`, on rank 0, returns the frames that are ready (at most `batch`, possibly none) without waiting, and
+    None once, at the end of the stream. Rank 0 neither stores nor copies pixels besides the frames from `feed`;
+    the other ranks hold `batch` frames of their own rows.
     """
 
     def __init__(self, comm: Comm, scan: Scan, slabs: Sequence[Slab], batch: int, feed: Feed | None) -> None:
@@ -80,10 +80,13 @@ class RowScatter:
         self._counts = [slab.rows for slab in slabs]
         self._starts = [slab.first for slab in slabs]
         dtype = np.dtype(scan.dtype)
+        # Counts in rows instead of bytes stay below the 32-bit limit of MPI for frames larger than 2 GiB.
         self._row = row_type(scan.cols * dtype.itemsize)
         self._staging = np.empty((0 if feed else batch, self._slab.rows, scan.cols), dtype)
         self._control = np.zeros(
-            1, [("op", "i8"), ("count", "i8"), ("starved_s", "f8"), ("records", _RECORD, (batch,))]
+            # fixed size: the other ranks can post the broadcast before they know the batch
+            1,
+            [("op", "i8"), ("count", "i8"), ("starved_s", "f8"), ("records", _RECORD, (batch,))],
         )
         self._frames: Sequence[Frame] = ()
         self._announced: Request | None = None
@@ -102,20 +105,22 @@ class RowScatter:
             self._announce()
         if self._announced is None:
             return False
-        # Rank 0 knows what it announced; the others must read it first.
+        # Rank 0 starts the scatters immediately; the other ranks first need the frame count from the broadcast.
         if self._scatters is None and (self._feed is not None or self._announced.Test()):
             self._announced_at = time.perf_counter()
             self._scatters = [self._scatter(k) for k in range(self._count)]
         return self._scatters is not None and Request.Testall([self._announced, *self._scatters])
 
     def take(self, meanwhile: Callable[[], None] = _nothing) -> list[SlabFrame] | None:
-        """Wait, with pauses, for the next batch; None when the stream has ended. `meanwhile` is called now and then.
+        """Wait for the next batch; None at the end of the stream. `meanwhile` is called until it is announced.
 
-        `waits` then says what this wait was for.
+        Afterwards `waits` contains the reasons for this wait.
         """
         began = self._hungry_since = time.perf_counter()
         wait_until(lambda: self._under_way(meanwhile), eager_s=NEXT_S)
         wait_until(self.poll, eager_s=EAGER_S)
+        # A batch announced before this call was overlapped with computation until now. `starved_s` is the time that
+        # rank 0 itself waited for frames: the other ranks must not count it as idle.
         announced = max(began, self._announced_at)
         starved_s = min(float(self._control["starved_s"][0]), announced - began)
         self.waits = Waits(idle_s=announced - began - starved_s, scatter_s=time.perf_counter() - announced)
@@ -128,7 +133,7 @@ class RowScatter:
         self._comm.free()
 
     def _under_way(self, meanwhile: Callable[[], None]) -> bool:
-        """Whether the next batch is announced here, and so on its way or there."""
+        """Whether the next batch is announced on this rank: in transit or complete."""
         meanwhile()
         return self.poll() or self._scatters is not None
 
@@ -137,7 +142,7 @@ class RowScatter:
         return int(self._control["count"][0])
 
     def _announce(self) -> None:
-        """Start the broadcast that announces a batch; rank 0 does so only when it has frames or the end."""
+        """Start the broadcast that announces a batch; rank 0 waits until it has frames or the end of the stream."""
         if self._feed is not None:
             frames = self._feed()
             if frames is not None and not frames:
@@ -155,6 +160,7 @@ class RowScatter:
     def _scatter(self, k: int) -> Request:
         if self._feed is None:
             return self._comm.raw.Iscatterv(None, [self._staging[k], self._slab.rows, self._row], root=0)
+        # IN_PLACE: rank 0 uses its own rows directly in the receive buffer (see `_rows`)
         pixels = self._frames[k].pixels
         self.bytes_scattered += pixels.nbytes - pixels[self._slab.slice].nbytes
         return self._comm.raw.Iscatterv([pixels, self._counts, self._starts, self._row], MPI.IN_PLACE, root=0)

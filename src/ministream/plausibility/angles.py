@@ -1,4 +1,4 @@
-"""Are these the view angles of a tomogram, in the unit they are said to be in?"""
+"""Checks of the projection angles: value range, unit, duplicates and coverage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ministream.errors import InputError
 from ministream.model import Notice, notice, ranges
 
 HALF_TURN_LEAST = 3.0
-"""A span of so many radians and more, one step included, is taken for half a turn."""
+"""A span of at least this many radians, one step included, counts as half a turn."""
 NARROW_DEG = 7.0
 FEWEST_FOR_UNIT = 8
 FEWEST_TO_TURN = 16
@@ -23,18 +23,18 @@ UNIT_CODE = "angles-unit"
 
 
 def judge(angles_rad: NDArray[np.float64], *, cols: int, unit_decided: bool) -> list[Notice]:
-    """What is odd about the angles [projections] of a scan, in the order of the projections.
+    """Check the angles [projections] of a scan, in the order of the projections; returns notices.
 
-    `unit_decided`: the user has named the unit, so that a span that suggests another one is only noticed.
+    `unit_decided`: the user has set the unit, so that a span that suggests another unit is only a notice.
 
-    Raises InputError for angles that are not finite, all equal, or in another unit than they are taken for.
+    Raises InputError for angles that are not finite, all equal, or apparently in another unit.
     """
     count = angles_rad.size
     if not np.isfinite(angles_rad).all():
         bad = np.flatnonzero(~np.isfinite(angles_rad))
         raise InputError(
             f"{bad.size} of {count} angles are not finite (projections {ranges(bad.tolist())}). Every projection needs "
-            f"an angle: leave these out with --set source.exclude={_listed(bad)}"
+            f"an angle: exclude these with --set source.exclude={_listed(bad)}"
         )
     if count < 2:
         return []
@@ -44,7 +44,7 @@ def judge(angles_rad: NDArray[np.float64], *, cols: int, unit_decided: bool) -> 
 
 
 def check_turning(angles_rad: NDArray[np.float64], fewest: int = FEWEST_TO_TURN) -> None:
-    """Raise InputError where `fewest` angles or more are all the same."""
+    """Raise InputError where at least `fewest` angles exist and all are equal."""
     count = angles_rad.size
     if count >= fewest and float(np.ptp(angles_rad)) < SAME_RAD:
         raise InputError(
@@ -55,7 +55,7 @@ def check_turning(angles_rad: NDArray[np.float64], fewest: int = FEWEST_TO_TURN)
 
 
 def judge_half_acquisition(angles_rad: NDArray[np.float64]) -> list[Notice]:
-    """Whether the angles cover the turn that a detector with the axis near its edge needs to see all of the sample."""
+    """Check that the angles cover the 360 degrees that a half acquisition needs; returns notices."""
     span_deg = math.degrees(float(np.ptp(angles_rad)))
     if span_deg >= FULL_TURN_LEAST_DEG:
         return []
@@ -63,7 +63,7 @@ def judge_half_acquisition(angles_rad: NDArray[np.float64]) -> list[Notice]:
         notice(
             "half-acquisition-short",
             f"the rotation axis is near the detector's edge, and the angles span {span_deg:.4g} degrees, expected 360: "
-            "the outer part of the slices is seen from some directions only. Set recon.axis if the axis is wrong, or "
+            "the outer part of the slices is covered by some directions only. Set recon.axis if the axis is wrong, or "
             "recon.field=detector for slices as wide as the detector.",
             span_deg=span_deg,
         )
@@ -78,7 +78,7 @@ def _listed(indices: NDArray[np.intp]) -> str:
 
 
 def _unit(span_rad: float, count: int, decided: bool) -> list[Notice]:
-    """A half turn written in radians and read as degrees spans 3.1 degrees."""
+    """Detect a half turn in radians that was read as degrees: it spans 3.1 degrees."""
     span_deg = math.degrees(span_rad)
     closed = span_deg * count / (count - 1)
     if count < FEWEST_FOR_UNIT or span_deg >= NARROW_DEG or closed < HALF_TURN_LEAST:
@@ -97,7 +97,7 @@ def _duplicates(angles_rad: NDArray[np.float64]) -> list[Notice]:
     same = np.diff(angles_rad[order]) < SAME_RAD
     repeated = order[1:][same]
     counts = np.diff(np.r_[0, np.flatnonzero(~same) + 1, angles_rad.size])
-    if repeated.size < 2 or (counts.min() == counts.max()):  # the whole scan played several times
+    if repeated.size < 2 or (counts.min() == counts.max()):  # the whole scan was repeated
         return []
     return [
         notice(
@@ -112,7 +112,7 @@ def _duplicates(angles_rad: NDArray[np.float64]) -> list[Notice]:
 
 
 def _coverage(angles_rad: NDArray[np.float64], cols: int) -> list[Notice]:
-    """Parallel beam sees the same from both sides, so directions count modulo half a turn."""
+    """Check the angular coverage, modulo half a turn, because opposite parallel-beam views are equivalent."""
     directions = np.unique(np.round(np.mod(angles_rad, math.pi), 6))
     found = []
     fewest = max(8, cols // 8)

@@ -1,4 +1,4 @@
-"""The notices of one run: each code once, acknowledged or not."""
+"""The notices of one run: each code once, accepted or not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NoticeBook:
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        """Everything noticed, in the order in which it was."""
+        """All notices, in the order of their first occurrence."""
         return tuple(self._notices.values())
 
     @property
@@ -33,11 +33,11 @@ class NoticeBook:
         return tuple(code for code in self._notices if code in self._accept)
 
     def accepts(self, code: str) -> bool:
-        """Whether the user has acknowledged this code, noticed or not."""
+        """Whether the user has acknowledged this code, whether or not it occurred."""
         return code in self._accept
 
     def add(self, notices: Iterable[Notice]) -> None:
-        """Take in what was noticed. Raises InputError in a strict run for a code that is not acknowledged."""
+        """Add notices. Raises InputError in a strict run for a code that is not acknowledged."""
         for notice in notices:
             known, accepted = notice.code in self._notices, notice.code in self._accept
             self._notices[notice.code] = notice

@@ -1,4 +1,4 @@
-"""Do the flats agree with each other, and the darks, and both with what flats and darks are?"""
+"""Checks of the calibration frames: consistent flats, consistent darks, and flats brighter than darks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ministream.model import FrameKind, Notice, notice, ranges
 
 OUTLIER_SIGMA = 5.0
 OUTLIER_SHARE = 0.1
-"""An outlier differs from the median of its set by this many robust deviations and by this share of the beam."""
+"""An outlier differs from the median of its set by this many robust deviations and this fraction of the beam."""
 FEWEST = 3
 
 _ROBUST = 1.4826  # median absolute deviation to standard deviation of a normal distribution
@@ -20,8 +20,8 @@ _ROBUST = 1.4826  # median absolute deviation to standard deviation of a normal 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationLevels:
-    """Of each calibration frame of one kind, [frames]: the mean of all its pixels, its position in the acquisition,
-    and whether all its pixels are alike (a level that stands for an image).
+    """For each calibration frame of one kind, [frames]: the mean of all its pixels, its position in the acquisition,
+    and whether all its pixels are equal (a constant level instead of an image).
     """
 
     means: NDArray[np.float64]
@@ -30,7 +30,7 @@ class CalibrationLevels:
 
 
 def judge(flats: CalibrationLevels, darks: CalibrationLevels) -> tuple[dict[FrameKind, frozenset[int]], list[Notice]]:
-    """Which flats and darks to leave out, and what is odd. Raises InputError when flats and darks are swapped."""
+    """Return the flats and darks to exclude, and notices. Raises InputError when flats and darks are swapped."""
     if not flats.means.size:
         return {}, []
     dark = float(np.median(darks.means)) if darks.means.size else 0.0
@@ -55,7 +55,7 @@ def judge(flats: CalibrationLevels, darks: CalibrationLevels) -> tuple[dict[Fram
 
 
 def _outliers(levels: CalibrationLevels, beam: float) -> frozenset[int]:
-    """Within each set (one position) those that the median says are something else."""
+    """The frames of each set (one position) that deviate from the median of the set."""
     out: set[int] = set()
     for position in np.unique(levels.positions):
         members = np.flatnonzero(levels.positions == position)
@@ -73,8 +73,8 @@ def _left_out(what: str, out: frozenset[int], levels: CalibrationLevels, beam: f
         notice(
             f"{what}-outlier",
             f"{len(out)} of {levels.means.size} {what} ({ranges(out)}) differ from the median {what[:-1]} by more than "
-            f"{OUTLIER_SHARE:.0%} of the beam and are left out (mean {levels.means[worst]:.4g}, median "
-            f"{np.median(levels.means):.4g}): the shutter or the exposure was not what it is in the others.",
+            f"{OUTLIER_SHARE:.0%} of the beam and are excluded (mean {levels.means[worst]:.4g}, median "
+            f"{np.median(levels.means):.4g}): the shutter or the exposure probably differed.",
             frames=out,
             mean=levels.means[worst],
             median=float(np.median(levels.means)),
@@ -84,7 +84,7 @@ def _left_out(what: str, out: frozenset[int], levels: CalibrationLevels, beam: f
 
 
 def _disagree(flats: CalibrationLevels, out: frozenset[int], beam: float) -> list[Notice]:
-    """Two halves that differ by more than an outlier may: no median tells which is right."""
+    """Detect two halves that differ by more than the outlier limit: the median cannot tell which is correct."""
     for position in np.unique(flats.positions):
         kept = [k for k in np.flatnonzero(flats.positions == position).tolist() if k not in out]
         low, high = float(flats.means[kept].min()), float(flats.means[kept].max())
@@ -102,13 +102,13 @@ def _disagree(flats: CalibrationLevels, out: frozenset[int], beam: float) -> lis
 
 
 def _few(flats: CalibrationLevels) -> list[Notice]:
-    """One flat puts its own noise into every projection; a level has none."""
+    """Detect too few flats: the noise of a single flat enters every projection; a constant level has no noise."""
     if flats.means.size >= FEWEST or flats.uniform.all():
         return []
     return [
         notice(
             "flats-few",
-            f"{flats.means.size} flats, expected {FEWEST} or more: their noise makes rings. Record more.",
+            f"{flats.means.size} flats, expected {FEWEST} or more: their noise causes ring artefacts. Record more.",
             flats=flats.means.size,
         )
     ]

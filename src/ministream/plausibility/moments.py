@@ -1,4 +1,4 @@
-"""Do the projections belong together? In parallel beam, a detector row sees the same slice from every direction.
+"""Consistency of the projections: in parallel beam, a detector row records the same slice from every direction.
 
 The total attenuation of a slice is then the same in every projection, and its centre of mass moves along
 a + b cos(theta) + c sin(theta), where a is the rotation axis (the Helgason-Ludwig conditions of order 0 and 1). Rows
@@ -19,31 +19,31 @@ from ministream.model import Notice, notice
 FEWEST_PROJECTIONS = 12
 LEAST_COVERAGE_RAD = math.radians(150)
 TOTAL_SPREAD = 0.2
-"""The total attenuation of a slice may vary by this share of its median beyond its noise."""
+"""The total attenuation of a slice may vary by this fraction of its median beyond the noise."""
 PATH_SHARE = 0.01
-"""The centre of mass may be off its sinusoid by this share of the columns, by PATH_SIGMA of its noise, and by
-PATH_PART of how much it moves altogether.
+"""The centre of mass may deviate from its sinusoid by this fraction of the columns, by PATH_SIGMA times its noise,
+and by PATH_PART of its full movement.
 """
 PATH_SIGMA = 4.0
 PATH_PART = 0.25
 AXIS_SHARE = 0.02
-"""The axis may differ from the one used by this share of the columns, and by AXIS_SIGMA of its own error."""
+"""The axis may differ from the one used by this fraction of the columns, and by AXIS_SIGMA of its own error."""
 LEAST_AXIS_COLS = 1.5
 AXIS_SIGMA = 5.0
 ROWS_SHARE = 0.01
-"""The axis may differ between detector rows, beyond a tilt of LARGEST_TILT_RAD, by this share of the columns."""
+"""The axis may differ between detector rows, beyond a tilt of LARGEST_TILT_RAD, by this fraction of the columns."""
 LARGEST_TILT_RAD = math.radians(1)
 LEAST_COLS = 0.5
 
 _ROBUST = 1.4826
-_LEAST_MASS = 0.01  # mean line integral of a row that has a sample in it
+_LEAST_MASS = 0.01  # minimum mean line integral of a row that contains a sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowFits:
-    """Of each sampled detector row [rows] with a sample in it: where it is, how much its total attenuation varies
-    (share), the axis column fitted and its standard error, how far the centre of mass moves, and how much it deviates
-    from the sinusoid. `noise` are the parts of spread and deviation that noise explains. Columns unless stated.
+    """For each sampled detector row [rows] that contains a sample: its position, the relative variation of its total
+    attenuation, the fitted axis column and its standard error, the movement of the centre of mass, and its deviation
+    from the sinusoid. `noise`: the parts of spread and deviation explained by noise. Unit: columns unless stated.
     """
 
     row: NDArray[np.float64]
@@ -61,7 +61,7 @@ class RowFits:
 
     @classmethod
     def of(cls, rows: NDArray[np.float64]) -> RowFits:
-        """Back from `as_array`, of any number of ranks below each other."""
+        """The inverse of `as_array`, for the concatenated rows of any number of ranks."""
         return cls(**dict(zip(RowFits.__slots__, rows.T, strict=True)))
 
 
@@ -77,7 +77,7 @@ def fit(
 ) -> RowFits:
     """Fit each row of `total` = Σ p and `moment` = Σ p (u - (cols - 1) / 2), [projections, rows] each.
 
-    `edge` [projections, rows] are the means of p over `edge_cols` columns of air, which tell the noise.
+    `edge` [projections, rows] are the means of p over `edge_cols` columns of air, used to estimate the noise.
     """
     order = np.argsort(angle_rad, kind="stable")
     theta, total, moment = angle_rad[order], total[order], moment[order]
@@ -101,7 +101,7 @@ def _fit_row(
     if usual < _LEAST_MASS * cols:
         return None
     low, high = np.percentile(total, [5, 95])
-    # behind the sample fewer photons arrive than in the air: relative noise grows with the root
+    # fewer photons arrive behind the sample than in air: relative noise grows with the square root
     noise = air_noise * math.sqrt(edge_cols) * math.exp(usual / cols)
     column = (cols - 1) / 2 + moment / np.maximum(total, 0.1 * usual)
     basis = np.column_stack([np.ones_like(theta), np.cos(theta), np.sin(theta)])
@@ -110,7 +110,7 @@ def _fit_row(
     left = column - basis @ fitted
     deviation = _ROBUST * float(np.median(np.abs(left)))
     error = float(np.sqrt(np.linalg.pinv(basis[weights].T @ basis[weights])[0, 0])) * max(deviation, 1e-6)
-    # what the air of a projection shows too much or too little, every column may
+    # an offset in the air region of a projection may affect every column
     spread = (high - low) / usual, 3.3 * air_noise * math.exp(usual / cols) * cols / usual
     movement = float(np.std(column[weights]))
     return *spread, float(fitted[0]), error, movement, deviation, noise * math.sqrt(cols**3 / 12) / usual
@@ -124,12 +124,12 @@ def _inliers(basis: NDArray[np.float64], column: NDArray[np.float64]) -> NDArray
 
 
 def applicable(angle_rad: NDArray[np.float64]) -> bool:
-    """Whether the projections are enough, and cover enough, to tell an axis from a sinusoid."""
+    """Whether number and coverage of the projections are sufficient to fit an axis to a sinusoid."""
     return angle_rad.size >= FEWEST_PROJECTIONS and float(np.ptp(angle_rad)) >= LEAST_COVERAGE_RAD
 
 
 def judge(fits: RowFits, *, cols: int, axis_col: float) -> list[Notice]:
-    """What the fits of all rows say together; the median row counts."""
+    """Evaluate the fits of all rows by their median; returns notices."""
     if not fits.row.size:
         return []
     found = _rows_disagree(fits, cols) or _total(fits) or _path(fits, cols)
@@ -160,8 +160,8 @@ def _path(fits: RowFits, cols: int) -> list[Notice]:
     return [
         notice(
             "centre-of-mass",
-            f"the centre of mass is {deviation:.3g} columns off the sinusoid that a turning sample draws, noise "
-            f"explains {noise:.2g}: the angles are in another order or unit than said, or the sample moved. Check "
+            f"the centre of mass is {deviation:.3g} columns off the sinusoid of a rotating sample, noise "
+            f"explains {noise:.2g}: the order or unit of the angles is wrong, or the sample moved. Check "
             "source.theta and source.angle_unit.",
             deviation_cols=deviation,
             noise_cols=noise,
@@ -170,7 +170,7 @@ def _path(fits: RowFits, cols: int) -> list[Notice]:
 
 
 def _rows_disagree(fits: RowFits, cols: int) -> list[Notice]:
-    """Rows turn about one line; where angles were taken for rows, each has an axis of its own."""
+    """Detect swapped rows and angles: real rows share one rotation axis, swapped ones each have a different axis."""
     if fits.row.size < 4:
         return []
     tilt = np.clip(np.polyfit(fits.row, fits.axis_col, 1)[0], -LARGEST_TILT_RAD, LARGEST_TILT_RAD)

@@ -1,4 +1,4 @@
-"""Is what arrives an image of the sample in the beam?"""
+"""Checks of the projections: written, not blocked, not saturated, sample inside the field of view."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ministream.model import Notice, notice, ranges
 from ministream.plausibility.record import ProjectionTable
 
 BLOCKED_JUMP = 0.7
-"""A view is blocked where its mean line integral rises by so much from one direction to the next: half the light."""
+"""A view is blocked where its mean line integral rises by this much from one direction to the next: half the light."""
 SATURATED_SHARE = 0.01
 BRIGHT_SHARE = 0.02
 MOSTLY_BRIGHT = 0.2
 AIR_TOLERANCE = 0.05
 EDGE_SHARE = 0.15
-"""A sample that shows at the detector's edge with this share of its mean line integral reaches beyond it."""
+"""A sample with this fraction of its mean line integral at the detector's edge extends beyond the edge."""
 STARVED_SHARE = 0.05
 
 _PROBE = 64
 
 
 def never_written(pixels: NDArray[Any]) -> str | None:
-    """Why a projection [rows, cols] cannot be an image: all its pixels are alike, as a file that was never written
-    reads. None for an image; that costs a look at its first pixels.
+    """Why a projection [rows, cols] is not an image: all its pixels are equal, as in a file that was never written.
+    None for an image; this case is fast, because it reads the first pixels only.
     """
     first, middle = pixels[0, 0], pixels[pixels.shape[0] // 2]
     if not (_all(pixels[0, :_PROBE], first) and _all(middle, first) and _all(pixels, first)):
@@ -41,14 +41,14 @@ def _all(pixels: NDArray[Any], value: Any) -> bool:
 
 
 def unwritten(indices: Sequence[int]) -> list[Notice]:
-    """Of the projections in which `never_written` found nothing."""
+    """The notice about the projections without image data, found by `never_written`."""
     if not indices:
         return []
     return [
         notice(
             "projections-unwritten",
-            f"{len(indices)} projections ({ranges(indices)}) hold one value in all their pixels and are left out: the "
-            "scan was probably aborted, or the detector lost them. Select the others with source.projections or "
+            f"{len(indices)} projections ({ranges(indices)}) are constant (one value in all pixels) and are skipped: "
+            "the scan was probably aborted, or the detector lost them. Select the others with source.projections or "
             "source.exclude.",
             frames=indices,
         )
@@ -58,7 +58,7 @@ def unwritten(indices: Sequence[int]) -> list[Notice]:
 def blocked(table: ProjectionTable) -> NDArray[np.bool_]:
     """Which projections [projections] are far darker than those of neighbouring directions.
 
-    A run of them begins and ends with a jump; a thick sample turns into view gradually.
+    A blocked sequence begins and ends with a jump; a thick sample causes a gradual change.
     """
     order = np.argsort(table.angle_rad, kind="stable")
     mean = table.mean[order]
@@ -76,7 +76,7 @@ def blocked(table: ProjectionTable) -> NDArray[np.bool_]:
 
 
 def judge(table: ProjectionTable, *, minus_log: bool) -> list[Notice]:
-    """What is odd about the projections of a scan; `minus_log`: the logarithm was taken here."""
+    """Check the projections of a scan; returns notices. `minus_log`: the logarithm was taken by this program."""
     if not len(table):
         return []
     dark = blocked(table)
@@ -119,7 +119,7 @@ def _saturated(table: ProjectionTable) -> list[Notice]:
 def _bright(table: ProjectionTable) -> list[Notice]:
     share = float(table.bright.mean())
     air = float(np.median(np.minimum(table.left, table.right)))
-    # few photons make some pixels of the air brighter than the flat, but not their mean
+    # photon noise makes single air pixels brighter than the flat, but not their mean
     if share <= BRIGHT_SHARE or (share <= MOSTLY_BRIGHT and air > -AIR_TOLERANCE / 2):
         return []
     worst = float(np.exp(-min(table.left.min(), table.right.min(), table.mean.min())))
@@ -136,8 +136,8 @@ def _bright(table: ProjectionTable) -> list[Notice]:
 
 
 def _edges(table: ProjectionTable) -> list[Notice]:
-    """Air at the edges shows 0. What both edges show alike is the beam's where it changes with time or is bright;
-    else the sample's.
+    """Air at the edges has line integral 0. A common offset of both edges comes from the beam if it changes with
+    time or is bright, else from the sample.
     """
     both = np.minimum(table.left, table.right)
     apart = float(np.median(np.abs(table.left - table.right)))
@@ -159,7 +159,7 @@ def _edges(table: ProjectionTable) -> list[Notice]:
 
 
 def truncated(table: ProjectionTable) -> list[Notice]:
-    """Whether the sample reaches beyond the detector, on which side, in how many projections."""
+    """Check whether the sample extends beyond the detector, on which side, and in how many projections."""
     usual = float(np.median(table.mean))
     limit = EDGE_SHARE * usual + AIR_TOLERANCE
     beyond = {side: values > limit for side, values in (("left", table.left), ("right", table.right))}
@@ -172,9 +172,9 @@ def truncated(table: ProjectionTable) -> list[Notice]:
         notice(
             "sample-truncated",
             f"the sample reaches beyond the {sides} edge of the detector in {cut.mean():.0%} of the projections (line "
-            f"integral {edge:.3g} at the edge, {usual:.3g} on average): its rim will glow, absolute values are off. "
-            "Set recon.padding=0.125 to give the rest of the sample room, recon.axis if it is a half acquisition, or "
-            "use other flats (source.flats) if there is air at the edges.",
+            f"integral {edge:.3g} at the edge, {usual:.3g} on average): its rim will be too "
+            "bright and absolute values wrong. Set recon.padding=0.125 to make room for the rest of the sample, "
+            "recon.axis if it is a half acquisition, or use other flats (source.flats) if there is air at the edges.",
             share=float(cut.mean()),
             edge=edge,
             average=usual,
@@ -185,9 +185,9 @@ def truncated(table: ProjectionTable) -> list[Notice]:
 
 
 def check_input(starved: float, level: float, *, flat_dark: bool, minus_log: bool, signed: bool) -> None:
-    """Raise InputError where the values cannot be what `[prep]` takes them for.
+    """Raise InputError where the values contradict the input type in `[prep]`.
 
-    `starved` is the share of pixels of which no positive transmission was left, `level` the mean line integral;
+    `starved` is the fraction of pixels without a positive transmission, `level` the mean line integral;
     `signed`: of an integer dtype with negative values.
     """
     if not minus_log:

@@ -1,4 +1,4 @@
-"""What is kept of every projection while it passes: a few numbers per sampled detector row."""
+"""Statistics kept for every projection: a few numbers per sampled detector row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_FRAMES = 100_000
-"""Projections of one scan that are kept; later ones are not judged."""
+"""Maximum number of projections of a scan; later ones are not checked."""
 _FIRST_ROOM = 256
 
 
@@ -18,8 +18,8 @@ _FIRST_ROOM = 256
 class ProjectionTable:
     """One entry per projection, means over sampled rows; values are line integrals unless stated.
 
-    `mean` over the columns; `left` and `right` over the columns at either edge; `bright` and `saturated` are shares of
-    the pixels: below -0.1, and at the top of their dtype.
+    `mean`: over the columns; `left` and `right`: over the columns at each edge; `bright` and `saturated`: fractions of
+    the pixels below -0.1, and at the maximum of their dtype.
     """
 
     index: NDArray[np.int64]
@@ -34,7 +34,7 @@ class ProjectionTable:
         return self.index.size
 
     def without_edge(self, side: Literal["left", "right"]) -> ProjectionTable:
-        """The same, as if this edge showed air: in a half acquisition the sample goes on there."""
+        """A copy that treats this edge as air: in a half acquisition the sample extends beyond it."""
         air = np.zeros_like(self.left)
         return dataclasses.replace(self, left=air) if side == "left" else dataclasses.replace(self, right=air)
 
@@ -44,9 +44,9 @@ class ProjectionTable:
 
 
 class ProjectionRecord:
-    """The measures of the projections of one slab, in the order in which they came; repeated ones count once.
+    """The measures of the projections of one slab, in order of arrival; repeated ones count once.
 
-    A measure is (Σ p, Σ p (u - middle), left edge, right edge, bright pixels, saturated pixels), one row of them per
+    A measure consists of (Σ p, Σ p (u - middle), left edge, right edge, bright pixels, saturated pixels), one row per
     sampled detector row.
     """
 
@@ -83,7 +83,7 @@ class ProjectionRecord:
         return self._angle_rad[: self.count]
 
     def level(self, first: int) -> tuple[float, int]:
-        """Σ of the mean line integral of the projections from `first` on, and how many these are."""
+        """Σ of the mean line integral of the projections from `first` on, and their number."""
         totals = self._measures[first : self.count, :, 0]
         return float(totals.sum(dtype=np.float64)) / (totals.shape[1] * self._cols), len(totals)
 
@@ -100,14 +100,14 @@ class ProjectionRecord:
         return edge
 
     def sums(self) -> NDArray[np.float64]:
-        """Over the sampled rows, [projections, 6]: what ranks add up; the last column counts the rows."""
+        """Over the sampled rows, [projections, 6], to be summed over ranks; the last column counts the rows."""
         measures = self._measures[: self.count].astype(np.float64)
         total = measures[:, :, [0, 2, 3, 4, 5]].sum(axis=1)
         total[:, [0, 3, 4]] /= self._cols
         return np.column_stack([total, np.full(self.count, measures.shape[1])])
 
     def table(self, sums: NDArray[np.float64]) -> ProjectionTable:
-        """The projections as all ranks together saw them, from the sum over the ranks of `sums`."""
+        """The statistics over all ranks, from the sum of `sums` over the ranks."""
         mean, left, right, bright, saturated = (sums[:, :5] / sums[:, 5:]).T
         return ProjectionTable(
             index=self.index.copy(),

@@ -15,9 +15,9 @@ from ministream.prep import fields, kernels
 from ministream.state import State, Value
 
 MIN_TRANSMISSION = 1e-5
-"""Where no photon was counted (p ≤ d) the sample counts as letting this much through: a line integral of 11.5."""
+"""The transmission assumed where no photon was counted (p ≤ d): a line integral of 11.5."""
 MAX_TRANSMISSION = 1e4
-"""No beam is brighter than its flat by this factor: the pixel is a fill value, and lost."""
+"""A pixel brighter than its flat by this factor is a fill value and counts as invalid."""
 
 SAMPLED_SHARE = 16
 MOST_SAMPLED = 8
@@ -27,8 +27,8 @@ LEAST_SAMPLED = 4
 class Mended(NamedTuple):
     """Pixels of one projection of the slab that were mended, by cause.
 
-    `starved`: no photon counted, set to MIN_TRANSMISSION. The others take their row's nearest sound neighbours: `dead`
-    ones (see no beam), `hot`, `masked` by the user, and `invalid` ones of this projection (NaN, infinite or absurd).
+    `starved`: no photon counted, set to MIN_TRANSMISSION. All others are interpolated from the nearest valid neighbours
+    in their row: `dead` (no beam), `hot`, `masked` by the user, `invalid` (NaN, infinite or out of range).
     """
 
     starved: int = 0
@@ -39,11 +39,11 @@ class Mended(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Of all causes."""
+        """The sum over all causes."""
         return sum(self)
 
     def plus(self, other: Mended) -> Mended:
-        """Both together, cause by cause."""
+        """The sum of both, cause by cause."""
         return Mended(*map(operator.add, self, other))
 
 
@@ -51,8 +51,8 @@ class Corrector:
     """Turns raw frames [rows, cols] of one slab into line integrals −log((p − d) / (f − d)).
 
     f and d are the means of the flats and darks seen so far, f interpolated between sets from different positions of
-    the acquisition; a flat (dark) that comes after a projection starts anew. Without darks d is 0. With `flat_dark` off
-    the pixels count as transmissions, and with `minus_log` off as well they are line integrals already. Pixels of
+    the acquisition; a flat (dark) after a projection starts a new series. Without darks d is 0. With `flat_dark` off
+    the pixels are transmissions; with `minus_log` also off they are line integrals. Pixels of
     `mask` [rows, cols] are not used.
 
     `measures` [sampled rows, MEASURES] are those of the last projection; `sampled` are these rows.
@@ -72,7 +72,7 @@ class Corrector:
         self.measures = np.zeros((count, len(kernels.MEASURES)), np.float32)
 
     def add(self, kind: FrameKind, raw: NDArray[Any], position: float = 0.0) -> None:
-        """Take in a flat or a dark [rows, cols], recorded after `position` projections."""
+        """Add a flat or a dark [rows, cols], recorded after `position` projections."""
         if self._fields is not None:
             for frames in self._frames.values():
                 frames.superseded = True
@@ -81,18 +81,18 @@ class Corrector:
 
     @property
     def settled(self) -> bool:
-        """The calibration frames so far have been made into fields; another one that comes undoes this."""
+        """Whether the fields are computed from all calibration frames so far; a further frame resets this."""
         return self._fields is not None
 
     def calibration(self, kind: FrameKind) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
-        """Of each flat (dark) so far: the sum of the slab's pixels, whether they are all alike, and the position."""
+        """For each flat (dark) so far: the sum of the slab's pixels, whether all are equal, and the position."""
         frames = self._frames[kind]
         return frames.sums(), frames.uniform(), np.array(frames.positions, np.float64)
 
     def settle(self, left_out: Mapping[FrameKind, frozenset[int]] | None = None) -> fields.Fields:
-        """Make the fields from the calibration frames so far, without those `left_out`.
+        """Compute the fields from the calibration frames so far, except those in `left_out`.
 
-        Raises InputError when the flats are missing, or for most pixels not brighter than the darks.
+        Raises InputError when flats are missing, or when most pixels of the flats are not brighter than the darks.
         """
         for kind, frames in self._frames.items():
             frames.condense((left_out or {}).get(kind, frozenset()))
@@ -104,7 +104,7 @@ class Corrector:
         return self._fields
 
     def correct(self, raw: NDArray[Any], out: NDArray[np.float32], position: float = 0.0) -> Mended:
-        """Write the line integrals of raw [rows, cols] to out[:, :rows]; return how many pixels were mended.
+        """Write the line integrals of raw [rows, cols] to out[:, :rows]; return the numbers of mended pixels.
 
         `position` is the projection's place in the acquisition. Raises InputError as `settle` does.
         """
@@ -136,7 +136,7 @@ class Corrector:
         return found
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what a corrector of the same options knew, for this slab. Raises InputError as `settle` does."""
+        """Restore the state of a corrector with the same options, for this slab. Raises InputError as `settle` does."""
         for kind, frames in self._frames.items():
             prefix = f"{kind.name.lower()}_"
             mine = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

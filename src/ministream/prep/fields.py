@@ -1,4 +1,4 @@
-"""Flats and darks of one slab: the sets they come in, and the dark and the beam that a projection is divided by."""
+"""Flats and darks of one slab: their sets, and the dark and beam fields for the correction."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ministream.errors import InputError
 from ministream.state import Slabwise, State
 
 DEAD_SHARE = 0.01
-"""A pixel whose beam is below this share of the median beam sees nothing."""
+"""A pixel whose beam is below this fraction of the median beam is dead."""
 HOT_SHARE = 0.5
-"""A pixel whose dark lies above the median dark by this share of the median beam is hot."""
+"""A pixel whose dark exceeds the median dark by this fraction of the median beam is hot."""
 
 
 class CalibrationFrames:
-    """The calibration frames of one kind that have come since the last projections, for a slab of `shape`.
+    """The calibration frames of one kind received since the last projection, for a slab of `shape`.
 
     `images` are sums of `counts` frames each, recorded at `positions`: one frame each until `condense` is called.
     """
@@ -32,7 +32,7 @@ class CalibrationFrames:
         self.superseded = False
 
     def add(self, raw: NDArray[Any], position: float) -> None:
-        """Keep one image; the first after a projection starts anew."""
+        """Add one image; the first one after a projection starts a new series."""
         if self.superseded:
             self.images, self.counts, self.positions, self.superseded = [], [], [], False
         self.images.append(np.array(raw))
@@ -47,7 +47,7 @@ class CalibrationFrames:
         return means
 
     def uniform(self) -> NDArray[np.bool_]:
-        """Whether all pixels of an image are alike, [images]."""
+        """Whether all pixels of an image are equal, [images]."""
         return np.array([image.min() == image.max() for image in self.images], bool)
 
     def means(self) -> list[tuple[float, NDArray[np.float64]]]:
@@ -55,14 +55,14 @@ class CalibrationFrames:
         return [(place, total / count) for place, total, count in self._sets(frozenset())]
 
     def condense(self, left_out: frozenset[int]) -> None:
-        """Keep one sum per set, without the images `left_out`."""
+        """Reduce to one sum per set, without the images in `left_out`."""
         sets = list(self._sets(left_out))
         self.positions = [place for place, _, _ in sets]
         self.images = [total for _, total, _ in sets]
         self.counts = [count for _, _, count in sets]
 
     def state(self) -> State:
-        """What a restart needs."""
+        """The state for a restart."""
         images = np.stack(self.images) if self.images else np.zeros((0, *self._shape))
         return {
             "images": Slabwise(array=images, axis=1),
@@ -72,7 +72,7 @@ class CalibrationFrames:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Restore the result of `state`."""
         self.images = list(np.array(state["images"]))
         self.counts, self.positions = list(map(int, state["counts"])), list(map(float, state["positions"]))
         self.superseded = bool(state["superseded"])
@@ -89,7 +89,7 @@ class CalibrationFrames:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PixelCauses:
-    """Pixels of the slab that no frame can be right in, by cause."""
+    """Pixels of the slab that are unusable in all frames, by cause."""
 
     dead: int = 0
     hot: int = 0
@@ -101,9 +101,9 @@ class PixelCauses:
 
 
 class Fields:
-    """What the kernel reads: the dark, and 1 / (flat - dark), NaN where a pixel is unusable.
+    """Input of the kernel: the dark, and 1 / (flat - dark), NaN where a pixel is unusable.
 
-    Between two sets of flats the beam is interpolated linearly in the position, beyond them the nearest set counts.
+    Between two sets of flats the beam is interpolated linearly in the position; outside, the nearest set is used.
     """
 
     def __init__(self, dark: NDArray[np.float64], beams: list[tuple[float, NDArray[np.float64]]], causes: PixelCauses):
@@ -115,7 +115,7 @@ class Fields:
         self._interpolates = len(beams) > 1
 
     def gain(self, position: float) -> NDArray[np.float32]:
-        """1 / (flat - dark) at this place of the acquisition; valid until the next call."""
+        """1 / (flat - dark) at this position of the acquisition; valid until the next call."""
         if self._interpolates:
             after = int(np.clip(np.searchsorted(self._positions, position), 1, self._positions.size - 1))
             first, last = self._positions[after - 1 : after + 1]
@@ -140,9 +140,9 @@ def measured(
     darks: CalibrationFrames,
     mask: NDArray[np.bool_] | None,
 ) -> Fields:
-    """The fields from calibration frames; no darks count as 0.
+    """The fields from calibration frames; missing darks count as 0.
 
-    Raises InputError when flats are missing, or in most pixels not brighter than the darks.
+    Raises InputError when flats are missing, or when most pixels of the flats are not brighter than the darks.
     """
     sets = flats.means()
     if not sets:

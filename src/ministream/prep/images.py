@@ -1,4 +1,4 @@
-"""Corrections of whole projections, in the order and by the definitions of aps-mini-apps' distributor."""
+"""Corrections of whole projections, with the order and definitions of the distributor of aps-mini-apps."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SMALLEST_BEAM = np.float32(1e-6)
 class Steps:
     """Which corrections are applied, in this order.
 
-    `normalize`: (p - d) / max(f - d, 1e-6), with f and d the means of flats and darks. `remove_stripes`: of so many
-    projections together, 0 for not at all. `minus_log`: -log(p). `remove_invalids`: NaN, infinite and negative values
-    become 0.
+    `normalize`: (p - d) / max(f - d, 1e-6), with f and d the means of flats and darks. `remove_stripes`: number of
+    projections filtered together, 0 to disable. `minus_log`: -log(p). `remove_invalids`: NaN, infinite and negative
+    values become 0.
     """
 
     normalize: bool = False
@@ -32,13 +32,13 @@ class Steps:
 
 
 Corrected = tuple[Frame, NDArray[np.float32]]
-"""A projection as it came, and its corrected pixels, a new array."""
+"""A projection as received, and its corrected pixels as a new array."""
 
 
 class ImageCorrector:
-    """Corrects projections [rows, cols] with the set of flats and darks that came last; index 0 starts a set.
+    """Corrects projections [rows, cols] with the latest set of flats and darks; index 0 starts a new set.
 
-    Raises ConfigError for stripes without the extra `stripes`.
+    Raises ConfigError for stripe removal without the extra `stripes`.
     """
 
     def __init__(self, steps: Steps) -> None:
@@ -49,7 +49,7 @@ class ImageCorrector:
         self._waiting: list[Corrected] = []
 
     def add(self, frame: Frame) -> None:
-        """Take in a flat or a dark."""
+        """Add a flat or a dark."""
         images = self._sets[frame.kind]
         if frame.index == 0:
             images.clear()
@@ -57,9 +57,9 @@ class ImageCorrector:
         self._fields = None
 
     def correct(self, frame: Frame) -> Sequence[Corrected]:
-        """Take in a projection; those that are corrected now: this one, or where stripes are removed all or none.
+        """Add a projection; returns the corrected ones: this one, or with stripe removal a whole group or none.
 
-        Raises InputError when it is to be normalised and no flat has come.
+        Raises InputError when normalisation is enabled and no flat was received.
         """
         pixels = frame.pixels.astype(np.float32)
         if self._steps.normalize:
@@ -70,7 +70,7 @@ class ImageCorrector:
         return self.rest() if len(self._waiting) >= self._steps.remove_stripes else ()
 
     def rest(self) -> Sequence[Corrected]:
-        """At the end: the projections that still waited for others."""
+        """Correct the last, incomplete group of projections at the end of the scan."""
         waiting, self._waiting = self._waiting, []
         if self._stripes is not None and waiting:
             cleaned = self._stripes.clean([pixels for _, pixels in waiting])

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from ministream.jit import inline, jit, one_compiles_first
 
 BLOCK = 16
-"""Rows corrected together: their transposed columns fill whole cache lines of the window."""
+"""Rows processed together: their transposed columns fill whole cache lines of the window."""
 DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
-"""Pixels that are read as they come; others are converted to float32 first."""
+"""Pixel types that are read directly; others are converted to float32 first."""
 MEASURES = ("sum", "moment", "left", "right", "bright", "saturated")
-"""Of a sampled row: Σ p, Σ p (u - (cols - 1) / 2), mean p of either edge, and how many pixels p < -BRIGHT or at the top
-of their dtype; p are the values written."""
+"""For a sampled row: Σ p, Σ p (u - (cols - 1) / 2), mean p of each edge, and the numbers of pixels with p < -BRIGHT and
+at the maximum of their dtype; p are the values written."""
 BRIGHT = np.float32(0.1)
 EDGE_SHARE = 32
-"""An edge is one column in so many."""
+"""The width of an edge is the number of columns divided by this."""
 
 _LOST = np.float32(np.nan)
 
@@ -29,7 +29,7 @@ _LOST = np.float32(np.nan)
 def _transmissions(raw, dark, gain, smallest, largest, repair, line):
     """line = (raw - dark) · gain, `repair` below `smallest`, NaN where lost: gain NaN, or not within ± `largest`.
 
-    Returns how many pixels were starved (below `smallest`) and how many are lost.
+    Returns the number of starved pixels (below `smallest`) and of lost pixels.
     """
     starved = 0
     lost = 0
@@ -45,7 +45,7 @@ def _transmissions(raw, dark, gain, smallest, largest, repair, line):
 
 @inline
 def _bridge(line):
-    """Replace each run of NaN by the line between its neighbours; a row without any other pixel becomes 0."""
+    """Replace each run of NaN by linear interpolation between its neighbours; a row of NaN only becomes 0."""
     cols = line.size
     u = 0
     while u < cols:
@@ -64,7 +64,7 @@ def _bridge(line):
 
 @inline
 def _measure(raw, top, line, measures):
-    """MEASURES of one row. Four sums side by side: one alone would wait for each addition."""
+    """MEASURES of one row. Four independent sums hide the latency of the additions."""
     cols = line.size
     middle = np.float32(0.5 * (cols - 1))
     quarter = cols // 4
@@ -99,13 +99,13 @@ def _measure(raw, top, line, measures):
 
 
 def edge_cols(cols: int) -> int:
-    """Columns of an edge, of which `_measure` takes the mean."""
+    """Number of columns of an edge, averaged by `_measure`."""
     return max(1, cols // EDGE_SHARE)
 
 
 @functools.cache
 def warm_up() -> None:
-    """Compile or load the kernel for every type of pixel; one process of a node at a time."""
+    """Compile or load the kernel for every pixel type; one process per node at a time."""
     line, measures = np.zeros((1, 1), np.float32), np.zeros((1, len(MEASURES)), np.float32)
     with one_compiles_first():
         for dtype in DTYPES:
@@ -114,7 +114,7 @@ def warm_up() -> None:
 
 
 def read_only(raw: NDArray[Any]) -> NDArray[Any]:
-    """The pixels as the kernel takes them, contiguous, aligned, read-only: numba would compile for every other kind."""
+    """Contiguous, aligned, read-only pixels, as the kernel expects; numba would compile again for other layouts."""
     view = np.require(raw, requirements=["C", "A"]).view()
     view.flags.writeable = False
     return view
@@ -124,8 +124,8 @@ def read_only(raw: NDArray[Any]) -> NDArray[Any]:
 def correct(raw, dark, gain, minus_log, smallest, largest, repair, top, every, lines, out, measures):
     """out[col, row] = line integrals of raw[row, col]; returns the numbers of starved and of lost pixels.
 
-    `lines` is scratch, float32 [BLOCK, cols]. Without `minus_log` the transmissions themselves are written. Of every
-    `every`-th row `measures` [row, MEASURES] are taken while it is at hand; `top` is what saturated pixels show.
+    `lines` is scratch, float32 [BLOCK, cols]. Without `minus_log` the transmissions themselves are written. For every
+    `every`-th row `measures` [row, MEASURES] are computed in the same pass; `top` is the value of saturated pixels.
     """
     rows, cols = raw.shape
     starved = 0

@@ -1,4 +1,4 @@
-"""Removal of stripes, what makes rings in the image: columns of the detector that are always too bright or too dark."""
+"""Stripe removal against ring artefacts: stripes are detector columns that are always too bright or too dark."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from ministream.errors import ConfigError
 
 SHORTEST = 64
-"""Projections without which two wavelet levels, the fewest that do any good, do not exist; fewer are mirrored."""
+"""Minimum number of projections for two wavelet levels, the fewest that are useful; fewer are mirrored."""
 
-# As the distributor of aps-mini-apps asks for them; Algotom takes as many levels as the sinogram allows.
+# The parameters of the distributor of aps-mini-apps; Algotom uses as many levels as the sinogram allows.
 _METHOD = {"level": 7, "size": 1, "wavelet_name": "sym16"}
 
 
 class StripeFilter:
-    """Removes from projections [rows, cols] what all of them share that is narrow: the Fourier-wavelet method.
+    """Removes narrow features common to all projections [rows, cols], with the Fourier-wavelet method.
 
-    Münch et al. 2009, doi:10.1364/OE.17.008567, as Algotom implements it (`remove_stripe_based_wavelet_fft`). A stripe
-    is told from the sample by many projections, never by one. Raises ConfigError without the extra `stripes`.
+    Münch et al. 2009, doi:10.1364/OE.17.008567, as Algotom implements it (`remove_stripe_based_wavelet_fft`). Only many
+    projections together distinguish a stripe from the sample. Raises ConfigError without the extra `stripes`.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class StripeFilter:
             ) from error
 
     def clean(self, projections: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """The projections without their stripes, found row by row in all of them together."""
+        """The projections without their stripes, found row by row in all projections together."""
         block = np.stack(projections)
         missing = max(0, SHORTEST - len(block))
         mirrored = np.pad(block, ((missing // 2, missing - missing // 2), (0, 0), (0, 0)), mode="symmetric")
@@ -45,7 +45,7 @@ class StripeFilter:
 
     def _sinogram(self, sinogram: NDArray[np.float32]) -> NDArray[np.float64]:
         with warnings.catch_warnings():
-            # PyWavelets on levels at which every coefficient sees an edge; the mirroring makes those harmless
+            # PyWavelets warns of levels with boundary effects in every coefficient; mirroring makes them harmless
             warnings.filterwarnings("ignore", "Level value of", UserWarning)
             cleaned: NDArray[np.float64] = self._removal.remove_stripe_based_wavelet_fft(sinogram, **_METHOD)
         return cleaned[: sinogram.shape[0], : sinogram.shape[1]]

@@ -1,4 +1,4 @@
-"""Reconstruction of one slab: geometry, window, algorithms, and the backends that do the arithmetic."""
+"""Reconstruction of one slab: geometry, window, algorithms, and compute backends."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def open_algorithm(
     sharing: Sharing | None = None,
     backend: Backend | None = None,
 ) -> Algorithm:
-    """The algorithm that `[recon]` names, for a slab of `slices` slices.
+    """Create the algorithm selected by `[recon]`, for a slab of `slices` slices.
 
-    `sharing` are the ranks that share work with this one. The images that it updates are made by its `backend`, the
-    default one where none is given.
+    `sharing` are the ranks that share work with this one. Its images are created by its `backend`, by default the
+    one of this machine.
 
-    Raises ConfigError for an unknown algorithm or a key that it does not know.
+    Raises ConfigError for an unknown algorithm or an unknown key.
     """
     module = registry.load("ministream.recon.algorithms", section.kind)
     options = config.parse(module.Options, section.options, f"[recon] {section.kind}")
@@ -35,7 +35,7 @@ def open_algorithm(
 
 
 def memory(section: config.ReconSection, geometry: Geometry, slices: int, length: int) -> Memory:
-    """What the algorithm that `[recon]` names needs for a slab of `slices` slices and a window of `length`."""
+    """Memory that the algorithm selected by `[recon]` needs for a slab of `slices` slices and a window of `length`."""
     algorithm = registry.load("ministream.recon.algorithms", section.kind).Algorithm
     return memory_bytes(
         geometry,

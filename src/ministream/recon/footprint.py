@@ -25,7 +25,7 @@ class Memory:
 def memory_bytes(
     geometry: Geometry, slices: int, length: int, *, images: int = 1, residuals: int = 1, per_pixel: int = 20
 ) -> Memory:
-    """What a slab of `slices` slices with a window of `length` projections needs.
+    """Memory that a slab of `slices` slices with a window of `length` projections needs.
 
     `images` and `residuals` count the algorithm's arrays of those sizes; `per_pixel` are the bytes per pixel of one
     slice that the row and column weights take.
@@ -38,5 +38,5 @@ def memory_bytes(
 
 
 def padded_slices(slices: int) -> int:
-    """As how many slices the backend keeps `slices`."""
+    """The number of slices after padding by the backend."""
     return default().padded_slices(slices)

@@ -23,7 +23,7 @@ class Geometry:
     def circle(self) -> NDArray[np.bool_]:
         """The pixels [n, n] that every projection sees: the largest circle that fits the slice and the detector.
 
-        In slices that are wider than the detector the largest circle that fits the slice.
+        For slices wider than the detector: the largest circle that fits the slice.
         """
         seen = self.n / 2 if self.n > self.cols else min(self.axis_col + 0.5, self.cols - 0.5 - self.axis_col)
         radius = min(self.n / 2, seen)
@@ -44,6 +44,6 @@ class Beams(NamedTuple):
     def at(cls, angles_rad: NDArray[np.float64], axis_col: float, slots: NDArray[np.int64] | None = None) -> Self:
         """Projections at `angles_rad`, [projections]; `slots` picks some of them, in any order."""
         chosen = np.arange(len(angles_rad)) if slots is None else np.asarray(slots)
-        # neighbours in angle cross the image in the same way, so they share what is in cache
+        # projections at similar angles have similar access patterns and share cached data
         ordered = chosen[np.argsort(np.mod(angles_rad[chosen], np.pi), kind="stable")]
         return cls(ordered.astype(np.int64), np.cos(angles_rad), np.sin(angles_rad), float(axis_col))

@@ -1,4 +1,4 @@
-"""Row and column sums of the matrix that the window holds, kept up to date as projections come and go."""
+"""Row and column sums of the window's projection matrix, updated as projections enter and leave."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from ministream.recon.window import Window
 from ministream.state import Shared, State
 
 _NEGLIGIBLE = 1e-3
-"""Sums below this (a pixel's width is 1) count as not seen at all."""
+"""Sums below this (a pixel's width is 1) count as zero coverage."""
 
 
 class Sharing(Protocol):
     """Ranks that hold the same projections: weights do not depend on the slab, so each computes a part of them."""
 
     def part(self, count: int) -> slice:
-        """Which of `count` rows are this rank's."""
+        """The rows of this rank among `count` rows."""
 
     def whole(self, mine: NDArray[np.float32], count: int) -> Callable[[], NDArray[np.float32]]:
-        """Begin to gather all `count` rows from what every rank has of them; the result waits for them; collective."""
+        """Start to gather all `count` rows from the parts of all ranks; calling the result waits; collective."""
 
 
 class Alone:
-    """One rank, which computes everything."""
+    """A single rank, which computes everything."""
 
     def part(self, count: int) -> slice:
-        """All of them."""
+        """All rows."""
         return slice(0, count)
 
     def whole(self, mine: NDArray[np.float32], count: int) -> Callable[[], NDArray[np.float32]]:
-        """What it has, at once."""
+        """The rows of this rank, immediately."""
         return lambda: mine
 
 
 class Weights:
     """SIRT's R and C: the inverse row sums [length, cols] and the inverse column sums [n, n] of the window's A.
 
-    `support` [n, n] limits the image: pixels outside take no part in the row sums and have no column weight.
-    A sum that is zero has weight zero. What changes them is collective over `sharing`; the numbers are the same for
-    any number of ranks, since each comes from one of them. They are on their way until somebody asks for them.
+    `support` [n, n] limits the image: pixels outside are excluded from the row sums and have column weight 0.
+    A sum that is zero has weight zero. Updates are collective over `sharing`; results do not depend on the number of
+    ranks, since each value is computed by one rank. The gather is pending until the weights are read.
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class Weights:
         return self._columns
 
     def settle(self) -> None:
-        """Wait for what is on its way."""
+        """Wait for the pending gather."""
         if self._settle is not None:
             self._settle()
             self._settle = None
 
     def update(self, window: Window) -> None:
-        """Take in what is new in the window and take out what has left."""
+        """Add the new projections of the window and subtract those that have left."""
         self.settle()
         stamps = np.zeros_like(self._stamps)
         stamps[: window.held] = window.stamps
@@ -96,7 +96,7 @@ class Weights:
             return
         gone = changed[self._stamps[changed] != 0]
         if changed.size == window.held:
-            self._column_sums[:] = 0  # everything is new: start without the rounding of the past
+            self._column_sums[:] = 0  # all projections are new: discard accumulated rounding errors
         elif gone.size:
             self._column_sums -= self._seen(self._beams(gone))
         self._angles_rad[: window.held] = window.angles_rad
@@ -106,7 +106,7 @@ class Weights:
         self._begin(new)
 
     def _begin(self, new: Beams) -> None:
-        """Set out to have the weights of the sums and of the projections `new`."""
+        """Start to compute the weights of the sums and of the projections `new`."""
         rows, columns = self._row_weights(new), self._column_weights(self._column_sums)
 
         def settle() -> None:
@@ -116,7 +116,7 @@ class Weights:
         self._settle = settle
 
     def state(self) -> State:
-        """The sums, with the rounding of their past, and what they are of; the rest follows."""
+        """The sums with their rounding errors, and the projections in them; the rest is derived."""
         self.settle()
         total = self._geometry.n
         return {
@@ -126,7 +126,7 @@ class Weights:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what weights of the same geometry and length knew; collective over `sharing`."""
+        """Restore the state of weights of the same geometry and length; collective over `sharing`."""
         self.settle()
         self._column_sums[:] = state["column_sums"]
         self._angles_rad[:], self._stamps[:] = state["angles_rad"], state["stamps"]
@@ -153,7 +153,7 @@ class Weights:
 
 
 def _inverse(sums: NDArray[np.floating]) -> NDArray[np.float32]:
-    """1 / sums, and 0 where nothing was seen."""
+    """1 / sums, and 0 where a sum is zero."""
     seen = sums > _NEGLIGIBLE
     result = np.divide(1.0, sums, out=np.zeros(sums.shape), where=seen)
     single: NDArray[np.float32] = result.astype(np.float32)

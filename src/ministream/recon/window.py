@@ -1,4 +1,4 @@
-"""The sliding window: the last projections, in the layout the kernels read."""
+"""The sliding window: the latest projections, in the layout of the kernels."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ministream.state import Slabwise, State
 class Window:
     """A ring of line integrals `data` [length, cols, padded slices] float32; the padding stays zero.
 
-    A projection is written where `slot` says; when the ring is full the one that came first makes room. The held
-    projections are always `data[:held]`, in no particular order, with `angles_rad` beside them. `stamps` [held]
-    changes wherever a projection was written, so that whoever keeps something per projection sees what is new.
+    `slot` returns the place of a projection; in a full ring it replaces the oldest one. The held projections are
+    always `data[:held]`, in no particular order, with their `angles_rad`. `stamps` [held] changes wherever a
+    projection was written, so that users with data per projection can detect new ones.
     """
 
     def __init__(self, *, length: int, step: int, cols: int, slices: int, backend: Backend | None = None) -> None:
@@ -43,7 +43,7 @@ class Window:
 
     @property
     def stamps(self) -> NDArray[np.int64]:
-        """For each held projection a number that is never used twice, [held]."""
+        """A unique number for each held projection, [held]."""
         return self._stamps[: self.held]
 
     @property
@@ -59,7 +59,7 @@ class Window:
     def slot(self, index: int, angle_rad: float) -> NDArray[np.float32]:
         """Reserve projection `index`'s place [cols, padded slices]; the caller fills the first `slices` of each row.
 
-        A repeated index gets its own place again and does not count as new.
+        A repeated index returns its existing place and does not count as new.
         """
         place = self._slot_of.get(index)
         if place is None:
@@ -72,11 +72,11 @@ class Window:
         return row
 
     def updated(self) -> None:
-        """An update has used everything held: count new projections from here."""
+        """Reset the count of new projections after an update."""
         self.fresh = 0
 
     def state(self) -> State:
-        """What it holds, in the order of its slots, and where the next projection goes."""
+        """The projections in slot order, and the slot of the next one."""
         return {
             "data": Slabwise(array=self.data[: self.held, :, : self.slices], axis=2),
             "angles_rad": self.angles_rad,
@@ -88,7 +88,7 @@ class Window:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what a window of the same length held; the slices may be others."""
+        """Restore the content of a window of the same length; the slices may differ."""
         self._index_in = [int(index) for index in state["indices"]]
         self._slot_of = {index: place for place, index in enumerate(self._index_in)}
         self.held = len(self._index_in)

@@ -1,8 +1,8 @@
-"""A scan on disk as it is acquired: a DXchange file that is valid at every moment, whatever is killed.
+"""A scan on disk during acquisition: a DXchange file that is valid at any time, even after a crash.
 
-HDF5 only lays the file out, in blocks of frames, and closes it again. Frames go to their places with pwrite(2), so that
-no metadata changes while they do. Beside DXchange's datasets every frame has a record in `/ministream`, written after
-its pixels, with a checksum over them: what a crash left half-written is recognised when the archive is opened again.
+HDF5 only allocates the file, in blocks of frames, and closes it. Frames are written in place with pwrite(2), so that
+the metadata stay unchanged. Besides the datasets of DXchange every frame has a record in `/ministream`, written after
+its pixels, with a checksum over them: partially written frames are detected when the archive is reopened.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from ministream.errors import InputError, StorageError
 from ministream.model import Frame, FrameKind, Notice, Scan
 
-# Frames that are laid out at once where the scan does not say how many come.
+# Frames allocated at once if the scan does not announce their number.
 BLOCK_FRAMES = 256
-# Seconds after which what was written is forced to the disk.
+# Seconds between syncs of the written data to the disk.
 FLUSH_S = 1.0
 
 _DATASETS = {FrameKind.DARK: "data_dark", FrameKind.FLAT: "data_white", FrameKind.PROJECTION: "data"}
@@ -40,7 +40,7 @@ _FORMAT = 1
 
 @dataclass(slots=True)
 class _Place:
-    """Where the frames of one kind lie: file positions of each one's pixels, record and angle."""
+    """File positions of the frames of one kind: pixels, record and angle of each frame."""
 
     pixels: list[int] = field(default_factory=list)
     records: list[int] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Archive:
 
     @classmethod
     def create(cls, path: Path, scan: Scan) -> Self:
-        """A new archive; there must be no file at `path`."""
+        """Create a new archive; `path` must not exist."""
         archive = cls(path, scan)
         try:
             with h5py.File(path, "x", libver=("earliest", "v110")) as file:
@@ -78,9 +78,9 @@ class Archive:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """An archive that is there, to be read and continued.
+        """Open an existing archive, for reading and continuation.
 
-        Raises InputError for a file that is no archive of Mini-Stream.
+        Raises InputError for a file that is not an archive of Mini-Stream.
         """
         try:
             with h5py.File(path, "r") as file:
@@ -103,11 +103,11 @@ class Archive:
         self.close()
 
     def count(self, kind: FrameKind) -> int:
-        """Frames of a kind that are held."""
+        """The number of frames of a kind."""
         return self._places[kind].count
 
     def append(self, frame: Frame) -> None:
-        """Keep one more frame of its kind."""
+        """Append a frame to the frames of its kind."""
         place = self._places[frame.kind]
         try:
             if place.count == len(place.pixels):
@@ -141,18 +141,18 @@ class Archive:
         )
 
     def frames(self) -> Iterator[Frame]:
-        """Darks, flats, then projections, as they were appended."""
+        """Darks, flats, then projections, in the order in which they were appended."""
         for kind in _DATASETS:
             for number in range(self.count(kind)):
                 yield self.read(kind, number)
 
     def flush(self) -> None:
-        """Force what was written to the disk."""
+        """Sync the written data to the disk."""
         os.fdatasync(self._file)
         self._flushed_s = time.monotonic()
 
     def close(self) -> None:
-        """Flush, and cut off the places that were laid out and not used; harmless when called again."""
+        """Flush, and truncate the allocated but unused space; may be called again."""
         if self._file < 0:
             return
         try:
@@ -203,7 +203,7 @@ class Archive:
             found += [_offset(dataset, number) for number in range(len(found), dataset.shape[0])]
 
     def _whole(self, kind: FrameKind) -> int:
-        """How many frames are held from the first on; the last one may be half-written."""
+        """The number of complete frames from the first on; the last one may be partially written."""
         count = 0
         while count < len(self._places[kind].records) and self._record(kind, count)["held"]:
             count += 1
@@ -222,7 +222,7 @@ class Archive:
         while view:
             got = os.preadv(self._file, [view], offset)
             if not got:
-                raise StorageError(f"{self.path}: is shorter than it was")
+                raise StorageError(f"{self.path}: the file was truncated while open")
             view, offset = view[got:], offset + got
         return pixels
 
@@ -244,7 +244,7 @@ def _offset(dataset: h5py.Dataset, number: int) -> int:
 def _create(
     file: h5py.File, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype[Any], **options: Any
 ) -> h5py.Dataset:
-    """A dataset that can grow, whose chunks have their places in the file from the start."""
+    """A resizable dataset whose chunks are allocated at creation."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     return file.create_dataset(

@@ -1,10 +1,10 @@
-"""Checkpoints on disk: what they look like, and how any number of ranks reads one back.
+"""Checkpoints on disk: their format, and reading with any number of ranks.
 
-    DIR/checkpoint-000012/            appears whole, by renaming
+    DIR/checkpoint-000012/            complete: renamed after all files are written
         rank-0000.bin                 arrays of one rank, one after the other, C order, little endian
-        manifest.json                 {"digest", "body"}: what lies where, each with a checksum, and all plain values
+        manifest.json                 {"digest", "body"}: position and checksum of each array, and all plain values
 
-An array that the ranks hold together lies in as many parts as there were ranks.
+An array distributed over ranks has one part per rank.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _BLOCK_BYTES = 16 << 20
 class Part:
     """One rank's part of an array: bytes from `offset` of `file`, with `digest` their XXH3.
 
-    It begins at `first` along `axis`; `held` says how the ranks hold the array: all of them the whole, each the rows of
-    its slab, or each a share of the rows.
+    It begins at `first` along `axis`; `held` is the distribution over ranks: the same array on all ranks, the rows
+    of each slab, or an even share of the rows.
     """
 
     name: str
@@ -56,13 +56,13 @@ class Part:
 
     @property
     def stop(self) -> int:
-        """Where it ends along `axis`."""
+        """The end of the part along `axis`."""
         return self.first + self.shape[self.axis]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """A complete one: its plain `values`, and the parts of each array in the order of ranks."""
+    """A complete checkpoint: its plain `values`, and the parts of each array in rank order."""
 
     path: Path
     values: Mapping[str, Any]
@@ -80,7 +80,7 @@ class Checkpoint:
         return found
 
     def verify(self, number: int, of: int) -> None:
-        """Read every `of`-th file from `number` on against its checksums. Raises InputError naming the file."""
+        """Verify the checksums of every `of`-th file from `number` on. Raises InputError naming the file."""
         files = sorted({part.file for parts in self.parts.values() for part in parts})
         for file in files[number::of]:
             for part in sorted((p for ps in self.parts.values() for p in ps if p.file == file), key=_offset):
@@ -93,7 +93,7 @@ def checkpoints(directory: Path) -> list[Path]:
 
 
 def open_newest(comm: Communicator, directory: Path) -> Checkpoint:
-    """The newest checkpoint that is whole; collective. A damaged one is a warning.
+    """The newest intact checkpoint; collective. Damaged ones are skipped with a warning.
 
     Raises InputError on every rank when there is none.
     """
@@ -162,7 +162,7 @@ def _check(folder: Path, part: Part) -> None:
 
 
 def _cut(folder: Path, part: Part, wanted: slice) -> NDArray[Any]:
-    """The entries `wanted`, counted over all parts, that this part has."""
+    """The entries of this part within `wanted`, an index range over all parts."""
     if not part.nbytes:
         return np.zeros(part.shape, part.dtype)
     path = folder / part.file

@@ -1,4 +1,4 @@
-"""Checkpoints written while the ranks compute: a file per rank, complete when rank 0 gives the folder its name."""
+"""Checkpoints overlapped with computation: one file per rank, complete when rank 0 renames the folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NAP_S = 1e-3
 
 @dataclass(kw_only=True)
 class _Pending:
-    """One checkpoint on its way; on rank 0 `naming` is under way once every rank has written its file."""
+    """A pending checkpoint; on rank 0 `naming` is the rename task, started when every rank has written its file."""
 
     part: Path
     values: Mapping[str, Value]
@@ -44,10 +44,10 @@ class _Pending:
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time into `directory`, in a thread of each rank that calls no MPI.
+    """Writes one checkpoint at a time into `directory`, in a thread per rank that does not call MPI.
 
-    Every method but `poll` and `close` is collective. `first_row` is that of this rank's slab. `seconds` is what this
-    rank's thread has spent so far, `nbytes` what it has written.
+    Every method but `poll` and `close` is collective. `first_row` is that of this rank's slab. `seconds` is the time
+    spent by this rank's thread so far, `nbytes` its written bytes.
     """
 
     def __init__(self, comm: Communicator, directory: Path, first_row: int) -> None:
@@ -59,10 +59,10 @@ class CheckpointWriter:
         self.seconds, self.nbytes = 0.0, 0
 
     def begin(self, state: State, *, copied: bool = True) -> None:
-        """Start to write `state`; one that is on its way is waited for. Raises StorageError on every rank.
+        """Start to write `state`, after waiting for a pending checkpoint. Raises StorageError on every rank.
 
         Arrays that every rank has, and plain values, are those of rank 0. With `copied` arrays may change as soon as
-        this returns: the copies stay, for the next time. Otherwise they must not change before `finish`.
+        this returns; the copy buffers are reused. Otherwise they must not change before `finish`.
         """
         self.finish()
         part = self._directory / ".checkpoint.part"
@@ -80,7 +80,7 @@ class CheckpointWriter:
         )
 
     def poll(self) -> None:
-        """Tell rank 0 that this rank has written; on rank 0, name the checkpoint when all have."""
+        """Notify rank 0 when this rank has written; on rank 0, rename the checkpoint when all ranks have."""
         pending = self._pending
         if pending is None or pending.over:
             return
@@ -104,7 +104,7 @@ class CheckpointWriter:
         return self._pending is not None and self._comm.allgather(self._pending.over)[0] and self._finish()
 
     def finish(self) -> bool:
-        """Wait for the checkpoint that is on its way; otherwise as `settle`."""
+        """Wait for the pending checkpoint; otherwise as `settle`."""
         while self._pending is not None and not self._pending.over:
             time.sleep(_NAP_S)
             self.poll()
@@ -122,7 +122,7 @@ class CheckpointWriter:
                     self._directory.rmdir()
 
     def close(self) -> None:
-        """Give up what is on its way, and leave no half-written checkpoint."""
+        """Abandon the pending checkpoint, and remove its partial files."""
         self._abandoned.set()
         self._pool.shutdown(wait=True)
         if self._pending is not None:
@@ -143,7 +143,7 @@ class CheckpointWriter:
         return True
 
     def _layout(self, held: Mapping[str, Value]) -> list[Part]:
-        """Where this rank's arrays go in its file."""
+        """The positions of this rank's arrays in its file."""
         found, offset = [], 0
         for name, value in held.items():
             array = _array(value)
@@ -174,7 +174,7 @@ class CheckpointWriter:
         began = time.perf_counter()
         path, size, found = folder / f"rank-{self._comm.rank:04d}.bin", sum(part.nbytes for part in parts), []
         if size:
-            reserve(path, size)  # a disk that is too full is found before anything is written
+            reserve(path, size)  # detect a full disk before anything is written
         with path.open("r+b" if size else "wb") as file:
             for part in parts:
                 digest = xxhash.xxh3_64()

@@ -1,4 +1,4 @@
-"""What storage needs of the ranks, and how they agree that something failed."""
+"""The communicator interface of storage, and the agreement of the ranks on errors."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ministream.errors import MinistreamError
 
 
 class Gathering(Protocol):
-    """One small object from every rank on its way to rank 0, for which nobody waits."""
+    """A non-blocking gather of one small object per rank on rank 0."""
 
     def give(self, value: Any) -> None:
-        """This rank's object; once."""
+        """Send this rank's object; call once."""
 
     def take(self) -> list[Any] | None:
-        """On rank 0 the objects in rank order, None as long as one is missing."""
+        """On rank 0 the objects in rank order, None while one is missing."""
 
     def drop(self) -> None:
-        """Expect nothing more."""
+        """Cancel pending receives."""
 
 
 class Communicator(Protocol):
-    """The ranks that share a volume; a communicator of storage's own, so that no other message mixes in.
+    """The ranks that share a volume; a separate communicator, so that messages of other modules cannot interfere.
 
-    `raw` is the mpi4py communicator that HDF5 takes, or None in a run without MPI.
+    `raw` is the mpi4py communicator that HDF5 takes, or None without MPI.
     """
 
     @property
@@ -55,9 +55,9 @@ class Communicator(Protocol):
 
 
 def together(comm: Communicator, path: Path, action: Callable[..., None], *args: Any, root_only: bool = False) -> None:
-    """Run `action` on every rank, or on rank 0 only; refused by the file system on one rank, it fails on all.
+    """Run `action` on every rank, or on rank 0 only; a file system error on one rank raises on all ranks.
 
-    Nobody goes on to the next collective operation before everybody is known to have finished this one.
+    No rank starts the next collective operation before all ranks have finished this one.
     Raises the same StorageError, naming `path`, on every rank.
     """
     failure = None

@@ -1,7 +1,7 @@
-"""Slabs written by every rank by itself, to their places in the file, while the next window is computed.
+"""Direct writes: every rank writes its slab to its file positions, overlapped with computation.
 
-HDF5 only lays the file out. The pixels go there with pwrite(2) in a thread that calls neither HDF5 nor MPI, so that
-it needs no MPI with THREAD_MULTIPLE, and every error of the file system is seen by whoever caused it.
+HDF5 only allocates the file. The pixels are written with pwrite(2) in a thread that calls neither HDF5 nor MPI, so that
+MPI needs no THREAD_MULTIPLE, and every file system error is reported on the rank that caused it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NAP_S = 1e-3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Places:
-    """Where the pixels of a chunked dataset [slice, n, n] lie in its file.
+    """File positions of the pixels of a chunked dataset [slice, n, n].
 
     `offsets` [slice, band] are the file positions of the chunks, each one slice by `rows` image rows.
     """
@@ -40,7 +40,7 @@ class Places:
 
     @classmethod
     def of(cls, dataset: h5py.Dataset) -> Places:
-        """Those of a dataset whose chunks are allocated."""
+        """The positions of a dataset whose chunks are allocated."""
         slices, n, _ = dataset.shape
         rows = dataset.chunks[1]
         where = dataset.id.get_chunk_info_by_coord
@@ -61,7 +61,7 @@ class Places:
 
 @dataclass(kw_only=True)
 class _Pending:
-    """One volume on its way. On rank 0 `naming` is under way once every rank has written its slab."""
+    """A pending volume. On rank 0 `naming` is the rename task, started when every rank has written its slab."""
 
     part: Path
     path: Path
@@ -76,8 +76,8 @@ class _Pending:
 class Direct:
     """One volume at a time, written in a thread of this rank.
 
-    `begin`, `settle` and `finish` are collective; `poll` may be called at any time and only moves things on.
-    `hidden_s` are the seconds of writing for which nobody waited.
+    `begin`, `settle` and `finish` are collective; `poll` may be called at any time and is not collective.
+    `hidden_s` are the seconds of writing overlapped with computation.
     """
 
     name = "one writer per rank, overlapped with computation"
@@ -92,7 +92,7 @@ class Direct:
         self.hidden_s = 0.0
 
     def begin(self, part: Path, path: Path, places: Places, image: Image, *, copied: bool) -> None:
-        """Start to write this rank's slab of the laid-out file `part`, which becomes `path` when all are done.
+        """Start to write this rank's slab to the allocated file `part`, renamed to `path` when all ranks are done.
 
         With `copied` the image may change as soon as this returns, otherwise only after `finish`.
         """
@@ -104,7 +104,7 @@ class Direct:
         )
 
     def poll(self) -> None:
-        """Tell rank 0 that this rank has written; on rank 0, name the file when all have."""
+        """Notify rank 0 when this rank has written; on rank 0, rename the file when all ranks have."""
         pending = self._pending
         if pending is None or pending.over:
             return
@@ -124,13 +124,13 @@ class Direct:
             pending.over = True
 
     def settle(self) -> None:
-        """See whether all are done; collective. Raises on every rank the StorageError of the one that failed."""
+        """Check whether all ranks are done; collective. Raises the StorageError of a failed rank on every rank."""
         self.poll()
         if self._pending is not None and self._comm.allgather(self._pending.over)[0]:
             self._finish(waited_s=0.0)
 
     def finish(self) -> None:
-        """Wait until the volume has its name; collective. Raises as `settle` does."""
+        """Wait until the volume is complete and renamed; collective. Raises as `settle` does."""
         if self._pending is None:
             return
         began = time.perf_counter()
@@ -140,7 +140,7 @@ class Direct:
         self._finish(waited_s=time.perf_counter() - began)
 
     def close(self) -> None:
-        """Give up what is on its way, and leave no temporary file."""
+        """Abandon the pending volume, and remove its temporary file."""
         self._abandoned.set()
         self._pool.shutdown(wait=True)
         if self._pending is not None:
@@ -186,7 +186,7 @@ class Direct:
 
 
 def _pwrite(descriptor: int, data: memoryview, position: int) -> None:
-    """All of `data`: a call may write less, and the next one says why."""
+    """Write all of `data`: a call may write less, and the next call then raises the cause."""
     while data:
         count = os.pwrite(descriptor, data, position)
         data, position = data[count:], position + count

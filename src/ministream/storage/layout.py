@@ -1,7 +1,7 @@
-"""From slices innermost in memory to [slice, row, col] on disk, in blocks of bounded size.
+"""Conversion from slices innermost in memory to [slice, row, col] on disk, in blocks of bounded size.
 
-A block is a band of image rows of all the slices of a slab. Every rank has the same n rows whatever its
-share of slices, so all ranks make the same number of collective writes and none of them is ever empty.
+A block is a band of image rows of all the slices of a slab. Every rank has the same n rows for any
+number of slices, so all ranks make the same number of collective writes, and no write is empty.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def rows_per_block(slices: int, n: int) -> int:
 
 
 def scratch_bytes(slices: int, n: int) -> int:
-    """Memory that writing takes on a rank beside the image; `slices` is the largest slab's number of rows."""
+    """Memory for writing on a rank, in addition to the image; `slices` is the largest slab's number of rows."""
     return slices * rows_per_block(slices, n) * n * ITEM
 
 

@@ -1,4 +1,4 @@
-"""Volumes read back, ours and those of other programs, with errors that name the file and the dataset."""
+"""Reads volumes, also those of other programs; errors name the file and the dataset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ministream.storage.writer import FINAL
 
 
 class Volume:
-    """An open volume [slice, row, col]; planes are read when asked for, the volume never as a whole.
+    """An open volume [slice, row, col]; planes are read on demand, never the whole volume.
 
     Raises InputError when the file is missing, truncated or not HDF5, or the dataset is absent or not a
     three-dimensional array of real numbers. A context manager.
@@ -81,7 +81,7 @@ def _open(path: Path) -> h5py.File:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read as HDF5, it is truncated or of another kind: {error}") from error
+        raise InputError(f"{path}: cannot be read as HDF5, it is truncated or of another format: {error}") from error
 
 
 def _dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:

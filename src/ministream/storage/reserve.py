@@ -1,4 +1,4 @@
-"""Disk space claimed before anybody writes, so that a full disk is an error and not a hole in the data."""
+"""Reserves disk space before writing, so that a full disk is an error and not a hole in the data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 def reserve(path: Path, size: int) -> None:
-    """Claim the blocks of the first `size` bytes of the file `path`, which is created where it does not exist.
+    """Reserve the blocks of the first `size` bytes of the file `path`, which is created if it does not exist.
 
     Raises OSError with the cause: disk full, quota, file too large. Where the file system cannot reserve
     (fallocate(2) not supported) the free space is compared instead. `os.posix_fallocate` is not used

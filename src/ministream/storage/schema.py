@@ -1,4 +1,4 @@
-"""What a volume file says about itself: units, geometry, provenance, configuration, counters.
+"""Metadata of a volume file: units, geometry, provenance, configuration, counters.
 
     /data                    float32 [slice, row, col], linear attenuation per pixel
     /entry/reconstruction    NXdata whose `data` is a link to /data, with axes z, y, x (NeXus viewers)
@@ -32,12 +32,12 @@ CONVENTION = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class VolumeState:
-    """What is known of the scan at the moment a volume is written.
+    """The state of the scan when a volume is written.
 
     `angles_rad` are the smallest and the largest angle used so far, None before the first; `elapsed_s`
-    counts from the first frame. `ledger` is the receiver's, `announced` the producer's, None until it has come.
-    `warnings` are what is odd about the scan, `accepted` the codes of those that the user has acknowledged, `flaw` what
-    makes the volume doubtful although nothing is missing.
+    counts from the first frame. `ledger` is the receiver's, `announced` the producer's, None until it is received.
+    `warnings` are notices about the scan, `accepted` the codes of those that the user has acknowledged, `flaw` the
+    reason why the volume is doubtful although nothing is missing.
     """
 
     ledger: Ledger
@@ -52,13 +52,13 @@ class VolumeState:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What keeps the volume from holding every projection that was delivered; empty for a complete one."""
+        """Why the volume does not contain every delivered projection; empty for a complete one."""
         return (*shortfalls(self.announced, self.ledger), *filter(None, [self.flaw]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class VolumeHeader:
-    """What stays the same for all volumes of one job."""
+    """Metadata common to all volumes of a job."""
 
     scan: Scan
     n: int

@@ -1,4 +1,4 @@
-"""The two ways in which slabs reach a file that rank 0 has already laid out: collectively, or through rank 0."""
+"""Two methods to write slabs to a file that rank 0 has allocated: collectively, or through rank 0."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def _digest(block: Block) -> int:
 
 
 class Transfer(Protocol):
-    """One volume's way to disk. Every method is collective and raises OSError or RuntimeError on any rank."""
+    """The transfer of one volume to disk. Every method is collective and raises OSError or RuntimeError on any rank."""
 
     name: str
 
     def open(self, part: Path) -> None: ...
     def write(self, rows: slice, block: Block) -> None:
-        """Store `block` [this rank's slices, rows, n], which lies in the scratch and may be overwritten."""
+        """Store `block` [this rank's slices, rows, n], which is in the scratch buffer and may be overwritten."""
 
     def close(self) -> None: ...
     def verify(self) -> None:
-        """Make sure that what was written is in the file."""
+        """Check that the file contains the written data."""
 
 
 class Collective:
     """Parallel HDF5: all ranks write their slabs in the same collective call.
 
-    MPI-IO may report success for data it lost (Open MPI 4's OMPIO does so on a full disk), so each rank reads its
-    slab back and compares digests before the file gets its name.
+    MPI-IO may report success for lost data (OMPIO of Open MPI 4 does so on a full disk), so each rank reads its
+    slab back and compares digests before the file is renamed.
     """
 
     name = "parallel HDF5"
@@ -76,7 +76,7 @@ class Collective:
 
 
 class ThroughRoot:
-    """Serial HDF5: rank 0 writes its own blocks, then receives and writes the others' one after the other."""
+    """Serial HDF5: rank 0 writes its own blocks, then receives and writes those of the other ranks one by one."""
 
     name = "HDF5 through rank 0"
 
@@ -86,7 +86,7 @@ class ThroughRoot:
     def open(self, part: Path) -> None:
         if self._comm.rank == 0:
             self._part = part
-            # without a chunk cache a write fails where it is made; HDF5 can crash when closing fails to flush
+            # without a chunk cache a failed write raises immediately; HDF5 can crash when a flush fails on close
             self._file = h5py.File(part, "r+", locking=False, rdcc_nbytes=0)
 
     def write(self, rows: slice, block: Block) -> None:
@@ -95,8 +95,8 @@ class ThroughRoot:
             return
         failure = self._store(0, rows, block)
         for source, slab in enumerate(self._slabs[1:], start=1):
-            incoming = band(self._scratch, slab, rows, block.shape[2])  # over the block, which is stored by now
-            self._comm.recv_array(incoming, source)  # after a failure too: the sender is waiting
+            incoming = band(self._scratch, slab, rows, block.shape[2])  # overwrites the block, which is already stored
+            self._comm.recv_array(incoming, source)  # also after a failure, because the sender waits
             failure = failure or self._store(source, rows, incoming)
         if failure is not None:
             raise failure
@@ -114,4 +114,4 @@ class ThroughRoot:
             atomic.sync(self._part)
 
     def verify(self) -> None:
-        """Nothing to do: serial HDF5 reports what it could not write."""
+        """Nothing to do: serial HDF5 reports failed writes."""

@@ -1,4 +1,4 @@
-"""Snapshots and the final volume, written by all ranks, whole or not at all."""
+"""Snapshots and the final volume, written atomically by all ranks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FINAL = "recon.h5"
 METADATA_BYTES = 256 << 10
 
 
-# Chunks of 64 KiB and more start at a page, so that no two ranks write to the same one.
+# Chunks of at least 64 KiB are page-aligned, so that no two ranks write to the same page.
 PAGE_BYTES = 4096
 ALIGNED_BYTES = 64 << 10
 
@@ -37,15 +37,15 @@ ALIGNED_BYTES = 64 << 10
 class VolumeWriter:
     """Writes volumes [scan.rows, n, n] into `directory`; every method but `poll` and `close` is collective.
 
-    Each rank hands in its `slab` as an image [n, n, slices], slices innermost, padding after `slab.rows`
-    ignored. A file is laid out and its space reserved by rank 0, filled, synced, and only then renamed. A write that
-    fails raises StorageError, naming the file and the cause, on all ranks; the temporary file is gone then, and the
-    files written earlier are untouched.
+    Each rank passes its `slab` as an image [n, n, slices], slices innermost; padding after `slab.rows` is
+    ignored. Rank 0 allocates the file and reserves its space; the file is then filled, synced and renamed. A failed
+    write raises StorageError, naming the file and the cause, on all ranks; the temporary file is removed, and earlier
+    files remain unchanged.
 
-    `how` is "direct": every rank writes its slab by itself, snapshots while the caller goes on; or "hdf5": HDF5
-    writes, all ranks together with an MPI build of h5py, else through rank 0. The last is also the way where the
-    ranks do not see one directory. "auto" takes the first for snapshots, and for the final volume, which nothing can
-    hide, parallel HDF5 where there is one.
+    `how` is "direct": every rank writes its own slab, and snapshots overlap with computation; or "hdf5": HDF5 writes,
+    collectively with an MPI build of h5py, else through rank 0. Writing through rank 0 is also used where the ranks do
+    not share a directory. "auto" selects "direct" for snapshots, and parallel HDF5, if available, for the final
+    volume, which cannot overlap with computation.
     """
 
     def __init__(
@@ -87,18 +87,18 @@ class VolumeWriter:
 
     @property
     def hidden_s(self) -> float:
-        """Seconds that this rank wrote while its caller went on."""
+        """Seconds of writing on this rank that overlapped with computation."""
         return self._direct.hidden_s if self._direct is not None else 0.0
 
     def snapshot(self, number: int, image: NDArray[np.float32], state: VolumeState) -> Path:
         """Write `000012-recon.h5`, the name that aps-mini-apps gives the image after update 12.
 
-        It may still be on its way afterwards; the image may change. `settle` reports one that fails then.
+        The write may still be pending on return; the image may change. `settle` reports a later failure.
         """
         return self._write(f"{number:06d}-{FINAL}", image, state, behind=True)
 
     def final(self, image: NDArray[np.float32], state: VolumeState) -> Path:
-        """Write `recon.h5`, and wait for all that is on its way."""
+        """Write `recon.h5`, and wait for all pending writes."""
         return self._write(FINAL, image, state, behind=False)
 
     def elsewhere(self, directory: Path) -> Self:
@@ -115,12 +115,12 @@ class VolumeWriter:
         )
 
     def poll(self) -> None:
-        """Move on what is on its way, without waiting; for a caller that computes or waits for something else."""
+        """Progress pending writes without blocking; for a caller that computes or waits for something else."""
         if self._direct is not None:
             self._direct.poll()
 
     def settle(self) -> None:
-        """Learn, without waiting for the disk, how a snapshot that was on its way has ended.
+        """Check the result of a pending snapshot, without waiting for the disk.
 
         Raises the StorageError of one that failed, once; its path is then in `lost`.
         """
@@ -131,17 +131,17 @@ class VolumeWriter:
             raise late
 
     def finish(self) -> None:
-        """Wait until a snapshot that is on its way has its name. Raises as `settle` does."""
+        """Wait until a pending snapshot is complete. Raises as `settle` does."""
         self._wait()
         self.settle()
 
     def close(self) -> None:
-        """Give up what is on its way."""
+        """Abandon pending writes."""
         if self._direct is not None:
             self._direct.close()
 
     def _wait(self) -> None:
-        """Wait for a snapshot that is on its way: its failure must not cost the volume that comes next."""
+        """Wait for a pending snapshot; its failure must not prevent the next volume."""
         if self._direct is not None:
             self._ended(self._direct.finish)
 
@@ -154,7 +154,7 @@ class VolumeWriter:
                 self.lost.append(self._behind)
 
     def _all_see_the_directory(self) -> bool:
-        """Whether what rank 0 makes in the directory is there for every rank."""
+        """Whether a file created by rank 0 in the directory is visible to every rank."""
         name = f".seen-by-all-{uuid.uuid4().hex}" if self._comm.rank == 0 else ""
         probe = self._directory / self._comm.allgather(name)[0]
         together(self._comm, self._directory, partial(probe.touch), root_only=True)
@@ -184,9 +184,9 @@ class VolumeWriter:
         return path
 
     def _lay_out(self, part: Path, state: VolumeState) -> None:
-        """Create the file with all metadata and unwritten data, and reserve its space."""
+        """Create the file with all metadata and allocated but unwritten data, and reserve its space."""
         n, slices = self._header.n, self._header.scan.rows
-        # first of all: HDF5 can crash when the disk is too full for its own metadata
+        # reserve first: HDF5 can crash when the disk is too full for its metadata
         reserve(part, slices * n * n * layout.ITEM + METADATA_BYTES)
         creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)

@@ -1,4 +1,4 @@
-"""The values that the configuration leaves open and the scan decides, and the rows of each rank."""
+"""Resolves the values that the configuration leaves to the scan, and assigns detector rows to ranks."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from ministream.config import Config
 from ministream.errors import ConfigError
 from ministream.model import Scan, Slab
 
-# Frames that one broadcast announces: enough to amortise it, few enough that a rank's staging stays
-# small beside its window.
+# Frames per announcing broadcast: enough to amortise the broadcast, few enough that the staging buffer
+# of a rank stays small compared with its window.
 MAX_BATCH = 16
 
-# An axis that is farther from the middle than this share of the columns is there on purpose.
+# A rotation axis farther from the centre than this fraction of the columns indicates a half acquisition.
 HALF_ACQUISITION_SHARE = 0.15
 
 
 def resolve(config: Config, scan: Scan) -> Config:
-    """The configuration with the window's open lengths decided by the scan.
+    """Return the configuration with unset window lengths taken from the scan.
 
-    Raises ConfigError when neither says how long the window is.
+    Raises ConfigError when neither defines the window length.
     """
     length = config.window.length or scan.projections
     if not length:
         raise ConfigError(
-            "the scan does not tell its number of projections, and --window-length is 0. Set --window-length."
+            "the scan does not announce its number of projections, and --window-length is 0. Set --window-length."
         )
     if scan.projections:
         length = min(length, scan.projections)
@@ -36,7 +36,7 @@ def resolve(config: Config, scan: Scan) -> Config:
 
 
 def axis_of(config: Config, scan: Scan) -> float:
-    """The rotation axis column: the user's, else the scan's, else the middle of the detector.
+    """The rotation axis column: from the user, else from the scan, else the centre of the detector.
 
     Raises ConfigError when it lies outside the detector.
     """
@@ -50,8 +50,8 @@ def axis_of(config: Config, scan: Scan) -> float:
 
 
 def is_half_acquisition(config: Config, scan: Scan, axis_col: float) -> bool:
-    """Whether the slices are wider than the detector, which sees the other half of the sample in the other half of a
-    turn: as the user says, else where the axis is far from the middle.
+    """Whether this is a half acquisition: the slices are wider than the detector, and each half of a 360-degree scan
+    records one half of the sample. The user decides; by default, an axis far from the centre means yes.
     """
     if config.recon.field != "auto":
         return config.recon.field == "half"
@@ -61,8 +61,8 @@ def is_half_acquisition(config: Config, scan: Scan, axis_col: float) -> bool:
 def slice_size(config: Config, scan: Scan, axis_col: float) -> int:
     """Rows and columns of a slice.
 
-    Raises ConfigError for a half acquisition that is to be reconstructed by filtered back projection, which would take
-    what both halves see twice.
+    Raises ConfigError for filtered back projection of a half acquisition: it would count the overlap of the two
+    halves twice.
     """
     n = scan.cols
     if is_half_acquisition(config, scan, axis_col):
@@ -83,7 +83,7 @@ def groups_of(config: Config, ranks: int) -> tuple[range, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """What one rank knows before the first frame: the resolved configuration, the scan, and who owns which rows.
+    """Input of one rank before the first frame: the resolved configuration, the scan, and the row ownership.
 
     `n`: rows and columns of a slice. `group`: the ranks that share this rank's receiving rank.
     """
@@ -104,13 +104,13 @@ class Assignment:
 
     @property
     def band(self) -> tuple[Slab, ...]:
-        """The slabs of this rank's group, counted in the rows of the frames that its receiving rank receives."""
+        """The slabs of this rank's group, in row numbers of the frames that its receiving rank receives."""
         first = self.slabs[self.group.start].first
         return tuple(Slab(self.slabs[rank].first - first, self.slabs[rank].rows) for rank in self.group)
 
     @property
     def batch(self) -> int:
-        """The most frames that are sent to the ranks together."""
+        """The maximum number of frames per batch sent to the ranks."""
         return min(MAX_BATCH, self.config.window.step)
 
 

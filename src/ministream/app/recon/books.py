@@ -1,4 +1,4 @@
-"""The books of a run: what was counted and measured on the way, for the volume, the summary and the observers."""
+"""Counters and measurements of a run, for the volume, the summary and the observers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from ministream.storage import VolumeState
 
 @dataclass(kw_only=True)
 class Books:
-    """Every rank keeps them; only those of rank 0 know the `ledger` of the stream.
+    """Every rank has an instance; only that of rank 0 holds the `ledger` of the stream.
 
-    `not_yet_in_image` are the acquisition times of the projections that came since the last update.
+    `not_yet_in_image` are the acquisition times of the projections received since the last update.
     """
 
     ledger: Ledger = field(default_factory=Ledger)
@@ -44,7 +44,7 @@ class Books:
         return time.monotonic() - self._started
 
     def accepted(self, rows: SlabFrame, *, new: bool, repaired: int) -> None:
-        """One projection is in the window; `new` unless it was there before; `repaired` counts its mended pixels."""
+        """Record a projection in the window; `new` unless it is a repeat; `repaired` counts its mended pixels."""
         if new:
             self.ledger.used += 1
         else:
@@ -55,7 +55,7 @@ class Books:
         self.not_yet_in_image.append(rows.acquired_s)
 
     def updated(self, image: NDArray[np.float32], residual_norm2: NDArray[np.float64], iterations: int) -> Update:
-        """The image contains every accepted projection.
+        """Record an update: the image now contains every accepted projection.
 
         `residual_norm2` is |b - A x|² before each of its iterations, empty for an algorithm that has none.
         """
@@ -81,7 +81,7 @@ class Books:
         )
 
     def state(self) -> State:
-        """What was counted and measured so far."""
+        """All counters and measurements so far."""
         found = {f"latency.{name}": value for name, value in self.latency.state().items()}
         return {
             **found,
@@ -96,7 +96,7 @@ class Books:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on with the books of the run before; the ledger stays the same object."""
+        """Restore the counters of the previous run; the ledger remains the same object."""
         self.ledger.take(json.loads(state["ledger"]))
         self.latency.restore({"counts": state["latency.counts"], "negative": state["latency.negative"]})
         self.not_yet_in_image = state["not_yet_in_image"].tolist()
@@ -107,14 +107,14 @@ class Books:
         self._started = time.monotonic() - state["elapsed_s"]
 
     def agree(self, comm: Comm) -> None:
-        """Count the pixels that were replaced on any rank since the last time; collective."""
+        """Sum the pixels replaced on all ranks since the last call; collective."""
         repaired = comm.sum(np.array(self._repaired_here, np.float64))
         self._repaired_here.clear()
         self.repaired += int(repaired.sum())
         self.ledger.mended += int(np.count_nonzero(repaired))
 
     def volume_state(self, announced: Ledger | None = None, quality: Mapping[str, float] | None = None) -> VolumeState:
-        """What a volume says about itself that is written now: whoever reads it has a complete file."""
+        """The metadata of a volume written now; its projections count as written, since a readable file is complete."""
         ledger = self.ledger.copy()
         ledger.written = ledger.imaged
         return VolumeState(

@@ -1,4 +1,4 @@
-"""The plausibility gate of a run: every rank measures its own rows, rank 0 says what they mean together."""
+"""The plausibility gate of a run: every rank measures its own rows, rank 0 evaluates the combined result."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def mask_of(path: Path | None, assignment: Assignment) -> NDArray[np.bool_] | No
         raise InputError(f"{path}: cannot be read as a mask: {error}. Save one with numpy.save(file, mask)") from error
     expected = (assignment.scan.rows, assignment.scan.cols)
     if mask.shape != expected or mask.dtype.kind not in "bu":
-        raise InputError(f"{path}: holds {mask.dtype} {mask.shape}, expected bool {expected}, true where to mend")
+        raise InputError(f"{path}: holds {mask.dtype} {mask.shape}, expected bool {expected}, true for pixels to mend")
     return np.array(mask[assignment.slab.slice], bool)
 
 
 class ScanGate:
     """One rank's part of the gate; `book` is complete on rank 0 alone.
 
-    A `resumed` run has not seen the projections before its checkpoint, and leaves out what is judged over the scan.
+    A `resumed` run lacks the projections before its checkpoint and skips the checks that need the whole scan.
 
-    After `conclude`, `flaw` says on rank 0 why the run cannot count as complete, if it cannot.
+    After `conclude`, `flaw` holds on rank 0 the reason why the run is not complete, if any.
     """
 
     def __init__(self, comm: Comm, assignment: Assignment, corrector: Corrector, *, resumed: bool = False) -> None:
@@ -56,13 +56,13 @@ class ScanGate:
         self.flaw = ""
 
     def started(self) -> None:
-        """Take over what the source found; collective."""
+        """Add the notices found by the source; collective."""
         with self._comm.together():
             if self._comm.rank == 0:
                 self.book.add(self._assignment.scan.notices)
 
     def settle(self) -> None:
-        """Judge the calibration frames and make the fields from the good ones; collective. Raises InputError."""
+        """Check the calibration frames and compute the fields from the valid ones; collective. Raises InputError."""
         levels = {kind: self._levels(kind) for kind in (FrameKind.FLAT, FrameKind.DARK)}
         with self._comm.together():
             left_out: dict[FrameKind, frozenset[int]] = {}
@@ -73,7 +73,7 @@ class ScanGate:
             self._corrector.settle(left_out)
 
     def accepted(self, rows: SlabFrame, mended: Mended) -> None:
-        """Measure one projection that the corrector has just corrected."""
+        """Measure the projection that the corrector has just processed."""
         self._record.add(rows.index, rows.angle_rad, self._corrector.measures)
         self._mended = self._mended.plus(mended)
         self._pixels += rows.pixels.size
@@ -81,7 +81,7 @@ class ScanGate:
             self._negative = bool(rows.pixels[self._corrector.sampled].min() < 0)
 
     def updated(self) -> None:
-        """Before an image is believed: are the values what `[prep]` takes them for? Collective. Raises InputError."""
+        """Check that the values match the input type in `[prep]`; collective. Raises InputError."""
         shares, negative = self._shares()
         total, count = self._comm.sum(np.array(self._record.level(self._levelled), np.float64))
         level, self._levelled = float(total / max(count, 1)), self._record.count
@@ -93,9 +93,9 @@ class ScanGate:
             )
 
     def conclude(self, unwritten: Sequence[int]) -> None:
-        """Judge the whole scan; collective. Raises InputError where the volume would be wrong, or the run is strict.
+        """Check the whole scan; collective. Raises InputError where the volume would be wrong, or the run is strict.
 
-        `unwritten`, on rank 0, are the projections that were left out because nothing is in them.
+        `unwritten`, on rank 0, are the projections that were skipped because they are empty.
         """
         shares, _ = self._shares()
         table = self._table()
@@ -103,7 +103,7 @@ class ScanGate:
         with self._comm.together():
             if self._comm.rank == 0 and len(table):
                 if self._resumed:
-                    _LOG.info("resumed from a checkpoint: the scan as a whole is not judged again")
+                    _LOG.info("resumed from a checkpoint: checks of the whole scan are skipped")
                 else:
                     self.book.add(self._judged(table, fits))
                 self.book.add(self._mended_notices(shares))
@@ -127,7 +127,7 @@ class ScanGate:
 
     @property
     def _unit_decided(self) -> bool:
-        """A source of the native wire knows the unit of its angles; the other wires do not tell it."""
+        """Only the native wire carries the angle unit; on the other wires it is unknown unless configured."""
         settings = self._assignment.config
         return settings.stream.wire == "native" or settings.aps.angle_unit is not None
 

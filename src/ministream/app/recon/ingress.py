@@ -1,4 +1,4 @@
-"""What the receiving ranks take in: the same frames on all of them, and the fate of every frame."""
+"""Ingress of the receiving ranks: all of them receive the same frames, and every frame is accounted for."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 _REASON_BYTES = 16
 _NEVER_WRITTEN = "never-written"
-# mpirun, srun and the batch system may each pass on the same signal.
+# mpirun, srun and the batch system may each forward the same signal.
 _SAME_SIGNAL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Due:
-    """The next frame in the stream's order; None where it was refused for `reason`."""
+    """The next frame in stream order; `frame` is None if it was refused for `reason`."""
 
     seq: int
     kind: FrameKind
@@ -50,7 +50,7 @@ class _Due:
 
 @dataclass(frozen=True, kw_only=True)
 class _Reached:
-    """The frames that are in the windows; the next batch may be on its way to the ranks already."""
+    """Position up to which frames are in the windows; the next batch may already be in transit to the ranks."""
 
     seq: int
     projections_fed: int
@@ -59,19 +59,20 @@ class _Reached:
 
 
 class Ingress:
-    """Receives one band of every frame, in step with the other receiving ranks, and hands them out without waiting.
+    """Receives one band of every frame, in lockstep with the other receiving ranks, and hands frames out non-blocking.
 
-    `comm` is the receiving ranks'; each makes one. They agree, batch by batch, on what comes next: as many frames as
-    the slowest has, and none that one of them had to refuse. So the ranks behind them have the same projections, and
-    update together. The stream is over for all when it is for one.
+    `comm` contains the receiving ranks; each creates an instance. They agree on every batch: it has as many frames as
+    the slowest rank has received, and a frame refused by one rank is refused by all. All ranks of the job therefore
+    hold the same projections and update together. The stream ends for all ranks when it ends for one.
 
-    `ledger` counts what happens to each frame, the same on all of them. After `conclude`, `announced` is the ledger of
-    the producer, None where its end never came to one of them, `ending` says in one line how the stream ended,
-    `bytes_received` how much came to all together; `failure` is the error of this one that must end the job, if any.
+    `ledger` counts the outcome of each frame and is equal on all ranks. After `conclude`, `announced` is the ledger of
+    the producer (None if a rank did not receive END), `ending` describes in one line how the stream ended,
+    `bytes_received` is the total of all ranks, and `failure` is the error of this rank that must end the job, if any.
 
-    `before` are the values of a checkpoint: the stream continues after what it holds.
+    `before` holds the values of a checkpoint: the stream continues after its last frame.
 
-    A signal ends the stream in order: what has arrived by then is still handed out. A second one ends the job at once.
+    The first signal ends the stream cleanly: frames that have arrived are still handed out. A second signal ends the
+    job immediately.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Ingress:
         self._reached = self._handed()
 
     def _resume(self, before: Mapping[str, Any]) -> None:
-        """Continue where the run was that left these values."""
+        """Restore the stream position from the values of a checkpoint."""
         held = json.loads(before["stream.held"])
         self._held, self._scan_id = Totals(**held), before["scan"]["scan_id"]
         self._handed_out = {kind: held[kind.name.lower() + "s"] for kind in FrameKind}
@@ -126,12 +127,12 @@ class Ingress:
         self._stack.__exit__(kind, error, trace)
 
     def wait_for_scan(self, offered: Route | None, share: Share) -> Scan:
-        """Wait for the producer, and what it says of the scan; `offered`, on rank 0, is the way there.
+        """Wait for the producer and return its scan description; `offered`, on rank 0, is the route to the producer.
 
-        From then on a signal ends the stream in order.
+        After this call a signal ends the stream cleanly.
 
-        Raises PeerLostError when it stays away longer than the configured time, ProtocolError when it speaks another
-        protocol, ConfigError for an address that cannot be dialled from here.
+        Raises PeerLostError when the wait times out, ProtocolError when the producer uses another protocol,
+        ConfigError for an address that this node cannot connect to.
         """
         route = cast(Route, self._comm.bcast(offered))
         self._receiver = self._stack.enter_context(
@@ -154,32 +155,34 @@ class Ingress:
         return scan
 
     def begin(self, *, batch: int, step: int, shape: tuple[int, int]) -> None:
-        """Hand out at most `batch` frames of `shape` at once, and end a batch where the window's next update is due."""
+        """Set the batch limit: at most `batch` frames of `shape`, ending where the next update of the window is due."""
         self._step, self._shape = step, shape
         record = np.dtype([("count", "i8"), ("reasons", f"S{_REASON_BYTES}", (batch,))])
         self._mine, self._all = np.zeros(1, record), np.zeros(self._comm.size, record)
 
     def feed(self) -> Sequence[Frame] | None:
-        """The frames that are there for all, an empty list where none is, None when no more will come.
+        """The frames that all receiving ranks have: an empty list if there are none yet, None after the end.
 
         Raises ProtocolError for frames of another shape.
         """
         if self._ended:
             return None
         self._pull()
+        # A rank joins a round only when it has frames or the end of its stream: a count of 0 then means END, and ranks
+        # that are merely idle do not generate traffic.
         if self._round is None and (self._due or self._over):
             self._propose()
         if self._round is None or not self._round.Test():
             return []
         self._round = None
         count = int(self._all["count"].min())
-        if not count:  # one of them will get no more
+        if not count:  # the stream has ended for at least one rank
             self._ended = self._over = True
             return None
         return self._hand_out(count)
 
     def acknowledge(self) -> None:
-        """Everything handed out so far has reached its window: let the producer send more."""
+        """Confirm that all frames handed out have reached the window: the producer may send more."""
         assert self._receiver is not None
         self._unread = False
         self._reached = self._handed()
@@ -187,13 +190,14 @@ class Ingress:
             self._receiver.ack(self._last_seq)
 
     def conclude(self) -> None:
-        """After the end, with everything used: learn how it was for the others; collective."""
+        """Combine the outcome of all receiving ranks after the last frame was used; collective."""
         assert self._receiver is not None
         self.acknowledge()
-        # what has arrived here and could not be handed out, because the stream ended for another rank
+        # frames that arrived here but were not handed out, because the stream ended for another rank
         self.ledger.received += self._arrived - self._taken
         everyone = self._comm.allgather((self.announced, self.ending, self._receiver.report.bytes))
         self.bytes_received = sum(received for _, _, received in everyone)
+        # the volume is incomplete if any rank lacks END, so the first such rank defines `ending` for all
         early = [(rank, how) for rank, (announced, how, _) in enumerate(everyone) if announced is None and how]
         if early:
             rank, how = early[0]
@@ -205,17 +209,17 @@ class Ingress:
             _LOG.info("end of the stream: %s", self.ending)
 
     def report(self, *, complete: bool, missing: Sequence[str]) -> None:
-        """The volume is written; tell the producer whether every projection is in it, and what is missing."""
+        """Report to the producer that the volume is written, whether it is complete, and what is missing."""
         assert self._receiver is not None
         self._receiver.conclude(written=True, complete=complete, text="; ".join(missing) or self.ending)
 
     @property
     def position(self) -> int:
-        """The last frame that has reached the windows, counted over all kinds; -1 before the first."""
+        """Sequence number of the last frame in the windows, over all kinds of frames; -1 before the first."""
         return self._reached.seq
 
     def _handed(self) -> _Reached:
-        """What has been handed out so far."""
+        """A snapshot of the position and the counters of the frames handed out so far."""
         return _Reached(
             seq=self._last_seq,
             projections_fed=self._projections_fed,
@@ -224,13 +228,14 @@ class Ingress:
         )
 
     def save(self, position: int) -> None:
-        """A checkpoint holds everything up to the frame `position`: the producer need not keep it."""
+        """Confirm that a checkpoint contains all frames up to `position`: the producer may discard them."""
         assert self._receiver is not None
         if position >= 0:
             self._receiver.save(position)
 
     def state(self) -> State:
-        """Where in the stream the windows are, and the books' ledger without the frames on their way to them."""
+        """The stream position of the windows, and the ledger without the frames still in transit to them."""
+        # `self.ledger` already counts the batch in transit, which a restart requests again and would count twice
         reached, ledger = self._reached, self.ledger.copy()
         ledger.received, ledger.refusals = reached.ledger.received, reached.ledger.refusals
         passed = [omitted for omitted in self.omitted if omitted.seq <= reached.seq]
@@ -253,21 +258,22 @@ class Ingress:
 
     @property
     def _arrived(self) -> int:
-        """Frames that have arrived on this rank, whole or not."""
+        """Frames that have arrived on this rank, valid or refused."""
         assert self._receiver is not None
         report = self._receiver.report
         return report.received + report.refused
 
     def tunnel(self) -> dict[str, str | int] | None:
-        """Kind, cipher and bytes of the tunnel in use; None without one, and on other ranks than rank 0."""
+        """Kind, cipher and bytes of the tunnel in use; None without a tunnel and on all ranks except rank 0."""
         return self._link.tunnel() if self._link is not None else None
 
     def _pull(self) -> None:
-        """Take what has come to this rank, as much as one batch holds."""
+        """Receive the frames available on this rank, up to one batch."""
         assert self._receiver is not None
         if not self._stop and time.time() > self._walltime_ends_s:
             self._stop = "the walltime limit"
-            _LOG.warning("the walltime limit is near: finishing with the frames that have arrived")
+            _LOG.warning("walltime limit approaching: finishing with the frames that have arrived")
+        # fix the end at the frames that have arrived: otherwise a fast producer would postpone the stop forever
         if self._stop and self._stop_at is None:
             self._stop_at = self._arrived
         while not self._over and len(self._due) < self._mine["reasons"].size:
@@ -282,7 +288,7 @@ class Ingress:
         assert self._receiver is not None
         match event:
             case Arrived(seq=seq) | Refused(seq=seq) if seq < self._resume_at:
-                # a wire without a resume position sends from the beginning again
+                # a wire without a resume position restarts at the first frame: skip the frames of the checkpoint
                 self._pulled, self._taken = self._pulled + 1, self._taken + 1
                 self._receiver.ack(seq)
             case Arrived(seq=seq, frame=frame):
@@ -308,7 +314,7 @@ class Ingress:
                 self._end(text + known)
 
     def _propose(self) -> None:
-        """Begin to tell the others what is due here."""
+        """Start the exchange of frame counts and refusals with the other receiving ranks."""
         reasons = self._mine["reasons"][0]
         self._mine["count"] = min(len(self._due), reasons.size)
         reasons[:] = b""
@@ -317,7 +323,7 @@ class Ingress:
         self._round = self._comm.start_allgather(self._mine.view(np.uint8), self._all.view(np.uint8))
 
     def _hand_out(self, count: int) -> list[Frame]:
-        """The next `count` frames of the stream, or those up to the window's next update, without the refused ones."""
+        """The next `count` frames, or fewer if the next update of the window is due, without the refused ones."""
         frames: list[Frame] = []
         for refusals in self._all["reasons"][:, :count].T:
             due = self._due.popleft()
@@ -326,7 +332,7 @@ class Ingress:
             self._handed_out[due.kind] += 1
             self.ledger.received += due.kind is FrameKind.PROJECTION
             words = [text.decode() for text in refusals]
-            # rows that see nothing are normal in one band; a projection that was never written shows nothing in all
+            # one constant band is normal (no sample in it); a projection that was never written is constant in all
             blank = all(word == _NEVER_WRITTEN for word in words)
             reason = _NEVER_WRITTEN if blank else next((word for word in words if word not in ("", _NEVER_WRITTEN)), "")
             if reason or due.frame is None:
@@ -338,10 +344,10 @@ class Ingress:
             if due.kind is FrameKind.PROJECTION:
                 self._projections_fed += 1
                 if self._projections_fed % self._step == 0:
-                    break
+                    break  # the rest stays in `_due` and is proposed again with the next batch
         self._unread = self._unread or bool(frames)
         if not self._unread:
-            self.acknowledge()  # nobody else will: they were refused elsewhere
+            self.acknowledge()  # every frame was refused, so no later call would acknowledge them
         return frames
 
     def _end(self, how: str, failure: MinistreamError | None = None) -> None:
@@ -362,6 +368,6 @@ def _is_blank(frame: Frame) -> bool:
 
 
 def _job_ends_s() -> float:
-    """UNIX time at which Slurm ends this job; infinite where it does not say."""
+    """UNIX time at which Slurm ends this job; infinite if unknown."""
     text = os.environ.get("SLURM_JOB_END_TIME", "")
     return float(text) if text.isdigit() else float("inf")

@@ -46,12 +46,12 @@ def recon(
     log_level: str | None,
     console: Console,
 ) -> Summary | None:
-    """Reconstruct one scan; collective over all ranks. The summary comes back on rank 0, None elsewhere.
+    """Reconstruct one scan; collective over all ranks. Returns the summary on rank 0, None elsewhere.
 
     `load_config` is called on every rank. Progress goes to `console`, on rank 0.
 
-    Raises the typed error of whatever failed: on rank 0 where every rank failed together; a rank that
-    fails alone ends the job.
+    Raises a MinistreamError on rank 0 if all ranks failed together; a rank that fails alone
+    aborts the job.
     """
     comm = mpi.world(ranks)
     with mpi.ending_together(comm), ExitStack() as stack:
@@ -91,18 +91,18 @@ def recon(
 
 
 def _on_signals(handler: Callable[[int, Any], None] | signal.Handlers) -> None:
-    """What a signal to this rank does; the receiving ranks decide that the job ends early, the others end with them."""
+    """Install a signal handler; the receiving ranks decide to end the job early, the other ranks follow."""
     for number in STOP_SIGNALS:
         signal.signal(number, handler)
 
 
 def _stop_before_the_scan(number: int, _frame: object) -> None:
-    _on_signals(signal.SIG_IGN)  # mpirun passes on what the ranks may get themselves
+    _on_signals(signal.SIG_IGN)  # mpirun may forward a signal that the ranks also receive directly
     raise IncompleteError(f"stopped by {signal.Signals(number).name} before the scan began: no volume was written")
 
 
 class _Shared:
-    """The work that all ranks share; what one waits for the others there is idle time."""
+    """Work shared between all ranks; the time spent waiting for other ranks counts as idle."""
 
     def __init__(self, comm: mpi.Comm, clock: StageClock) -> None:
         self.part = comm.part
@@ -131,7 +131,7 @@ class Job:
         checkpoint: Checkpoint | None,
     ) -> None:
         self._comm, self._ingress, self._clock = comm, ingress, StageClock()
-        # the stream is counted where it arrives, and rank 0 tells of it
+        # frames are counted on the receiving ranks, and rank 0 reports the counts
         telling = ingress if comm.rank == 0 else None
         ledger = telling.ledger if telling is not None else Ledger()
         self._parts = Parts(comm, assignment, _Shared(comm, self._clock), ledger)
@@ -150,7 +150,7 @@ class Job:
         self._outcome = Outcome(run, self._books, self._observers, self._clock, telling, self._gate)
 
     def _run_of(self, assignment: Assignment, console: Console) -> Run:
-        """What the observers may use; collective."""
+        """The interface for the observers; collective."""
         writer = VolumeWriter(
             self._comm.dup(),
             assignment.config.output.directory,
@@ -174,7 +174,7 @@ class Job:
         )
 
     def run(self) -> Summary | None:
-        """Take batches until the stream ends; update the image whenever the window is due."""
+        """Process batches until the stream ends; update the image whenever the window is due."""
         self._gate.started()
         self._observers.started()
         while (batch := self._take()) is not None:
@@ -236,7 +236,7 @@ class Job:
             self._clock.add("forward", report.forward_s)
             self._clock.add("back", report.back_s)
         self._window.updated()
-        with self._clock.timed("idle"):  # the ranks meet here
+        with self._clock.timed("idle"):  # synchronises the ranks
             residuals = self._parts.pacing.learn(
                 report,
                 acquired_s=self._books.not_yet_in_image,
@@ -249,7 +249,7 @@ class Job:
         self._observers.updated(self._books.updated(image, residuals, report.iterations))
 
     def _failure(self) -> MinistreamError | None:
-        """Why there is nothing to write, on rank 0."""
+        """The reason, on rank 0, why there is no volume to write."""
         if self._ingress is None or self._ingress.failure is not None or self._window.held:
             return self._ingress.failure if self._ingress is not None else None
         return PeerLostError(f"no projection arrived: {self._ingress.ending}")

@@ -1,4 +1,4 @@
-"""Observers of a run: what they learn of each update, and how one that fails is kept from the work."""
+"""Observers of a run: the data they receive for each update, and the isolation of a failing observer."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _PLUGINS = "ministream.app.recon.observers"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Update:
-    """What one update of the image was.
+    """Data of one update of the image.
 
     `index` counts updates from 1. `image` [row, col, padded slices] is this rank's slab, valid during the call.
     `residual_norm` is |b - A x| of the volume before the last of `iterations`, None for an algorithm that has none.
     `ledger` and `behind_s`, the age of the newest projection in the image, are rank 0's. `elapsed_s` counts from the
-    start of the run. `state` is what a file with this image says about itself.
+    start of the run. `state` is the metadata of a file with this image.
     """
 
     index: int
@@ -49,7 +49,7 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Written:
-    """The end of a run: where the volume is, and whether it holds every projection that was delivered."""
+    """The end of a run: the path of the volume, and whether it contains every delivered projection."""
 
     volume: Path
     complete: bool
@@ -57,10 +57,10 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What an observer may use; the same objects for all of them. `console` is the user's, on rank 0.
+    """The interface of a run for its observers, which share these objects. `console` is the user's, on rank 0.
 
-    `state` gives all that a restart needs, `position` the frame of the stream up to which that is, and `saved` takes
-    the position up to which the producer need not keep frames any longer.
+    `state` returns everything a restart needs, `position` the last stream frame in that state, and `saved` accepts
+    the position up to which the producer may discard frames.
     """
 
     comm: Comm
@@ -74,10 +74,10 @@ class Run:
 
 
 class Observer(Protocol):
-    """Watches a run; each module in `observers` makes one with `observe(run)`, or None where there is nothing to do.
+    """Observes a run; `observe(run)` of each module in `observers` creates one, or returns None if not configured.
 
-    `stage` is where its seconds are booked. `collective`: every rank has one, and its calls wait for the other ranks;
-    what can fail on one rank alone must then be inside `Comm.together`.
+    `stage` is the stage clock that counts its time. `collective`: every rank has an instance, and its calls wait for
+    the other ranks; code that can fail on one rank alone must then run inside `Comm.together`.
     """
 
     stage: ClassVar[str]
@@ -85,11 +85,11 @@ class Observer(Protocol):
 
     @property
     def files(self) -> Sequence[Path]:
-        """What it has written."""
+        """The files that it has written."""
         ...
 
     def started(self) -> None:
-        """The first frames are awaited."""
+        """The job waits for the first frames."""
         ...
 
     def updated(self, update: Update) -> None:
@@ -97,7 +97,7 @@ class Observer(Protocol):
         ...
 
     def interrupted(self) -> None:
-        """The stream has ended early, and the image does not hold all of the window yet."""
+        """The stream has ended early; the image may not contain the whole window yet."""
         ...
 
     def finished(self, written: Written) -> None:
@@ -105,11 +105,11 @@ class Observer(Protocol):
         ...
 
     def poll(self) -> None:
-        """This rank computes or waits: move on what is under way, at once; not collective."""
+        """Progress pending work without blocking, while this rank computes or waits; not collective."""
         ...
 
     def close(self) -> None:
-        """The job ends, in whatever way: give back what is held; not collective."""
+        """Release resources at the end of the job, also after an error; not collective."""
         ...
 
 
@@ -124,7 +124,7 @@ class Quiet:
 
     @property
     def files(self) -> Sequence[Path]:
-        """What it has written."""
+        """The files that it has written."""
         return self._files
 
     def started(self) -> None:
@@ -149,10 +149,10 @@ class Quiet:
 class Observers:
     """All observers of this rank, in the same order on every rank.
 
-    One that fails is reported once, asked again the next time, and listed in `failures` with the first error and how
-    often it failed. An error of one rank alone in a collective observer cannot be survived by the others: it goes up.
+    A failing observer is logged once, called again the next time, and listed in `failures` with its first error and
+    the failure count. An error on one rank alone in a collective observer is fatal, because the other ranks would hang.
 
-    Raises ConfigError where an observer that was asked for cannot be had.
+    Raises ConfigError where a requested observer cannot be created.
     """
 
     def __init__(self, run: Run, clock: StageClock, names: Sequence[str] | None = None) -> None:
@@ -162,41 +162,41 @@ class Observers:
         self._failed: dict[str, tuple[str, int]] = {}
 
     def started(self) -> None:
-        """Tell all of them."""
+        """Notify all observers."""
         self._tell(lambda observer: observer.started())
 
     def updated(self, update: Update) -> None:
-        """Tell all of them."""
+        """Notify all observers."""
         self._tell(lambda observer: observer.updated(update))
 
     def interrupted(self) -> None:
-        """Tell all of them."""
+        """Notify all observers."""
         self._tell(lambda observer: observer.interrupted())
 
     def finished(self, written: Written) -> None:
-        """Tell all of them."""
+        """Notify all observers."""
         self._tell(lambda observer: observer.finished(written))
 
     def poll(self) -> None:
-        """Tell all of them; called often."""
+        """Notify all observers; called often."""
         for name, observer in self._observers.items():
             with self._surviving(name, observer, alone=True):
                 observer.poll()
 
     def close(self) -> None:
-        """Tell all of them, whatever else has failed."""
+        """Notify all observers, even after earlier failures."""
         for name, observer in self._observers.items():
             with self._surviving(name, observer, alone=True):
                 observer.close()
 
     @property
     def files(self) -> list[Path]:
-        """What they have written so far."""
+        """The files that they have written so far."""
         return [path for observer in self._observers.values() for path in observer.files]
 
     @property
     def failures(self) -> dict[str, str]:
-        """The first error of each that failed, and how often it did."""
+        """The first error of each failed observer, and its failure count."""
         return {
             name: error + (f" ({count} times)" if count > 1 else "") for name, (error, count) in self._failed.items()
         }

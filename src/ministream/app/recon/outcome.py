@@ -1,4 +1,4 @@
-"""The end of a run: the volume first, then the summary, then what people look at."""
+"""The end of a run: writes the volume, then the summary, then the pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LOG = log.get(__name__)
 
 
 class Outcome:
-    """Writes what a run has come to; every rank makes one, `ingress` is rank 0's."""
+    """Writes the results of a run; every rank has an instance, `ingress` is that of rank 0."""
 
     def __init__(
         self,
@@ -39,8 +39,8 @@ class Outcome:
     def write(self, image: NDArray[np.float32], *, scattered: int) -> Summary | None:
         """Write the volume and the summary, and let the observers finish; collective. Raises StorageError.
 
-        `scattered` are the bytes that this rank sent to others. The summary comes back on rank 0. It is written before
-        the observers finish, which may fail, and again with what came after.
+        `scattered` are the bytes that this rank sent to others. Returns the summary on rank 0. It is written before the
+        observers finish, because they may fail, and again with their files and failures.
         """
         seconds = self._books.elapsed_s
         measured = self._measured(image)
@@ -76,14 +76,14 @@ class Outcome:
         return summary
 
     def _volume(self, image: NDArray[np.float32], state: VolumeState) -> Path:
-        """Write the volume, or where that fails write it to the fallback folder; collective."""
+        """Write the volume; if that fails, write it to the fallback folder; collective."""
         settings = self._run.assignment.config
         fallback = settings.output.fallback or settings.checkpoint_folder
         try:
             return self._run.writer.final(image, state)
         except StorageError as error:
             if self._run.comm.rank == 0:
-                _LOG.warning("%s; the volume goes to the fallback folder %s", error, fallback)
+                _LOG.warning("%s; writing the volume to the fallback folder %s", error, fallback)
             try:
                 writer = self._run.writer.elsewhere(fallback)
                 try:
@@ -106,7 +106,7 @@ class Outcome:
         scattered: int,
         missing: tuple[str, ...],
     ) -> Summary | None:
-        """What every rank knows, on rank 0; collective."""
+        """Combine the data of all ranks on rank 0; collective."""
         run, books, ingress = self._run, self._books, self._ingress
         sent = run.comm.sum(np.array([scattered], np.float64))[0]
         memory = run.comm.allgather(peak_memory_mib())
@@ -150,7 +150,7 @@ class Outcome:
         )
 
     def _store(self, summary: Summary | None) -> None:
-        """Write the summary beside the results, or beside the volume in the fallback folder."""
+        """Write the summary to the output folder, or to the fallback folder if the volume is there."""
         if summary is None:
             return
         settings = self._run.assignment.config
@@ -160,17 +160,17 @@ class Outcome:
             fallback = settings.output.fallback or settings.checkpoint_folder
             if not fallback.is_dir():
                 raise
-            _LOG.warning("%s; the summary goes to %s", error, fallback)
+            _LOG.warning("%s; writing the summary to %s", error, fallback)
             summary.write(fallback / "summary.json")
 
     def _measured(self, image: NDArray[np.float32]) -> Mapping[str, float]:
-        """Quality against the truth or the reference, where one is known."""
+        """Quality against the ground truth or the reference, if known."""
         with self._clock.timed("quality"):
             sums = self._run.comparison.sums(image) if self._run.comparison.known else None
         return sums.mean() if sums is not None else {}
 
 
 def _everywhere(error: StorageError) -> StorageError:
-    """Every rank raises it."""
+    """The same error marked as raised on every rank."""
     error.everywhere = True
     return error

@@ -1,4 +1,4 @@
-"""How many iterations each update gets: every rank measures, all decide the same."""
+"""Number of iterations per update: every rank measures, and all ranks make the same decision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOG = log.get(__name__)
 
 
 class Pacing:
-    """The pace of one job; `iterations` begins an update and `learn` ends it, `proceed` is asked in between."""
+    """The pace of one job; `iterations` starts an update, `proceed` is called between iterations, `learn` ends it."""
 
     def __init__(self, comm: Comm, assignment: Assignment) -> None:
         self._comm, self._section = comm, assignment.config.window
@@ -29,12 +29,12 @@ class Pacing:
         self._began = self._ended = time.perf_counter()
 
     def iterations(self) -> int:
-        """Iterations of the update that begins now, at most."""
+        """Maximum number of iterations of the update that starts now."""
         self._began = time.perf_counter()
         return self._pace.iterations()
 
     def proceed(self, norm2: float) -> bool:
-        """Whether to go on after an iteration that found |b - A x|² `norm2` here; collective with a stop rule."""
+        """Whether to continue after an iteration with |b - A x|² `norm2` on this rank; collective with a stop rule."""
         if not self._section.stop_change:
             return True
         return self._pace.proceed(float(self._comm.sum(np.array([norm2]))[0]))
@@ -42,10 +42,10 @@ class Pacing:
     def learn(
         self, report: UpdateReport, *, acquired_s: list[float], idle_s: float, waiting: int
     ) -> NDArray[np.float64]:
-        """Take in what the update was like; collective. Returns |b - A x|² of the volume before each iteration.
+        """Record the timing of the update; collective. Returns |b - A x|² of the volume before each iteration.
 
-        `acquired_s` are the acquisition times of the projections that were new in it, `idle_s` the seconds that this
-        rank had nothing to do since the update before, `waiting` (on rank 0) the projections that have come since.
+        `acquired_s` are the acquisition times of its new projections, `idle_s` the idle seconds of this rank since the
+        previous update, `waiting` (on rank 0) the number of projections received since.
         """
         now = time.perf_counter()
         update_s, other_s = now - self._began, self._began - self._ended - idle_s
@@ -64,11 +64,11 @@ class Pacing:
         return np.sum(norms, axis=0, dtype=np.float64)  # type: ignore[no-any-return]
 
     def state(self) -> State:
-        """What was measured so far, and the acquisition time of the newest projection."""
+        """The measurements so far, and the acquisition time of the newest projection."""
         return {**self._pace.state(), "newest_s": self._newest_s}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what was measured before."""
+        """Restore earlier measurements."""
         self._pace.restore(state)
         self._newest_s = state["newest_s"]
 

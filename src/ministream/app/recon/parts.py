@@ -1,4 +1,4 @@
-"""What one rank holds of a run, and in one list all of it that a restart needs."""
+"""The objects of a run on one rank, and the list of those whose state a restart needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ministream.state import Slabwise, State, Stateful
 
 
 class SlabImage:
-    """The image of this rank's slab; `handle` is its backend's."""
+    """The image of this rank's slab; `handle` belongs to its backend."""
 
     def __init__(self, geometry: Geometry, slices: int) -> None:
         self._backend, self._slices = backend.default(), slices
@@ -38,14 +38,14 @@ class SlabImage:
         return {"values": Slabwise(array=self.host()[:, :, : self._slices], axis=2)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back the slices of this slab."""
+        """Restore the slices of this slab."""
         padded = np.zeros_like(self.host())
         padded[:, :, : self._slices] = state["values"]
         self._backend.copy(self.handle, padded)
 
 
 class Parts:
-    """Made from an assignment, the same on every rank but for the slab."""
+    """Created from an assignment; equal on all ranks except for the slab."""
 
     def __init__(self, comm: Comm, assignment: Assignment, sharing: Sharing, ledger: Ledger) -> None:
         scan, slices, window = assignment.scan, assignment.slab.rows, assignment.config.window
@@ -72,13 +72,13 @@ class Parts:
         }
 
     def state(self) -> dict[str, Any]:
-        """Everything, under `part.name`; plain values are those of rank 0."""
+        """The state of all parts, with keys `part.name`; plain values are those of rank 0."""
         return {
             f"{part}.{name}": value for part, held in self._stateful.items() for name, value in held.state().items()
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Take back what `state` gave, with bare arrays cut to this rank's rows; collective."""
+        """Restore the result of `state`, with plain arrays cut to this rank's rows; collective."""
         for part, held in self._stateful.items():
             prefix = f"{part}."
             held.restore({name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)})

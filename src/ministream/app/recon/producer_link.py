@@ -20,17 +20,17 @@ _ONE_NODE = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:", "ipc:", "inproc:"
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """What a receiving rank must know of the way to the producer, as rank 0 on `node` knows it. It travels over MPI,
-    and holds no secret.
+    """The route to the producer, as seen by rank 0 on `node`. It is broadcast over MPI to the receiving ranks and
+    contains no secret.
     """
 
     urls: tuple[str, ...]
     node: str
 
     def urls_for(self, receiver: int) -> tuple[str, ...]:
-        """The addresses for receiving rank number `receiver`, of which the first is its own to take data from.
+        """The addresses for receiving rank number `receiver`; the first is the one it receives data from.
 
-        Raises ConfigError for one on rank 0's node alone, which cannot be dialled from another.
+        Raises ConfigError for a local address of rank 0's node, which other nodes cannot connect to.
         """
         first = receiver % len(self.urls)
         url, here = self.urls[first], os.uname().nodename
@@ -43,16 +43,16 @@ class Route:
 
 
 class ProducerLink:
-    """Hosts this side's control server where the configuration asks for one, and says where it all listens.
+    """Hosts this side's control server if configured, and provides the addresses of the endpoints.
 
-    Raises ConfigError where the configuration names no way to the producer.
+    Raises ConfigError where the configuration defines no route to the producer.
     """
 
     def __init__(self, config: Config, announce_to: Path | None) -> None:
         self._config = config
         self._stack = ExitStack()
         self._session_uid: str | None = None
-        curve.load(config.stream.curve, "receiver")  # what is wrong with the keys is said before anybody waits
+        curve.load(config.stream.curve, "receiver")  # report invalid keys before anybody waits for a connection
         every_rank = open_wire(config.stream.wire, config).every_rank and config.tunnel.control is None
         if config.aps.every_rank and not every_rank:
             raise ConfigError("[aps] every_rank is for --source-wire tracemq without a tunnel")
@@ -60,9 +60,9 @@ class ProducerLink:
         self._server = embedded(config.tunnel, "CONS")
         if self._server is None and connect is None:
             raise ConfigError(
-                "no way to the producer: give --connect tcp://HOST:PORT for a direct connection, "
+                "no route to the producer: set --connect tcp://HOST:PORT for a direct connection, "
                 "--producer HOST:PORT for a tunnel to the producer's control server, or --control HOST:PORT to host "
-                "this side's end of a tunnel that somebody else opens"
+                "this side's end of a tunnel that another process opens"
             )
         if self._server is not None:
             self._stack.enter_context(self._server)
@@ -77,8 +77,8 @@ class ProducerLink:
     def open(self) -> Route:
         """Wait for the tunnel, or open it.
 
-        Raises PeerLostError when nobody opens it within the configured time, AccessError when the producer's control
-        server refuses.
+        Raises PeerLostError when it is not opened within the configured time, AccessError when the producer's control
+        server rejects the request.
         """
         return Route(urls=self._urls(), node=os.uname().nodename)
 
@@ -95,7 +95,7 @@ class ProducerLink:
 
     @property
     def failure(self) -> str | None:
-        """Why this side's end of the tunnel was lost, if it was."""
+        """The reason why this side's end of the tunnel was lost, if any."""
         return self._server.failure if self._server is not None else None
 
     def tunnel(self) -> dict[str, str | int] | None:

@@ -23,11 +23,11 @@ Slice = NDArray[np.float32]
 
 
 class ReferenceComparison:
-    """Compares slice by slice, so that no second volume is held; every method is collective.
+    """Compares slice by slice, so that no second volume is in memory; every method is collective.
 
-    `known` says whether there is anything to compare with, `live` whether the user named a reference volume, against
-    which every update is measured. Raises InputError for a reference that is not of the scan's shape, ConfigError where
-    a package is missing; a ground truth that nobody asked to compare with is left alone then, with a warning.
+    `known`: a ground truth or a reference exists. `live`: the user named a reference volume, and every update is
+    compared with it. Raises InputError for a reference whose shape differs from the scan, ConfigError where a package
+    is missing; without a user-named reference a missing package is only a warning.
     """
 
     def __init__(self, comm: Comm, assignment: Assignment) -> None:
@@ -46,13 +46,13 @@ class ReferenceComparison:
 
     @property
     def known(self) -> bool:
-        """There is something to compare with."""
+        """Whether a ground truth or a reference exists."""
         return self._ideal is not None
 
     def sums(self, image: NDArray[np.float32]) -> QualitySums | None:
-        """Compare the image [n, n, slices] of every rank with what it should be.
+        """Compare the image [n, n, slices] of every rank with the ground truth or the reference.
 
-        None if that fails, for instance because the reference was removed: logged once, without losing the volume.
+        Returns None if that fails, for instance because the reference was removed: logged once, the run continues.
         """
         try:
             return self._compared(image)

@@ -1,4 +1,4 @@
-"""Continuing from a checkpoint: what of the configuration it decides, and whether it is of this scan."""
+"""Resuming from a checkpoint: the settings that it determines, and the check that it belongs to this scan."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ministream.storage import Checkpoint, open_newest
 
 _LOG = log.get(__name__)
 
-# What a scan must have in common with that of the checkpoint.
+# The fields of a scan that must match those of the checkpoint.
 _SAME = ("scan_id", "rows", "cols", "dtype", "projections")
-# What makes the image; the rest (threads, outputs, connections) may be others.
+# The tables that determine the image; all others (threads, outputs, connections) may change.
 _TABLES = ("window", "recon", "prep")
 
 
@@ -29,18 +29,18 @@ def found(comm: Comm, settings: Config) -> Checkpoint | None:
 
 
 def settled(settings: Config, checkpoint: Checkpoint) -> Config:
-    """The configuration with the tables that the checkpoint decides."""
+    """The configuration with the tables that the checkpoint determines."""
     saved = checkpoint.values["config"]
     tables = {name: dict(saved[name]) for name in _TABLES}
     tables["recon"] |= {"threads": settings.recon.threads, "axis": checkpoint.values["axis_col"], "center": None}
     known = {name: config.parse(type(getattr(settings, name)), tables[name], str(checkpoint.path)) for name in _TABLES}
     if any(getattr(settings, name) != known[name] for name in ("window", "prep")):
-        _LOG.info("the tables %s are those of %s", ", ".join(f"[{name}]" for name in _TABLES), checkpoint.path)
+        _LOG.info("using the tables %s from %s", ", ".join(f"[{name}]" for name in _TABLES), checkpoint.path)
     return settings.model_copy(update=known)
 
 
 def check(checkpoint: Checkpoint, scan: Scan) -> None:
-    """Raises InputError when `scan` is not the one that the checkpoint is of."""
+    """Raise InputError when the checkpoint belongs to another scan."""
     saved = checkpoint.values["scan"]
     for name in _SAME:
         if saved[name] != getattr(scan, name):
@@ -51,7 +51,7 @@ def check(checkpoint: Checkpoint, scan: Scan) -> None:
 
 
 def header(assignment: Assignment) -> dict[str, Any]:
-    """What a checkpoint says about its run, beside the state of the parts."""
+    """The metadata of a checkpoint, in addition to the state of the parts."""
     return {
         "scan": dataclasses.asdict(assignment.scan),
         "config": assignment.config.as_dict(),
@@ -60,7 +60,7 @@ def header(assignment: Assignment) -> dict[str, Any]:
 
 
 def restore(checkpoint: Checkpoint, comm: Comm, assignment: Assignment, parts: Parts) -> None:
-    """Put the state of the run before into `parts`; collective. Raises InputError."""
+    """Restore the state of the previous run into `parts`; collective. Raises InputError."""
     with comm.together():
         saved = checkpoint.read(assignment.slab.slice, comm.part(assignment.n))
     parts.restore(saved)

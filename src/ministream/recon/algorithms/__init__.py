@@ -1,7 +1,7 @@
 """Algorithms: each module has `Options` and `Algorithm`; all are windowed, warm-started and run on a `Backend`.
 
-An update improves the image in place, [n, n, padded slices], with what the window holds. One iteration uses every
-projection of the window once forward and once back, unless the module says otherwise.
+An update improves the image in place, [n, n, padded slices], from the projections in the window. One iteration uses
+every projection of the window once forward and once back, unless the module states otherwise.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from ministream.recon.window import Window
 from ministream.state import State
 
 Proceed = Callable[[float], bool]
-"""Asked after each iteration with |b - A x|² from before it; False ends the update."""
+"""Called after each iteration with |b - A x|² from before it; returning False ends the update."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UpdateReport:
-    """What one update did.
+    """The result of one update.
 
     `residual_norm2` is the slab's |b - A x|² before each iteration: ranks may sum it. Seconds are wall clock.
     """
@@ -33,12 +33,11 @@ class UpdateReport:
 
 
 class Algorithm(Protocol):
-    """What every algorithm offers.
+    """The interface of an algorithm.
 
-    `images` and `residuals` say how many arrays as large as the image and the window's data it needs at its peak,
-    the image included; `per_pixel` how many bytes per pixel of one slice its weights take. `backend` does the
-    arithmetic and makes the images. `sharing` are the ranks that it may share work with: with others than itself, every
-    update is collective.
+    `images` and `residuals`: peak numbers of arrays of the size of the image and of the window's data, including the
+    image; `per_pixel`: bytes per pixel of one slice for the weights. `backend` does the arithmetic and creates the
+    images. `sharing`: the ranks that may share work; with more than this rank, every update is collective.
     """
 
     images: ClassVar[int]
@@ -50,17 +49,17 @@ class Algorithm(Protocol):
     def update(
         self, image: Image, window: Window, iterations: int, *, progress: Progress = ..., proceed: Proceed = ...
     ) -> UpdateReport:
-        """Improve `image` by up to `iterations` iterations; `progress` is called in between, from this thread."""
+        """Improve `image` by up to `iterations` iterations; `progress` is called regularly, from this thread."""
         ...
 
     def move_axis(self, axis_col: float) -> None:
-        """From the next update on the rotation axis is at this detector column, for all the window holds."""
+        """Set the rotation axis column, from the next update on, for all projections in the window."""
         ...
 
     def state(self) -> State:
-        """What an update leaves for the next beside the image."""
+        """The state that an update passes to the next one, besides the image."""
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave, with bare arrays, for the same options; collective over `sharing`."""
+        """Restore the result of `state`, with plain arrays, for the same options; collective over `sharing`."""
         ...

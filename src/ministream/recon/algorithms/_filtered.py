@@ -1,4 +1,4 @@
-"""Filtering of projections for filtered back projection, and the step that puts them into an image."""
+"""Filtering and back projection steps of filtered back projection."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ministream.recon.geometry import Beams, Geometry
 from ministream.recon.window import Window
 
 HALF_TURN_RAD = 0.95 * np.pi
-"""Directions this far apart count as half a turn: the last step of a scan is often missing."""
+"""Directions spanning this angle count as half a turn: the last step of a scan is often missing."""
 
 
 def coverage_rad(angles_rad: NDArray[np.float64]) -> float:
-    """How much of half a turn the directions cover: pi less the largest gap beyond the usual one."""
+    """The part of half a turn covered by the directions: pi minus the excess of the largest gap over the usual one."""
     directions = np.sort(np.mod(angles_rad, np.pi))
     if directions.size < 2:
         return 0.0
@@ -66,7 +66,7 @@ def add(
 def reconstruct(
     backend: Backend, image: Image, window: Window, geometry: Geometry, scratch: Sinogram, progress: Progress
 ) -> None:
-    """image = filtered back projection of everything the window holds; `scratch` is as large as the window's data."""
+    """image = filtered back projection of all projections in the window; `scratch` is as large as the window's data."""
     backend.clear(image)
     backend.filter(scratch, window.data, np.arange(window.held), ramp(window.data.shape[1], "shepp"), progress)
     beams = Beams.at(window.angles_rad, geometry.axis_col)

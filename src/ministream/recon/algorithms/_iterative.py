@@ -1,4 +1,4 @@
-"""What the iterative algorithms share: the loop, the weights, and the limits on the image."""
+"""Common code of the iterative algorithms: the loop, the weights, and the limits on the image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Masked(Section):
 
 
 class Bounded(Masked):
-    """Options of the algorithms that can keep the image within limits."""
+    """Options of the algorithms that support limits on the image."""
 
     non_negative: bool = Field(default=False, description="no attenuation below 0")
     lower: float | None = Field(default=None, description="smallest attenuation per pixel")
@@ -54,7 +54,7 @@ class Bounded(Masked):
 
 
 class Clock:
-    """Seconds spent in the two directions."""
+    """Seconds spent in forward and back projection."""
 
     def __init__(self) -> None:
         self.seconds = {"forward": 0.0, "back": 0.0}
@@ -75,7 +75,7 @@ O = TypeVar("O", bound=Masked)  # noqa: E741
 
 
 class Iterative(ABC, Generic[O]):
-    """The loop of an update; a subclass says what an iteration is.
+    """The loop of an update; a subclass implements an iteration.
 
     `residual` is one array as large as the window's data; one that is not `weighted` has no weights.
     """
@@ -98,7 +98,7 @@ class Iterative(ABC, Generic[O]):
 
     @property
     def weights(self) -> Weights:
-        """Those of what the window held when the update began."""
+        """The weights of the projections in the window when the update began."""
         if self._weights is None:
             raise RuntimeError("weights exist from the first update on")
         return self._weights
@@ -112,7 +112,7 @@ class Iterative(ABC, Generic[O]):
         progress: Progress = idle,
         proceed: Proceed = always,
     ) -> UpdateReport:
-        """Up to `iterations` iterations with what the window holds."""
+        """Run up to `iterations` iterations with the projections in the window."""
         self._prepare(image, window)
         clock, norms = Clock(), []
         self.begin(image, window, clock, progress)
@@ -121,37 +121,37 @@ class Iterative(ABC, Generic[O]):
             if not proceed(norms[-1]):
                 break
         if self._weights is not None:
-            self._weights.settle()  # not every algorithm asks for all of them
+            self._weights.settle()  # not every algorithm uses all of them
         seconds = clock.seconds
         return UpdateReport(
             iterations=len(norms), residual_norm2=tuple(norms), forward_s=seconds["forward"], back_s=seconds["back"]
         )
 
     def allocate(self, window: Window) -> None:
-        """Make the arrays as large as the window's data."""
+        """Allocate the arrays of the size of the window's data."""
         self.residual = self.backend.new_sinogram(window.data)
 
     def begin(self, image: Image, window: Window, clock: Clock, progress: Progress) -> None:
-        """What an update does before its first iteration."""
+        """Prepare an update, before its first iteration."""
 
     @abstractmethod
     def iterate(self, image: Image, window: Window, clock: Clock, progress: Progress) -> float:
         """One iteration; returns |b - A x|² from before it."""
 
     def move_axis(self, axis_col: float) -> None:
-        """From the next update on the rotation axis is at this detector column, for all the window holds."""
+        """Set the rotation axis column, from the next update on, for all projections in the window."""
         self.geometry = dataclasses.replace(self.geometry, axis_col=axis_col)
         self._weights = None
         if self.support is not None:
             self.support = self.geometry.circle()
 
     def state(self) -> State:
-        """What an update leaves for the next beside the image."""
+        """The state that an update passes to the next one, besides the image."""
         weights = self._weights.state() if self._weights is not None else {}
         return {f"weights.{name}": value for name, value in weights.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave, for the same options; collective over `sharing`."""
+        """Restore the result of `state`, for the same options; collective over `sharing`."""
         weights = {name.removeprefix("weights."): value for name, value in state.items() if name.startswith("weights.")}
         if weights:
             length = len(weights["stamps"])
@@ -168,7 +168,7 @@ class Iterative(ABC, Generic[O]):
         self.backend.forward(image, self.residual, beams, gain=-1.0, progress=progress)
 
     def confine(self, image: Image) -> None:
-        """image = 0 outside the circle, if there is one."""
+        """image = 0 outside the circle, if the mask is enabled."""
         if self.support is not None:
             self.backend.mask(image, self.support)
 

@@ -1,7 +1,7 @@
 """CGLS: conjugate gradients on Aᵀ A x = Aᵀ b, each slice with its own step lengths.
 
 Restarted from the image at every update, because the window's A has changed; iterations of one update build on each
-other. Fits fast and then fits the noise: few iterations are the regularisation. No limits on the image.
+other. Converges fast and then fits the noise: few iterations act as regularisation. No limits on the image.
 
 Björck, Numerical Methods for Least Squares Problems (1996), algorithm 7.4.1.
 """
@@ -35,7 +35,7 @@ class Algorithm(Iterative[Options]):
         self._gradient = backend.new_image(geometry, slices)
 
     def allocate(self, window: Window) -> None:
-        """Residual, and what the direction looks like from the detector."""
+        """Allocate the residual and the forward projection of the direction."""
         super().allocate(window)
         self._seen = self.backend.new_sinogram(window.data)
 
@@ -49,7 +49,7 @@ class Algorithm(Iterative[Options]):
         self._gamma = self.backend.dot(self._gradient, self._gradient)
 
     def iterate(self, image: Image, window: Window, clock: Clock, progress: Progress) -> float:
-        """One step along the direction, and the next direction."""
+        """One step along the direction, then compute the next direction."""
         backend, beams, held = self.backend, self.beams(window), window.held
         norm2 = float(backend.dot(self.residual, self.residual, held).sum())
         with clock.timed("forward"):
@@ -73,6 +73,6 @@ class Algorithm(Iterative[Options]):
 
 
 def _ratio(numerator: PerSlice, denominator: PerSlice) -> PerSlice:
-    """Where the denominator is 0 the slice is solved (or padding): 0."""
+    """The quotient, or 0 where the denominator is 0: the slice has converged or is padding."""
     result: NDArray[np.float64] = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
     return result

@@ -1,9 +1,9 @@
 """FBP preview: each new projection is filtered and added once, and the one that leaves the window is subtracted.
 
-The image is the filtered back projection of what the window holds, every projection with the same share of the angle
-that they cover: right for directions spread evenly (sequential, interlaced, golden-angle), in any order. A usable slice
-exists after the first half turn, before that a limited-angle one. `iterations` makes no difference: an update is one
-back projection of what has changed. Nothing is projected forward, so no residual is reported.
+The image is the filtered back projection of the projections in the window, all with the same weight (their share of
+the covered angle): correct for evenly spread directions (sequential, interlaced, golden-angle), in any order. A
+usable slice exists after the first half turn, before that a limited-angle one. `iterations` has no effect: an update
+is one back projection of the changes. There is no forward projection, so no residual is reported.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Algorithm:
         changed = np.flatnonzero(stamps != self._stamps)
         weight_rad = filtered.coverage_rad(window.angles_rad) / max(window.held, 1)
         if changed.size == window.held or not self._weight_rad:
-            self.backend.clear(image)  # everything is new: start without the rounding of the past
+            self.backend.clear(image)  # all projections are new: discard accumulated rounding errors
             changed = np.arange(window.held)
         else:
             self.backend.scale(image, weight_rad / self._weight_rad)
@@ -88,16 +88,16 @@ class Algorithm:
         return UpdateReport(iterations=1, residual_norm2=(), forward_s=0.0, back_s=time.perf_counter() - start)
 
     def move_axis(self, axis_col: float) -> None:
-        """From the next update on the rotation axis is at this detector column, for all the window holds."""
+        """Set the rotation axis column, from the next update on, for all projections in the window."""
         self._geometry = dataclasses.replace(self._geometry, axis_col=axis_col)
         self._weight_rad = 0.0
 
     def state(self) -> State:
-        """Nothing: the first update after a restart takes in the window anew, without the rounding of the past."""
+        """Empty: the first update after a restart adds the whole window again, without old rounding errors."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take back."""
+        """Nothing to restore."""
 
     def _add(self, image: Image, slots: NDArray[np.int64], weight_rad: float, progress: Progress) -> None:
         beams = Beams.at(self._angles_rad, self._geometry.axis_col, slots)

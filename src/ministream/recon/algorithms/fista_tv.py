@@ -1,8 +1,9 @@
 """FISTA-TV: accelerated proximal gradient on  ½ (b − A x)ᵀ R (b − A x) / L + strength · TV(x).
 
 R holds the inverse row sums; L, the largest column sum of R-weighted A, bounds the curvature, so that no power method
-is needed: Aᵀ R A ≤ max(Aᵀ 1). TV is isotropic, slice by slice. `strength` is in attenuation per pixel: what an
-iteration may take from an edge. Momentum restarts at every update; the dual variable of TV is kept between updates.
+is needed: Aᵀ R A ≤ max(Aᵀ 1). TV is isotropic, slice by slice. `strength` is in attenuation per pixel: the
+maximum reduction of an edge per iteration. Momentum restarts at every update. The dual variable of TV is kept
+between updates.
 
 Beck & Teboulle, IEEE Trans. Image Process. 18 (2009) 2419.
 """
@@ -54,14 +55,14 @@ class Algorithm(Iterative[Options]):
         return {**super().state(), "dual": Slabwise(array=dual, axis=3)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Restore the result of `state`."""
         super().restore(state)
         padded = np.zeros_like(self.backend.host(self._dual))
         padded[..., : self.slices] = state["dual"]
         self.backend.copy(self._dual, padded)
 
     def iterate(self, image: Image, window: Window, clock: Clock, progress: Progress) -> float:
-        """One forward and one back projection, then the TV step; the residual is that of the point ahead."""
+        """One forward and one back projection, then the TV step; the residual is that of the extrapolated point."""
         backend, beams = self.backend, self.beams(window)
         with clock.timed("forward"):
             self.subtract(self._ahead, window, beams, progress)

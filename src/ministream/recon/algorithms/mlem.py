@@ -1,8 +1,8 @@
 """MLEM, with subsets OSEM: x ← x · C Aᵀ (b / A x), C the inverse column sums. For non-negative data and images.
 
 Each subset has its own column sums. One iteration goes through all subsets. Negative line integrals count as 0; rays
-that meet nothing, and pixels that no projection sees, stay as they are. An image that is zero somewhere, as at the
-start, is lifted to a small part of the mean attenuation first, because a zero could never grow again.
+that cross no pixel, and pixels outside all projections, remain unchanged. An image that is zero somewhere, as at the
+start, is first raised to a small fraction of the mean attenuation, because a multiplicative update keeps zeros.
 
 Shepp & Vardi, IEEE Trans. Med. Imaging 1 (1982) 113; OSEM: Hudson & Larkin, ibid. 13 (1994) 601.
 """
@@ -18,7 +18,7 @@ from ministream.recon.backend import Image, PerSlice, Progress
 from ministream.recon.window import Window
 
 _LIFT = 1e-3
-"""Smallest attenuation at the beginning of an update, in means of the slice."""
+"""Smallest attenuation at the beginning of an update, relative to the mean of the slice."""
 
 
 class Options(Masked):
@@ -31,14 +31,14 @@ class Algorithm(Iterative[Options]):
     """MLEM or OSEM on a slab."""
 
     def begin(self, image: Image, window: Window, clock: Clock, progress: Progress) -> None:
-        """Lift the image above zero: a first guess everywhere, or the floor under a warm start."""
+        """Make the image positive: an initial value everywhere, or a lower limit for a warm start."""
         mean = self._mean(window)
         self.backend.limit(image, np.where(self.backend.occupied(image), _LIFT * mean, mean))
         self.confine(image)
         self._smallest = (1e-6 * mean).astype(np.float32)
 
     def iterate(self, image: Image, window: Window, clock: Clock, progress: Progress) -> float:
-        """Every subset once."""
+        """Process every subset once."""
         norm2 = 0.0
         for slots in subsets(window.angles_rad, self.options.subsets):
             beams = self.beams(window, slots)

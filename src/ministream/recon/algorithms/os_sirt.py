@@ -2,7 +2,7 @@
 
 A subset takes every `subsets`-th projection in the order of angles; each has its own column sums. One iteration goes
 through all subsets, so every projection is used once forward and once back, as in SIRT, but the image has changed
-`subsets` times. Residual norms are those that the subsets saw, summed.
+`subsets` times. The residual norm is the sum over the subsets, each measured before its step.
 
 Wang & Jiang, J. X-Ray Sci. Technol. 12 (2004) 169; SART: Andersen & Kak, Ultrason. Imaging 6 (1984) 81.
 """
@@ -28,10 +28,10 @@ class Options(Bounded):
 
 
 class Algorithm(Iterative[Options]):
-    """OS-SIRT on a slab; a subset's column sums are computed when it is used, at the price of one more slice."""
+    """OS-SIRT on a slab; a subset's column sums are computed when it is used, at the cost of one more slice."""
 
     def iterate(self, image: Image, window: Window, clock: Clock, progress: Progress) -> float:
-        """Every subset once."""
+        """Process every subset once."""
         norm2 = 0.0
         for slots in subsets(window.angles_rad, self.options.subsets):
             beams = self.beams(window, slots)
@@ -52,7 +52,7 @@ class Algorithm(Iterative[Options]):
 
 
 def subsets(angles_rad: NDArray[np.float64], count: int) -> list[NDArray[np.int64]]:
-    """Slots of the projections of each subset, in the order of use: neighbours in time lie far apart in angle."""
+    """Slots of the projections of each subset, in the order of use: consecutive subsets are far apart in angle."""
     ordered = np.argsort(np.mod(angles_rad, np.pi), kind="stable")
     count = min(count or len(ordered), len(ordered))
     order = np.argsort(np.mod(np.arange(count) * _GOLDEN, 1.0), kind="stable")

@@ -36,7 +36,7 @@ class Algorithm(Iterative[Options]):
         self._seed = options.seed_fbp
 
     def begin(self, image: Image, window: Window, clock: Clock, progress: Progress) -> None:
-        """Seed the image, once."""
+        """Initialise the image from FBP, once."""
         if self._seed and filtered.coverage_rad(window.angles_rad) >= filtered.HALF_TURN_RAD:
             with clock.timed("back"):
                 filtered.reconstruct(self.backend, image, window, self.geometry, self.residual, progress)
@@ -45,16 +45,16 @@ class Algorithm(Iterative[Options]):
             self._seed = False
 
     def state(self) -> State:
-        """The weights, and whether the image is still to be seeded."""
+        """The weights, and whether the image still needs its FBP seed."""
         return {**super().state(), "seed": self._seed}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Restore the result of `state`."""
         super().restore(state)
         self._seed = state["seed"]
 
     def iterate(self, image: Image, window: Window, clock: Clock, progress: Progress) -> float:
-        """One forward and one back projection of everything in the window."""
+        """One forward and one back projection of all projections in the window."""
         beams = self.beams(window)
         with clock.timed("forward"):
             self.subtract(image, window, beams, progress)

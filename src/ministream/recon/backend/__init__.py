@@ -1,7 +1,7 @@
-"""Backends: whoever owns the images and does the arithmetic on them. One folder per kind of processor.
+"""Backends: they own the images and do the arithmetic on them. One folder per kind of processor.
 
-An algorithm holds images and sinograms as opaque handles: it gets them from its backend and hands them back to it. What
-is small, or needed by MPI and by files, stays in NumPy on the host: the window's data, weights, angles, sums per slice.
+An algorithm holds images and sinograms as opaque handles: its backend creates them and operates on them. Small
+data, and data for MPI and files, stay in NumPy arrays on the host: the window's data, weights, angles, sums per slice.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def idle() -> None:
 class Backend(Protocol):
     """The arrays and the kernels of one kind of processor.
 
-    Every method returns when its result may be used by the next one. Slices are padded to what the processor works on
-    at once; the padding of an image and of a window is 0 and stays 0. Results do not depend on the number of threads.
+    Every method returns when its result may be used by the next one. Slices are padded to the vector width of the
+    processor; the padding of an image and of a window is 0 and stays 0. Results do not depend on the number of threads.
     """
 
     def set_threads(self, threads: int) -> None:
@@ -42,11 +42,11 @@ class Backend(Protocol):
         ...
 
     def warm_up(self, slices: int) -> None:
-        """Compile or load what a slab of `slices` slices uses; processes of one node take turns."""
+        """Compile or load what a slab of `slices` slices uses; the processes of one node do so one at a time."""
         ...
 
     def padded_slices(self, slices: int) -> int:
-        """As how many slices `slices` are kept."""
+        """The number of slices after padding."""
         ...
 
     def new_image(self, geometry: Geometry, slices: int) -> Image:
@@ -54,7 +54,7 @@ class Backend(Protocol):
         ...
 
     def new_window(self, length: int, cols: int, slices: int) -> NDArray[np.float32]:
-        """Zero projections [length, cols, padded slices] in the host's memory, to be filled there."""
+        """Zero projections [length, cols, padded slices] in host memory, to be filled by the caller."""
         ...
 
     def new_sinogram(self, window: NDArray[np.float32]) -> Sinogram:
@@ -158,7 +158,7 @@ class Backend(Protocol):
         """image = clip(image + factor · Aᵀ sinogram, lower, upper), or image · factor · Aᵀ sinogram with `multiply`.
 
         `factor` is float32 [n, n]. With `interpolate` a projection's value at a pixel is interpolated on the detector,
-        as filtered back projection wants it, instead of spread with the weights of `forward`.
+        as filtered back projection needs it, instead of weighted as in `forward`.
         """
         ...
 
@@ -169,13 +169,13 @@ class Backend(Protocol):
     def row_sums(self, beams: Beams, support: NDArray[np.bool_], cols: int) -> NDArray[np.float64]:
         """A `support` of the projections of `beams`, in their order, [projections, cols].
 
-        `support` [n, n] must be without gaps in every row and every column (ValueError).
+        `support` [n, n] must be contiguous in every row and every column (ValueError).
         """
         ...
 
 
 def default() -> Backend:
-    """The backend of this machine: today the CPU's."""
+    """The backend of this machine: currently always the CPU."""
     from ministream.recon.backend import cpu
 
     return cpu

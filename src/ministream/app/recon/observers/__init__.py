@@ -1,1 +1,1 @@
-"""Observers of a run, one per module; each module's `observe(run)` makes one, or None where nothing asks for it."""
+"""Observers of a run, one per module: `observe(run)` creates one, or returns None if it is not configured."""

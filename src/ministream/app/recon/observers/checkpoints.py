@@ -1,4 +1,4 @@
-"""The state of the run on disk, every so often and when it stops early; removed when the volume is complete."""
+"""Saves the state of the run periodically and on an early stop; removes it when the volume is complete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LOG = log.get(__name__)
 
 
 class SaveCheckpoints(Quiet):
-    """Saves on all ranks, beside the computation; what a checkpoint holds, the producer need not keep any longer."""
+    """Saves on all ranks, overlapped with computation; the producer may discard the frames in a checkpoint."""
 
     stage = "checkpoint"
     collective = True
@@ -27,13 +27,13 @@ class SaveCheckpoints(Quiet):
         self._position: int | None = None
 
     def updated(self, update: Update) -> None:
-        """Learn how the last one ended, and begin the next if it is due."""
+        """Check the result of the last checkpoint, and start the next one if it is due."""
         self._settled(self._writer.settle())
         if self._due(update):
             self._begin(copied=True)
 
     def interrupted(self) -> None:
-        """Save what the run has come to, and wait for it."""
+        """Save the current state, and wait until it is written."""
         if self._section.on_stop:
             self._settled(self._writer.finish())
             self._begin(copied=False)
@@ -42,25 +42,25 @@ class SaveCheckpoints(Quiet):
                 _LOG.info("checkpoint written: continue with `ministream recon --resume %s`", self._folder)
 
     def finished(self, written: Written) -> None:
-        """Nobody continues from a complete volume."""
+        """Remove the checkpoints of a complete volume: there is nothing to resume."""
         if written.complete:
             self._writer.discard()
         else:
             self._settled(self._writer.finish())
 
     def poll(self) -> None:
-        """Move on what is being written."""
+        """Progress the pending checkpoint."""
         self._writer.poll()
 
     def close(self) -> None:
-        """Give up what is being written."""
+        """Abandon the pending checkpoint."""
         self._writer.close()
 
     def _due(self, update: Update) -> bool:
         section = self._section
         if section.every_updates and update.index % section.every_updates == 0:
             return True
-        # the clocks of the ranks differ
+        # rank 0 decides, because the clocks of the ranks differ
         return bool(section.every_s) and self._comm.bcast(time.monotonic() - self._began_at >= section.every_s)
 
     def _begin(self, *, copied: bool) -> None:
@@ -76,6 +76,6 @@ class SaveCheckpoints(Quiet):
 
 
 def observe(run: Run) -> SaveCheckpoints | None:
-    """One on every rank where checkpoints are wanted."""
+    """An instance on every rank if checkpoints are configured."""
     section = run.assignment.config.checkpoint
     return SaveCheckpoints(run) if section.periodic or section.on_stop else None

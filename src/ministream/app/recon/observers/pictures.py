@@ -15,12 +15,12 @@ from ministream.monitor import pictures
 from ministream.source import truth
 from ministream.storage import Volume, snapshots
 
-# 64 MiB: what rank 0 may hold for a picture of the ground truth.
+# 64 MiB: limit on rank 0 for the ground truth of a picture.
 _MOST_TRUTH_VOXELS = 2**24
 
 
 class DrawPictures(Quiet):
-    """Draws when the volume is written; each picture that succeeds is listed."""
+    """Draws after the volume is written; lists each picture that was written."""
 
     stage = "pictures"
 
@@ -48,12 +48,12 @@ class DrawPictures(Quiet):
 
 
 def _whole_truth(scan: Scan) -> NDArray[np.float32] | None:
-    """The ground truth of all slices, where it is known and small enough for rank 0 to hold."""
+    """The ground truth of all slices, if it is known and fits the memory limit on rank 0."""
     if scan.truth is None or scan.rows * scan.cols**2 > _MOST_TRUTH_VOXELS:
         return None
     return truth(scan, Slab(0, scan.rows))
 
 
 def observe(run: Run) -> DrawPictures | None:
-    """One on rank 0, unless `[output] pictures` says no."""
+    """An instance on rank 0, unless `[output] pictures` is false."""
     return DrawPictures(run) if run.assignment.config.output.pictures and run.comm.rank == 0 else None

@@ -7,14 +7,14 @@ from ministream.monitor import Progress
 
 
 class ShowProgress(Quiet):
-    """Shows where the job is."""
+    """Shows the progress of the job."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
         self._progress = Progress(run.assignment.scan.projections, run.console)
 
     def updated(self, update: Update) -> None:
-        """Show the new numbers."""
+        """Show the new counts."""
         self._progress.update(
             used=update.ledger.used,
             received=update.ledger.received,
@@ -23,10 +23,10 @@ class ShowProgress(Quiet):
         )
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Release the terminal."""
         self._progress.close()
 
 
 def observe(run: Run) -> ShowProgress | None:
-    """One on rank 0."""
+    """An instance on rank 0."""
     return ShowProgress(run) if run.comm.rank == 0 else None

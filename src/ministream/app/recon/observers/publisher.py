@@ -1,4 +1,4 @@
-"""Reconstructions for whoever subscribes: gathered from all ranks on rank 0, published there."""
+"""Publishes reconstructions to subscribers: rank 0 gathers them from all ranks and publishes them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class PublishImages(Quiet):
                 self._publisher.publish(volume, update=update.index, axis_col=self._assignment.axis_col)
 
     def close(self) -> None:
-        """What has been published gets a second to leave."""
+        """Close the publisher; messages in the queue get one second to be sent."""
         if self._publisher is not None:
             self._publisher.close()
 
@@ -63,6 +63,6 @@ class PublishImages(Quiet):
 
 
 def observe(run: Run) -> PublishImages | None:
-    """One on every rank where an address to publish at is given."""
+    """An instance on every rank if a publish address is given."""
     address = run.assignment.config.output.publish
     return PublishImages(run, address) if address is not None else None

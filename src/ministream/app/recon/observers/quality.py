@@ -8,7 +8,7 @@ from ministream.quality import LiveQuality
 
 
 class FollowQuality(Quiet):
-    """Compares on all ranks; rank 0 keeps the table."""
+    """Compares on all ranks; rank 0 writes the table."""
 
     stage = "quality"
     collective = True
@@ -42,5 +42,5 @@ class FollowQuality(Quiet):
 
 
 def observe(run: Run) -> FollowQuality | None:
-    """One on every rank where the user named a reference."""
+    """An instance on every rank if a reference is configured."""
     return FollowQuality(run) if run.comparison.live else None

@@ -1,4 +1,4 @@
-"""The image on disk every `[window] write_freq` updates, written while the ranks compute."""
+"""Writes the image every `[window] write_freq` updates, overlapped with computation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ministream.app.recon.observing import Quiet, Run, Update, Written
 
 
 class WriteSnapshots(Quiet):
-    """Writes on all ranks; a snapshot that fails is left out."""
+    """Writes on all ranks; a snapshot that fails is skipped."""
 
     stage = "write"
     collective = True
@@ -19,26 +19,26 @@ class WriteSnapshots(Quiet):
         self._writer, self._every = run.writer, every
 
     def updated(self, update: Update) -> None:
-        """Learn how the last one ended, and begin the next if it is due."""
+        """Check the result of the last snapshot, and start the next one if it is due."""
         self._writer.settle()
         if update.index % self._every == 0:
             self._files.append(self._writer.snapshot(update.index, update.image, update.state))
 
     def finished(self, written: Written) -> None:
-        """Learn how the last one ended."""
+        """Check the result of the last snapshot."""
         self._writer.settle()
 
     def poll(self) -> None:
-        """Move on what is being written."""
+        """Progress the pending snapshot."""
         self._writer.poll()
 
     @property
     def files(self) -> Sequence[Path]:
-        """Those that were written, or are on their way."""
+        """The snapshots that are written or pending."""
         return [path for path in self._files if path not in self._writer.lost]
 
 
 def observe(run: Run) -> WriteSnapshots | None:
-    """One on every rank where snapshots are asked for."""
+    """An instance on every rank if snapshots are configured."""
     every = run.assignment.config.window.write_freq
     return WriteSnapshots(run, every) if every else None

@@ -1,4 +1,4 @@
-"""The CPU backend: arrays of NumPy, kernels of numba, threads of Python. The module is the `Backend`."""
+"""The CPU backend: NumPy arrays, numba kernels, Python threads. This module implements `Backend`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Arithmetic on whole images and sinograms, [rows, columns, padded slices], on all threads.
 
-Sums are kept per slice, so that a slice's result does not depend on the slab it is in.
+Sums are kept per slice, so that the result of a slice does not depend on its slab.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LOOP = 64
 
 
 class ImageRows(NamedTuple):
-    """An array's memory in one piece, and the distance of its rows in it."""
+    """The contiguous memory of an array, and its row pitch."""
 
     data: Array
     pitch: int
@@ -51,7 +51,7 @@ def copy(to: Array, of: Array, slots: NDArray[np.int64] | None = None) -> None:
     if slots is None:
         np.copyto(to, of)
         return
-    # one by one: an index array would make a copy in between
+    # one by one: an index array would create a temporary copy
     for slot in slots:
         to[slot] = of[slot]
 
@@ -89,7 +89,7 @@ def combine(
     """y = alpha x + beta y, with a factor each or one per slice; all, or the first `held` projections."""
     y, x = y[:held], x[:held]
     slices = y.shape[2]
-    # a few slices are repeated, so that the inner loop is a long one
+    # the factors of few slices are repeated, so that the inner loop is long
     factors = (np.tile(np.broadcast_to(f, slices).astype(np.float32), -(-_LOOP // slices)) for f in (alpha, beta))
     _run(elementwise.combine, y.shape[0], *ImageRows.of(y), *ImageRows.of(x), y.shape[1] * slices, *factors)
 

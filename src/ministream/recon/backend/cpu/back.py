@@ -41,7 +41,7 @@ CACHE_LINE = 16
 
 
 class BackPlan(NamedTuple):
-    """How the work is cut: a task is one tile of one block of slices."""
+    """The division of the work: a task is one tile of one block of slices."""
 
     tasks: int
     first: int
@@ -62,7 +62,7 @@ class Update(NamedTuple):
 
 
 class BackScratch(NamedTuple):
-    """One thread's memory.
+    """Scratch memory of one thread.
 
     The pieces of a group of projections, the tile's sums, for a strip's row two weights and a place per projection,
     and per projection the tile corner's position in its piece, cos, sin and ray length.
@@ -125,7 +125,7 @@ def _copy(blocking, sinogram, slot, u0, span, at, p, piece):
 
 @inline
 def _fetch(blocking, sinogram, beams, interpolate, begin, count, at, n, r0, c0, scratch):
-    """Bring what the tile at (r0, c0) sees of `count` projections into scratch."""
+    """Copy the parts of `count` projections that the tile at (r0, c0) needs to scratch."""
     half = (n - 1) / 2
     for p in range(count):
         slot = beams.slots[begin + p]
@@ -161,7 +161,7 @@ def _gather(blocking, piece, near, far, place, first, count, total):
 
 @inline
 def _change(blocking, image, pixel, multiply, lower, upper, factor, total):
-    """Bring a pixel's sum into the image."""
+    """Apply the sum of a pixel to the image."""
     old = load(blocking, image, pixel)
     new = times(old, fma(factor, total, zeros(blocking))) if multiply else fma(factor, total, old)
     store(image, pixel, clip(new, lower, upper))
@@ -169,8 +169,8 @@ def _change(blocking, image, pixel, multiply, lower, upper, factor, total):
 
 @inline
 def _add_group(blocking, image, slices, at, r0, c0, update, count, first, last, scratch):
-    """Add `count` projections to the tile's sums; with the last ones the sums go into the image."""
-    # out of their tuples once: numba would count references for every pixel
+    """Add `count` projections to the tile's sums; after the last group the sums are applied to the image."""
+    # unpacked once: numba would count references for every pixel
     data, factor, sums = image.data, update.factor, scratch.sums
     piece, near, far, place = scratch.piece, scratch.near, scratch.far, scratch.place
     multiply, lower, upper = update.multiply, update.lower, update.upper

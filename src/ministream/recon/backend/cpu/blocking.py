@@ -1,4 +1,4 @@
-"""How the projections are blocked: in registers, in the first-level and in the second-level cache.
+"""Blocking of the projection kernels for registers, first-level and second-level cache.
 
     processor        registers   floats each   widest   sums at the widest
     AVX-512                 32            16      128                    2
@@ -7,7 +7,7 @@
     SSE2                    16             4       32                    1
 
 Half of the registers hold sums: with eight or more independent ones the latency of a multiply-add (four cycles, two per
-cycle) is hidden; the rest is for weights. More lanes per weight mean fewer loads beside the data's, so sums are added
+cycle) is hidden; the other half is for weights. More lanes per weight mean fewer weight loads, so sums are added only
 where lanes leave registers free. More than 128 lanes would fill the caches with a few pixels.
 """
 
@@ -78,7 +78,7 @@ class Processor:
     def forward(self, lanes: int) -> Blocking:
         """Blocking of the forward projection of `lanes` slices."""
         group = _GROUP // max(lanes, 64)
-        # a square of the image and the sums of its rays take half of the second-level cache, or little more
+        # a square of the image and the sums of its rays take about half of the second-level cache
         side = 32 if 4 * lanes * (32 * 32 + 34 * group) <= 0.55 * min(self.l2_bytes, 1 << 20) else 16
         # what a strip's rays read stays in the first-level cache from one projection to the next
         strip = side if self._whole else max(8, min(side, self.l1_bytes // (LINES * 4 * lanes)))
@@ -100,12 +100,12 @@ class Processor:
         return max(1, self.registers // 2 * self.floats // max(lanes, self.floats))
 
     def _parts(self, lanes: int) -> int:
-        # LLVM splits wide vectors by halves, in an order that makes sums wait for each other
+        # LLVM splits wide vectors into halves, in an order that makes sums depend on each other
         return 1 if self._whole else max(1, lanes // self.floats)
 
 
 def _cache_bytes(level: int, otherwise: int) -> int:
-    """Bytes of one core's data cache, `otherwise` where the system does not say."""
+    """Bytes of one core's data cache, `otherwise` if the system does not report it."""
     name = "SC_LEVEL1_DCACHE_SIZE" if level == 1 else f"SC_LEVEL{level}_CACHE_SIZE"
     return (os.sysconf(name) if name in os.sysconf_names else 0) or otherwise
 

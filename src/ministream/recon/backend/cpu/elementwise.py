@@ -1,6 +1,6 @@
 """Passes over arrays between the projections: slices innermost, one task per row (a projection, an image row).
 
-An array comes as its memory in one piece with `pitch`, the distance of rows, and `width`, the floats of a row; the
+An array is passed as contiguous memory with `pitch`, the distance of rows, and `width`, the floats of a row; the
 slice of float k is k % slices.
 """
 
@@ -134,7 +134,7 @@ def tv_dual(counter, quota, tasks, image, pitch, dual, step):
         for k in range(width - slices):
             d, a = down[k] + step * (below[k] - here[k]), along[k] + step * (right[k] - here[k])
             down[k], along[k] = _shortened(d, a)
-        # beyond the last pixel there is no difference
+        # no difference beyond the last pixel
         here, below, down, along = here[-slices:], below[-slices:], down[-slices:], along[-slices:]
         for k in range(slices):
             down[k], along[k] = _shortened(down[k] + step * (below[k] - here[k]), along[k])
@@ -143,12 +143,12 @@ def tv_dual(counter, quota, tasks, image, pitch, dual, step):
 
 @inline
 def _row(data, pitch, row, width):
-    """A row's floats. Loops over a view of their own are what LLVM can vectorise."""
+    """A row's floats. LLVM can vectorise loops over such a view."""
     return data[row * pitch : row * pitch + width]
 
 
 @inline
 def _shortened(down, along):
-    """The vector, made no longer than 1."""
+    """The vector, limited to length 1."""
     scale = 1 / math.sqrt(max(np.float32(1), down * down + along * along))
     return down * scale, along * scale

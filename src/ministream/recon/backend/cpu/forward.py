@@ -60,7 +60,7 @@ CACHE_LINE = 16
 
 
 class ForwardPlan(NamedTuple):
-    """How the work is cut: a task is `group` projections of one block of slices in one of `strips` detector parts."""
+    """Division of the work: a task is `group` projections of one block of slices in one of `strips` detector parts."""
 
     tasks: int
     first: int
@@ -167,7 +167,7 @@ def _weigh(strip, ray, near, far, place):
     else:
         whole = greatest(least(truncate(j), strip.high), strip.low)
         offset = minus(j, real(whole))
-        # a line that does not exist has length 0, and its samples are read from the last one
+        # a missing line has length 0, and its samples are read from the last existing one
         length = times(clip(minus(np.float32(strip.lines), ramp(zero, one)), zero, one), strip.length)
         line = least(ramp(np.int32(0), np.int32(1)), strip.lines - np.int32(1))
         # 1 - |offset| and 1 - |offset - 1|
@@ -178,7 +178,7 @@ def _weigh(strip, ray, near, far, place):
 
 @inline
 def _look_ahead(blocking, part, image, slices, square, scratch):
-    """Make ready to ask for the pixels of `square` little by little, while the one before it is projected."""
+    """Prepare the gradual prefetch of the pixels of `square`, while the previous square is projected."""
     blocks, block = _blocks(blocking, image.n)[0], side_of(blocking)
     scratch.ahead[0] = 0
     scratch.ahead[1] = square // blocks * block * image.pitch + square % blocks * block * slices + part.at
@@ -230,12 +230,12 @@ def _gather(blocking, image, corner, far_step, near, far, place, first, total):
 def _project(blocking, image, pitch, corner, strip, scratch, rays, sinogram, out, slices):
     """Add the strip's samples to the sums of neighbouring rays."""
     near, far, place = scratch.near, scratch.far, scratch.place
-    # one by one: numba would unpack an array as an object
+    # element by element: numba would unpack an array as an object
     asked, square, count = scratch.ahead[0], scratch.ahead[1], scratch.ahead[2]
     for ray in range(EARLY):
         _weigh(strip, ray, near, far, place)
     for ray in range(rays):
-        # early: a processor waits for a scalar that it just stored as part of a vector
+        # early: loading a scalar stalls if it was just stored as part of a vector
         _weigh(strip, ray + EARLY, near, far, place)
         here = out + ray * slices
         for k in range(0, lanes_of(blocking), CACHE_LINE):
@@ -277,7 +277,7 @@ def _strip(blocking, part, image, sinogram, beams, gain, scratch, across, i0, j0
 
 @inline
 def _part(blocking, plan, task, projections, cols):
-    """What task number `task` is to do."""
+    """The work of task number `task`."""
     strip, group = (task // plan.blocks) % plan.strips, task // (plan.blocks * plan.strips)
     return Part(
         plan.first + (task % plan.blocks) * lanes_of(blocking),
@@ -290,7 +290,7 @@ def _part(blocking, plan, task, projections, cols):
 
 @inline
 def _square(blocking, part, image, sinogram, beams, gain, scratch, square):
-    """Project one square of the image, along rays both down and across, so that it is in cache for both."""
+    """Project one square of the image, along rays both down and across, so that it is in the cache for both."""
     blocks, block = _blocks(blocking, image.n)
     y, x = square // blocks, square % blocks
     _look_ahead(blocking, part, image, sinogram.shape[2], square + 1, scratch)

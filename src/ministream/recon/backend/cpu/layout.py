@@ -1,4 +1,4 @@
-"""Where arrays lie in memory: aligned, slices padded to whole vectors, rows of an image apart in the cache."""
+"""Memory layout of arrays: aligned, slices padded to whole vectors, image rows in different cache sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ministream.recon.geometry import Geometry
 ALIGNMENT = 64
 """Bytes of a cache line and of the widest vector."""
 PAGE = 4096
-"""Bytes after which addresses meet in the same set of a first-level cache."""
+"""Distance in bytes of addresses that map to the same set of a first-level cache."""
 
 
 def new_image(geometry: Geometry, slices: int) -> NDArray[np.float32]:
@@ -38,17 +38,17 @@ def new_dual(image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def padded_slices(slices: int) -> int:
-    """Slices as the kernels keep them: 1, 2, 4, 8 or a multiple of 16."""
+    """The number of slices after padding: 1, 2, 4, 8 or a multiple of 16."""
     if slices <= 8:
         return 1 << (slices - 1).bit_length()
     return -(-slices // 16) * 16
 
 
 def rows_collide(row_bytes: int, pixel_bytes: int) -> bool:
-    """Rows so long that the same pixels of neighbouring rows, or of a diagonal, compete for the same cache sets.
+    """Whether the same pixels of neighbouring rows, or of a diagonal, compete for the same cache sets.
 
-    Of pixels that are larger than the slices that kernels take at once, a block lies in part of the sets only: the rows
-    beside it must use the others.
+    If a pixel is larger than the slices that kernels process together, a block occupies only part of the sets: the
+    neighbouring rows must use the other sets.
     """
     distance, block_bytes = row_bytes % PAGE, 4 * PROCESSOR.widest
     room = max(3 * min(pixel_bytes, 256), 3 * ALIGNMENT)
@@ -57,7 +57,7 @@ def rows_collide(row_bytes: int, pixel_bytes: int) -> bool:
 
 
 def _pitch(n: int, pixel_bytes: int) -> int:
-    """Bytes from one row to the next: whole cache lines, and so many that rows do not collide."""
+    """Bytes from one row to the next: a multiple of the cache line, chosen so that rows do not collide."""
     shortest = -(-n * pixel_bytes // ALIGNMENT) * ALIGNMENT
     longer = range(shortest, shortest + PAGE, ALIGNMENT)
     return next((row for row in longer if not rows_collide(row, pixel_bytes)), shortest)

@@ -1,7 +1,7 @@
 """Forward and back projection of a slab, and the sums of their matrix, on all threads.
 
 Images are float32 [n, n, padded slices], sinograms float32 [projections, cols, padded slices], both C-contiguous;
-`Beams` says which projections of a sinogram take part, and where they look from.
+`Beams` selects projections of a sinogram and holds their directions.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Image = NDArray[np.float32]
 Sinogram = NDArray[np.float32]
 
 _FEWEST = 4
-"""Projections for which passing the image once is worth while."""
+"""Minimum number of projections per task, to amortise one pass over the image."""
 
 
 class Pixels(NamedTuple):
-    """An image's memory as one row, its size, and the distance of its rows."""
+    """The flat memory of an image, its size, and its row pitch."""
 
     data: NDArray[np.float32]
     n: int
@@ -60,7 +60,7 @@ def lane_blocks(slices: int, widest: int = PROCESSOR.widest) -> list[tuple[int, 
 def forward(image: Image, sinogram: Sinogram, beams: Beams, *, gain: float = 1.0, progress: Progress = idle) -> None:
     """sinogram += gain · A image, for the projections of `beams`."""
     if image.shape[0] == 1:
-        image = np.pad(image, ((1, 1), (1, 1), (0, 0)))  # rays read pairs of pixels
+        image = np.pad(image, ((1, 1), (1, 1), (0, 0)))  # rays read pairs of pixels, also at the border
     pixels, projections = Pixels.of(image), beams.slots.size
     for lanes, first, blocks in lane_blocks(image.shape[2]):
         # tasks for all threads: fewer projections each, and only then parts of the detector
@@ -95,7 +95,7 @@ def back(
     """image = clip(image + factor · Aᵀ sinogram, lower, upper), or image · factor · Aᵀ sinogram with `multiply`.
 
     `factor` is float32 [n, n]. With `interpolate` a projection's value at a pixel is interpolated on the detector, as
-    filtered back projection wants it, instead of spread with the weights of `forward`.
+    filtered back projection needs it, instead of weighted as in `forward`.
     """
     pixels = Pixels.of(image)
     update = _back.Update(factor, multiply, interpolate, np.float32(lower), np.float32(upper))
@@ -123,7 +123,7 @@ def column_sums(beams: Beams, n: int, cols: int, part: slice = slice(None)) -> N
 def row_sums(beams: Beams, support: NDArray[np.bool_], cols: int) -> NDArray[np.float64]:
     """A `support` of the projections of `beams`, in their order, [projections, cols].
 
-    `support` [n, n] must be without gaps in every row and every column (ValueError).
+    `support` [n, n] must be contiguous in every row and every column (ValueError).
     """
     spans = np.array([_spans(support), _spans(support.T)])
     sums = np.zeros((beams.slots.size, cols))

@@ -1,4 +1,4 @@
-"""Compiling, or loading, what a slab needs before its first frame arrives."""
+"""Compiles or loads all kernels that a slab needs, before its first frame arrives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Row and column sums of the projections' matrix, which are sums of weights alone: nothing is gathered.
+"""Row and column sums of the projections' matrix, which are sums of weights: no image or sinogram is read.
 
 The weights are those of `forward` and `back`; positions are float32 from the corner of a block of `BLOCK`.
 """

@@ -1,8 +1,8 @@
-"""Threads for kernels: Python's own, each inside one call that holds no GIL and takes tasks from a shared counter.
+"""Threads for kernels: Python threads, each in one call without the GIL that takes tasks from a shared counter.
 
-OpenMP and numba's work queue are not used: the first does not survive a fork and fights with the MPI library for
-cores, the second allows one caller only. Here the calling thread works too and comes back between tasks to let MPI
-progress; with one thread nothing is started at all.
+OpenMP and numba's work queue are not used: OpenMP does not support fork and competes with the MPI library for
+cores, the work queue allows one caller only. Here the calling thread works too and returns between tasks to let MPI
+progress; with one thread no helper is started.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PROGRESS_CALLS = 8
 
 
 class _Crew:
-    """The helpers beside the calling thread."""
+    """The helper threads besides the calling thread."""
 
     threads = 1
     pool: ThreadPoolExecutor | None = None
@@ -44,9 +44,9 @@ def get_threads() -> int:
 
 
 def run(prepare: Callable[[], Work], tasks: int, progress: Progress = idle, *, units: int = 1) -> None:
-    """Do `tasks` tasks of `units` units each on all threads, each with a `Work` of its own.
+    """Do `tasks` tasks of `units` units each on all threads, each with its own `Work`.
 
-    `progress` is called on this thread a few times in between and at the end.
+    `progress` is called on this thread several times during the work and at the end.
     """
     counter = np.zeros(1, dtype=np.int64)
     helpers: list[Future[int]] = []

@@ -279,7 +279,7 @@ def clip(vector, lower, upper):
 
 @intrinsic
 def item(typingctx: Any, array: Any, index: Any) -> Any:
-    """The scalar `array.flat[index]`, without the wrap-around of negative indices that an ordinary access pays for."""
+    """The scalar `array.flat[index]`, without the cost of the wrap-around of negative indices."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
@@ -290,7 +290,7 @@ def item(typingctx: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line of `array.flat[index]`; any index will do, an address that does not exist is ignored."""
+    """Ask for the cache line of `array.flat[index]`; any index is allowed, invalid addresses are ignored."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
@@ -306,7 +306,7 @@ def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def fetch_add(typingctx: Any, counter: Any, amount: Any) -> Any:
-    """Add to `counter[0]` (int64) atomically and return what it was: how threads deal out tasks."""
+    """Add to `counter[0]` (int64) atomically and return the old value; threads use it to distribute tasks."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
