@@ -168,7 +168,7 @@ def _latency(summary: Summary) -> str:
     p50, p99 = summary.latency_s.get("p50"), summary.latency_s.get("p99")
     if p50 is None or p99 is None:
         return ""
-    skew = ", the producer's clock runs ahead of ours" if summary.latency_negative else ""
+    skew = ", the producer's clock is ahead of the receiver's" if summary.latency_negative else ""
     return f"{_seconds(p50)} median, {_seconds(p99)} p99, from acquisition to image{skew}"
 
 

@@ -103,8 +103,8 @@ def _duplicates(angles_rad: NDArray[np.float64]) -> list[Notice]:
         notice(
             "angles-duplicate",
             f"{repeated.size} of {angles_rad.size} projections have the angle of another one "
-            f"({ranges(repeated.tolist())}): the encoder may have stood still. "
-            "Leave them out with source.exclude if so.",
+            f"({ranges(repeated.tolist())}): the encoder may have stopped. "
+            "If so, exclude them with source.exclude.",
             frames=repeated.tolist(),
             share=repeated.size / angles_rad.size,
         )

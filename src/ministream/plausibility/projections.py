@@ -92,8 +92,8 @@ def _blocked(table: ProjectionTable, dark: NDArray[np.bool_]) -> list[Notice]:
     return [
         notice(
             "views-blocked",
-            f"{len(frames)} of {len(table)} projections ({ranges(frames)}) let {np.exp(-extra):.1%} of the light of "
-            "the others through: something stood in the beam. Leave them out with source.exclude.",
+            f"{len(frames)} of {len(table)} projections ({ranges(frames)}) transmit {np.exp(-extra):.1%} of the "
+            "light of the others: an object blocked the beam. Exclude them with source.exclude.",
             frames=frames,
             transmission=float(np.exp(-extra)),
         )
@@ -109,7 +109,7 @@ def _saturated(table: ProjectionTable) -> list[Notice]:
         notice(
             "pixels-saturated",
             f"{share:.1%} of the pixels are at the largest value of their dtype, in {len(frames)} projections "
-            f"({ranges(frames)}): line integrals there are too large or too small. Expose for a shorter time.",
+            f"({ranges(frames)}): line integrals there are wrong. Reduce the exposure time.",
             frames=frames,
             share=share,
         )
