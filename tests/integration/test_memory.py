@@ -25,12 +25,14 @@ def words(settings: dict[str, object]) -> list[str]:
 @pytest.fixture(scope="module")
 def scan(tmp_path_factory) -> dict[str, object]:
     """A recorded scan: the quality of an image without ground truth is not computed, which would take memory too."""
-    path = tmp_path_factory.mktemp("scan") / "scan.h5"
+    path, random = tmp_path_factory.mktemp("scan") / "scan.h5", np.random.default_rng(1)
     with h5py.File(path, "w") as file:
         for name, count, level in (("data", PROJECTIONS, 9000), ("data_white", 2, 20000), ("data_dark", 2, 50)):
-            file[f"exchange/{name}"] = np.full((count, ROWS, COLS), level, np.uint16)
+            file[f"exchange/{name}"] = random.integers(level, 1.1 * level, (count, ROWS, COLS), np.uint16)
         file["exchange/theta"] = np.linspace(0, 180, PROJECTIONS, endpoint=False)
-    return {"source.kind": "dxchange", "source.file": path}
+    found = {"source.kind": "dxchange", "source.file": path}
+    measured_mib(path.with_name("compiled"), found, 1, 1)  # compiling takes memory too, once on a machine
+    return found
 
 
 def predicted_mib(scan: dict[str, object], ranks: int, write_freq: int) -> list[float]:
@@ -49,7 +51,7 @@ def measured_mib(folder: Path, scan: dict[str, object], ranks: int, write_freq: 
         address = jobs.announced("producer", producer)["data"]
         settings = words(WINDOW | {"window.write_freq": write_freq})
         reconstruction = jobs.recon(ranks, "--connect", address, *settings)
-        assert reconstruction.wait() == 0, reconstruction.text
+        assert reconstruction.wait() in {0, 3}, reconstruction.text  # noise is no plausible scan
         return jobs.summary()["peak_memory_mib"]
 
 
@@ -61,5 +63,6 @@ def test_every_rank_peaks_where_it_was_predicted(tmp_path, scan, ranks):
     measured_plain, measured_snapshots = (measured_mib(tmp_path / str(freq), scan, ranks, freq) for freq in (0, 1))
     assert measured_plain == pytest.approx(plain, rel=0.1)
     assert measured_snapshots == pytest.approx(snapshots, rel=0.1)
-    for before, after in zip(measured_plain, measured_snapshots, strict=True):
-        assert after - before == pytest.approx(IMAGE_MIB / ranks, abs=24)
+    taken = [after - before for before, after in zip(measured_plain, measured_snapshots, strict=True)]
+    assert taken == pytest.approx(np.subtract(snapshots, plain).tolist(), abs=16)
+    assert min(taken) > 0.9 * IMAGE_MIB / ranks
