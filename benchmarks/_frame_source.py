@@ -1,4 +1,4 @@
-"""A producer in a process of its own that streams frames as fast as they are taken, or at a steady pace.
+"""A producer in a separate process that streams frames as fast as they are taken, or at a fixed rate.
 
 python -m benchmarks._frame_source ROWS FRAMES [--bare] [--period-s SECONDS]
 
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def images(rows: int, frames: int, period_s: float) -> Iterator[NDArray[np.uint16]]:
-    """As many different images as do not fit a cache, as those of a detector."""
+    """Enough different images to exceed the caches, as a detector's do."""
     ring = [np.full((rows, COLS), k, np.uint16) for k in range(max(1, min(frames, (64 << 20) // (rows * COLS * 2))))]
     due = time.perf_counter()
     for index in range(frames):
@@ -59,7 +59,7 @@ def send(rows: int, frames: int, period_s: float) -> None:
 
 
 def push(rows: int, frames: int, period_s: float) -> None:
-    """Over a PUSH socket, which is done when the last frame is on its way."""
+    """Over a PUSH socket, which is done when the last frame is sent."""
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
         socket.bind("tcp://127.0.0.1:0")
         print(socket.last_endpoint.decode(), flush=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One pair to measure. `n` detector columns, `rows` detector rows, and the window in the job's own words."""
+    """One pair to measure. `n` detector columns, `rows` detector rows, and the window as in the job's configuration."""
 
     n: int
     rows: int
@@ -57,7 +57,7 @@ class Case:
 
 
 def make_scan(path: Path, case: Case) -> Path:
-    """A DXchange file with the case's shape: counts of uniform noise, which costs as much as any sample."""
+    """A DXchange file with the case's shape: counts of uniform noise, which cost as much as any sample."""
     random = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         for name, count, low in (("data", case.projections, 9000), ("data_white", 4, 20000), ("data_dark", 4, 50)):

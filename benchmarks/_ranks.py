@@ -1,4 +1,4 @@
-"""Benchmarks under MPI: a benchmark starts itself again as ranks, and rank 0 hands its rows back."""
+"""Benchmarks under MPI: a benchmark restarts itself as ranks, and rank 0 returns its rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two applications at the ends of a tunnel: a producer in a process of its own, and the consumer's measurements."""
+"""The two applications at the ends of a tunnel: a producer in a separate process, and the consumer's measurements."""
 
 from __future__ import annotations
 

@@ -5,13 +5,13 @@ Every rank holds a slab with a full window and updates its image with SIRT. Of e
     state_mib       what a checkpoint holds, all ranks together
     blocked_s       the ranks wait while their arrays are copied
     write_s         the ranks compute while a thread of each writes; the file system's speed
-    update_s        an update with nothing beside it
+    update_s        an update without a checkpoint in progress
     beside_s        an update while a checkpoint is being written
     overhead_60s    share of the run time at one checkpoint per minute: blocked, and updates that take longer
     verify_s        a restart reads all files against their checksums
     restore_s       ... and every rank takes back its part
 
-Updates with and without a checkpoint beside them alternate; medians count.
+Updates with and without a checkpoint in progress alternate; medians count.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _timed(comm: Any, action: Callable[[], object]) -> float:
 
 
 class _Slab:
-    """One rank's part of a run whose window is full of noise: what the numbers are does not matter here."""
+    """One rank's part of a run whose window is full of noise: the values do not matter here."""
 
     def __init__(self, comm: Any, n: int, slices: int, window: int) -> None:
         from ministream import partition

@@ -1,11 +1,11 @@
-"""`python -m benchmarks distribute`: how fast frames are dealt to the ranks, against bare MPI and memcpy.
+"""`python -m benchmarks distribute`: how fast frames are distributed to the ranks, against bare MPI and memcpy.
 
 For each frame size, bytes that reach other ranks per second:
 
     memcpy        one core copies as many bytes
-    bare          Scatterv of the frame as bytes, blocking, nothing else: what this MPI can do
-    distributor   the product's way, frames announced and scattered in batches
-    hidden        share of the distribution's time that vanishes behind computing ranks
+    bare          Scatterv of the frame as bytes, blocking, nothing else: the limit of this MPI
+    distributor   the product's distributor: frames announced and scattered in batches
+    hidden        share of the distribution's time that is overlapped with computation
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _measure(comm: Any, frame_bytes: int, batch: int, repetitions: int) -> dict[
         "distributor": deal.distribute(repetitions),
     }
     moved = frames * frame_bytes * (comm.size - 1) / comm.size
-    # As much computing as it takes to distribute, then both at once.
+    # As much computation as distribution, then both overlapped.
     deal.calibrate(seconds["distributor"])
     compute = _median(comm, deal.compute, repetitions)
     both = deal.distribute(repetitions, computing=True)
@@ -97,7 +97,7 @@ def _median(comm: Any, run: Callable[[], None], repetitions: int) -> float:
 
 
 class _Deal:
-    """The same frames, dealt in every way that is compared."""
+    """The same frames, distributed in every compared way."""
 
     def __init__(self, comm: Any, frame_bytes: int, batch: int, frames: int) -> None:
         from ministream import partition
@@ -140,9 +140,9 @@ class _Deal:
                 self._comm.raw.Scatterv(None, [own, counts[self._comm.rank], kind], root=0)
 
     def distribute(self, rounds: int, *, computing: bool = False) -> float:
-        """The product's way, one stream of all rounds; the median of a round's seconds, on the slowest rank.
+        """The product's distributor, one stream of all rounds; the median of a round's seconds, on the slowest rank.
 
-        With `computing`, each batch is computed on while the next one travels.
+        With `computing`, each batch is computed on while the next one is in transit.
         """
         from ministream.parallel.row_scatter import RowScatter
 

@@ -12,7 +12,7 @@ per second of that is the memory's limit.
     astra_ratio               gups ÷ (threads × ASTRA's CPU SIRT on one slice); ASTRA uses one thread
     scaling                   gups ÷ gups of the same shape on one thread of one rank
 
-`--cpu x86-64-v3` compiles for AVX2 and holds OpenBLAS to it: machines with AVX-512 measure that path too. A saved
+`--cpu x86-64-v3` compiles for AVX2 and restricts OpenBLAS to it: machines with AVX-512 measure that path too. A saved
 result names the kernels that the matrix product ran (`sgemm`).
 
 Angles are spread evenly over half a turn. Every number is a median over repetitions that take turns with sgemm.
@@ -108,7 +108,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, len(os.sched_getaffinity(0))}))
     parser.add_argument("--ranks", type=int, nargs="*", default=[], help="also on this many ranks of one thread")
     parser.add_argument("--repetitions", type=int, default=9, help="the median counts")
-    parser.add_argument("--cpu", choices=sorted(_CPUS), help="compile for this processor, and hold OpenBLAS to it")
+    parser.add_argument("--cpu", choices=sorted(_CPUS), help="compile for this processor, and restrict OpenBLAS to it")
     parser.add_argument("--no-astra", dest="astra", action="store_false")
     parser.add_argument("--json", action="store_true", help="a line per shape")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
@@ -116,7 +116,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _held_to(cpu: str, argv: list[str]) -> int:
-    """Measure in a process of its own, whose kernels and matrix product use the instructions of `cpu` alone."""
+    """Measure in a separate process, whose kernels and matrix product use the instructions of `cpu` alone."""
     features, core = _CPUS[cpu]
     held = {_HELD: cpu, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features, "OPENBLAS_CORETYPE": core}
     command = [sys.executable, "-m", "benchmarks", "kernels", *argv]
@@ -171,7 +171,7 @@ class Case:
         CPU.back(self.sinogram, self.image, self.beams, factor=self.factor)
 
     def last_for(self, seconds: float) -> int:
-        """Iterate for so long, once at least; returns how often."""
+        """Iterate for this long, at least once; returns the number of iterations."""
         rounds, end = 0, time.perf_counter() + seconds
         while not rounds or time.perf_counter() < end:
             self.forward()
@@ -250,12 +250,12 @@ def _slowest(comm: Any, seconds: float) -> float:
     return float(comm.sum(everyone).max())
 
 
-# OpenBLAS's threads go on spinning after a product, on the cores that the kernels are to be measured on.
+# OpenBLAS's threads keep spinning after a product, on the cores where the kernels are measured.
 _BLAS_SPINS_S = 0.1
 
 
 class _Limits:
-    """What the machine can do on as many threads as the kernels: NumPy's matrix product, and a sum of large arrays."""
+    """The machine's limits on as many threads as the kernels: NumPy's matrix product, and a sum of large arrays."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads

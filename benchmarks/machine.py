@@ -1,4 +1,4 @@
-"""What every result carries with it: the machine, the commit, the command line, and whether the machine was quiet."""
+"""Metadata of every result: the machine, the commit, the command line, and whether the machine was quiet."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("numpy", "numba", "mpi4py", "h5py", "pyzmq", "ministream")
 
-# Busy cores, besides this process, from which on a timing says more about the neighbours than about the program.
+# Busy cores, besides this process, above which timings are dominated by other processes.
 QUIET_CORES = 0.1
 
 
@@ -45,7 +45,7 @@ def commit() -> str:
 
 
 def busy_cores(seconds: float = 0.5) -> float:
-    """How many cores others keep busy while this process sleeps."""
+    """Number of cores that other processes keep busy while this one sleeps."""
     before, started = _busy_ticks(), time.perf_counter()
     time.sleep(seconds)
     elapsed = time.perf_counter() - started
@@ -53,7 +53,7 @@ def busy_cores(seconds: float = 0.5) -> float:
 
 
 def warn_unless_quiet() -> float:
-    """Say so on standard error when others use the machine; returns the cores that they keep busy."""
+    """Warn on standard error when other processes use the machine; returns the cores that they keep busy."""
     busy = busy_cores()
     if busy > QUIET_CORES:
         print(f"warning: other processes keep {busy:.1f} cores busy, timings are not trustworthy", file=sys.stderr)
@@ -61,7 +61,7 @@ def warn_unless_quiet() -> float:
 
 
 def heading(benchmark: str, argv: Sequence[str], busy: float) -> dict[str, Any]:
-    """What stands above a benchmark's rows: name, command, date, commit, machine, quietness."""
+    """Heading of a benchmark's rows: name, command, date, commit, machine, quietness."""
     return {
         "benchmark": benchmark,
         "command": shlex.join(["python", "-m", "benchmarks", benchmark, *argv]),

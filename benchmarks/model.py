@@ -1,4 +1,4 @@
-"""`python -m benchmarks model`: the constants of this machine, and how well the performance model meets a study.
+"""`python -m benchmarks model`: the constants of this machine, and how well the performance model matches a study.
 
 What an update and the corrections cost is fitted to the stage times of a scaling study; how fast one rank receives,
 ranks scatter, copy, and write is measured by itself. Then the model must predict the seconds of every point of the
@@ -92,7 +92,7 @@ def calibrate(points: Sequence[Point], name: str, timeout_s: float) -> Machine:
 def fit(points: Sequence[Point], scatter_bytes: float) -> dict[str, float]:
     """What an update and the corrections cost, from the stages of a study; absolute relative errors count."""
     if len({padded_slices(_largest(point)) for point in points}) < 2:
-        raise SystemExit("the study does not tell what a slice costs: measure several numbers of --slices")
+        raise SystemExit("the study does not determine the cost of a slice: measure several numbers of --slices")
     fits = [(crowding, *_solve(points, crowding)) for crowding in np.linspace(0, 1, 51)]
     crowding, (per_visit, shared), _ = min(fits, key=lambda found: found[2])
     slower = [_slower(point, crowding) for point in points]
@@ -137,7 +137,7 @@ def _weight_features(point: Point, slower: float) -> tuple[float, float, float]:
 
 
 def _fit(features: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[NDArray[np.float64], float]:
-    """Non-negative costs with the least absolute relative errors, and their sum: a disturbed run has little say.
+    """Non-negative costs with the least absolute relative errors, and their sum: disturbed runs have little weight.
 
     Iteratively reweighted least squares.
     """

@@ -1,7 +1,7 @@
-"""`python -m benchmarks plausibility`: warnings about good scans, about spoiled ones, and what the gate costs.
+"""`python -m benchmarks plausibility`: warnings about good and about faulty scans, and the cost of the gate.
 
 Good scans are random ellipsoids with photon noise, by chance off the axis or larger than the field of view. Their
-only warning may be that the sample is truncated, where it is. Spoiled ones are the same with one thing wrong.
+only warning may be that the sample is truncated, where it is. Faulty ones are the same with one fault.
 """
 
 from __future__ import annotations

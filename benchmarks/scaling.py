@@ -1,10 +1,10 @@
 """`python -m benchmarks scaling`: strong and weak scaling over ranks × threads × slices × N, with figures.
 
-Every point is one pair of jobs from end to end, and one file in the study's folder: a study that was interrupted goes
-on where it stopped, and the tasks of a Slurm job array share one study (slurm/scaling.sbatch). At the end all points
+Every point is one pair of jobs from end to end, and one file in the study's folder: an interrupted study
+continues, and the tasks of a Slurm job array share one study (slurm/scaling.sbatch). At the end all points
 become one file of JSON lines, figures (PNG and PDF) and a table.
 
-    strong   the slices are those of the whole volume, whatever the ranks
+    strong   the slices are those of the whole volume, for any number of ranks
     weak     the slices are those of each rank
 
 Points with more threads than cores test correctness at scale; they are labelled, and left out of the figures.
@@ -32,7 +32,7 @@ COMMUNICATION = ("scatter", "idle")
 
 
 def main(argv: list[str]) -> int:
-    """Run what the study still lacks, then collect it."""
+    """Run the missing points of the study, then collect it."""
     options = _parse(argv)
     points = _points(options)
     mine = points[options.task :: options.tasks]

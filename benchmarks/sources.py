@@ -1,7 +1,7 @@
 """`python -m benchmarks sources`: how fast sources deliver frames, each against a bare reader of the same file.
 
 Source and bare reader take turns, so that a busy machine slows both; the median ratio counts. The files are in the
-page cache. The bare reader reads every image into an array of its own with h5py or tifffile, and does nothing else.
+page cache. The bare reader reads every image into a separate array with h5py or tifffile, and does nothing else.
 For `pva` a server process posts images at a fixed rate: the source and a bare p4p monitor watch the same channel at
 the same time, and what counts is how many images each of them has missed.
 """
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks sources")
     parser.add_argument("--shape", type=int, nargs=3, default=[200, 512, 1024], help="projections, rows, columns")
     parser.add_argument("--repetitions", type=int, default=5, help="pairs of runs; the median ratio counts")
-    parser.add_argument("--pva-seconds", type=float, default=60.0, help="0: leave pva out")
+    parser.add_argument("--pva-seconds", type=float, default=60.0, help="0: skip pva")
     parser.add_argument("--pva-rate", type=float, default=500.0, help="images per second that the detector posts")
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
     options = parser.parse_args(argv)

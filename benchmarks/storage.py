@@ -1,4 +1,4 @@
-"""`python -m benchmarks storage`: how fast volumes reach the disk, against writers that do nothing else.
+"""`python -m benchmarks storage`: how fast volumes are written, against bare writers.
 
 Each way ends when the file is synced; MiB of volume per second:
 
@@ -8,7 +8,7 @@ Each way ends when the file is synced; MiB of volume per second:
     product      the product's writer: from slices innermost, in blocks, reserved before and renamed after
     collective   the product's writer through parallel HDF5 ([output] writer = "hdf5"), read back and compared
 
-`waited` is the share of a snapshot's seconds for which the ranks wait; the rest goes on behind their computing.
+`waited` is the share of a snapshot's seconds for which the ranks wait; the rest is overlapped with computation.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _measure(comm: Any, folder: Path, n: int, slices: int, repetitions: int) -> 
 
 
 def _nothing() -> None:
-    """What comes after most of what is measured."""
+    """The default `after`: nothing to do."""
 
 
 def _median(comm: Any, write: Callable[[], None], repetitions: int, after: Callable[[], None] = _nothing) -> float:
@@ -132,7 +132,7 @@ class _Volume:
         )
 
     def posix(self) -> None:
-        """The least there is to do."""
+        """The lower limit: plain pwrite."""
         descriptor = os.open(self._folder / "posix.raw", os.O_CREAT | os.O_WRONLY, 0o600)
         data, offset = memoryview(self._first).cast("B"), self._slab.first * self._n * self._n * 4
         done = 0
@@ -160,11 +160,11 @@ class _Volume:
         self._collective.final(self._image, self._state)
 
     def begin_snapshot(self) -> None:
-        """What a rank waits for before it computes on."""
+        """The part of a write that blocks the rank."""
         self._direct.snapshot(1, self._image, self._state)
 
     def finish_snapshot(self) -> None:
-        """What goes on meanwhile."""
+        """The part of a write that is overlapped."""
         self._direct.finish()
 
     def _write_hdf5(self, path: Path, **filters: Any) -> int:

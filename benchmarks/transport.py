@@ -1,8 +1,8 @@
 """`python -m benchmarks transport`: the native wire against bare ZeroMQ PUSH/PULL over the same path, in the same run.
 
-For each frame size and path: goodput of both, with everything on that the wire has (session, credit, checksums, frames
+For each frame size and path: goodput of both, with all features of the wire (session, credit, checksums, frames
 kept until they are acknowledged), and the latency of both when frames come at half the slower one's rate. The frames
-come from a process of its own; runs of the two alternate, and the medians count.
+come from a separate process; runs of the two alternate, and the medians count.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def measure(path: str, size_mib: float, total_mib: float, repetitions: int) -> d
 def _latency(
     name: str, take: Callable[[str, int], tuple[list[float], list[float]]], path: str, frame_rows: int, rate: float
 ) -> dict[str, float]:
-    """Milliseconds from handing a frame over to having it, at `rate` frames per second for about two seconds."""
+    """Milliseconds from sending a frame to receiving it, at `rate` frames per second for about two seconds."""
     frames = max(100, min(2000, int(2 * rate)))
     with _source(path, frame_rows, frames, bare=name == "bare", period_s=1 / rate) as url:
         _, delays = take(url, frames)

@@ -1,8 +1,8 @@
-"""`python -m benchmarks tunnel`: what a tunnel costs, as ratios to the same two programs without one.
+"""`python -m benchmarks tunnel`: the cost of a tunnel, as ratios to the same two programs without one.
 
     single    one gateway, plain bytes between consumer and producer
     chain     two gateways, plain bytes between them
-    chain+TLS two gateways, TLS 1.3 between them; stunnel can do nothing else
+    chain+TLS two gateways, TLS 1.3 between them; the only mode of stunnel
 
 Goodput over `--connections` connections with the CPU seconds that a GB takes (`gateway_cpu_s_gb`: each gateway's
 processes; `cpu_s_gb`: all of them and both ends), and the round trip of 64 bytes. All ways are measured in turn,
@@ -83,7 +83,7 @@ def _measure_all(ways: list[tuple[str, str]], count: int, options: argparse.Name
 
 @contextmanager
 def tunnelled(kind: str, how: str, target: str, count: int) -> Iterator[list[str]]:
-    """The addresses that a consumer dials."""
+    """The addresses that a consumer connects to."""
     if kind == "direct":
         yield [target] * count
         return

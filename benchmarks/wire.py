@@ -1,7 +1,7 @@
 """`python -m benchmarks wire`: what the wires of aps-mini-apps cost.
 
 The codecs, per frame size, as the rate of the codec over the rate of a bare memcpy of the pixels into memory that is
-there already. The frames come from a ring larger than the caches, as a stream's do:
+there already. The frames come from a ring larger than the caches, as in a stream:
 
     encode        TImage from pixels, one copy
     round_trip    encode, and decode to an array
@@ -83,7 +83,7 @@ def _codecs(size_mib: int, repetitions: int) -> dict[str, Any]:
 def _medians(
     one: Callable[[np.ndarray], Any], other: Callable[[np.ndarray], Any], frames: np.ndarray, repetitions: int
 ) -> tuple[float, float]:
-    """Median seconds of each, taken in turns so that whatever else the machine does meets both."""
+    """Median seconds of each, taken in turns so that other load on the machine affects both."""
     seconds: tuple[list[float], list[float]] = ([], [])
     turns = itertools.cycle(frames)
     for _ in range(repetitions):

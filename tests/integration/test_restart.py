@@ -124,5 +124,5 @@ def test_a_checkpoint_of_another_scan_is_refused(jobs):
     address = jobs.announced("producer", producer)["data"]
     job = jobs.recon(1, "--connect", address, "--resume", str(jobs.out / "checkpoint"))
     assert job.wait() == 4
-    assert "scan 'walnut-7' was asked for" in job.text
+    assert "scan 'walnut-7' was requested" in job.text
     producer.signal(signal.SIGTERM)

@@ -314,8 +314,8 @@ def test_plain_data_is_asked_for_and_warned_of(tmp_path: Path, producer: Echo) -
         told = subprocess.run(
             [*MINISTREAM, "inbound-request", "--plain", *where], check=True, capture_output=True, text=True, timeout=60
         )
-        assert "in the clear" in told.stderr
-        assert "in the clear" not in told.stdout
+        assert "unencrypted" in told.stderr
+        assert "unencrypted" not in told.stdout
 
 
 def test_tokens_are_masked(tmp_path: Path, authority: Path, producer: Echo) -> None:

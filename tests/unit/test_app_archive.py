@@ -67,5 +67,5 @@ def test_dropping_and_archiving_exclude_each_other(tmp_path):
         None,
         {"source": SOURCE, "producer": {"archive": str(tmp_path / "raw.h5"), "overflow": "decimate", "rate": 5.0}},
     )
-    with pytest.raises(ConfigError, match="leave out one of the two"):
+    with pytest.raises(ConfigError, match="omit one of the two"):
         produce(settings, None)

@@ -378,7 +378,11 @@ BAD_FILES = {
     "more angles": ({"/exchange/theta": np.arange(11.0)}, {}, r"theta says 11 angles.*9 projections.*\[0,9\]"),
     "no angle at all": ({"/exchange/theta": np.empty(0)}, {}, "theta says 0 angles.*damaged"),
     "no finite angle": ({"/exchange/theta": np.full(9, np.nan)}, {}, "can be played: 0 were never .*9 have no angle"),
-    "angles in words": ({"/exchange/theta": np.array([b"one"] * 9)}, {}, r"/exchange/theta holds \|S3 where numbers"),
+    "angles in words": (
+        {"/exchange/theta": np.array([b"one"] * 9)},
+        {},
+        r"/exchange/theta holds \|S3, expected numbers",
+    ),
     "angles in gradians": ({}, {("/exchange/theta", "units"): "gon"}, "/exchange/theta has units 'gon'"),
     "complex pixels": ({"/exchange/data": COMPLEX}, {}, "/exchange/data holds complex64: pixels must be"),
     "text pixels": ({"/exchange/data": DATA.astype("S5")}, {}, r"/exchange/data holds \|S5: pixels must be"),

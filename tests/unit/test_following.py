@@ -274,7 +274,7 @@ def test_a_file_that_does_not_come_is_named(path: Path) -> None:
 @pytest.mark.parametrize(("order", "repeat"), [("golden-angle", 1), ("sequential", 2)])
 def test_only_the_order_of_the_writer_is_possible(path: Path, order: str, repeat: int) -> None:
     section = config.SourceSection(kind="dxchange", file=str(path), follow=True)
-    with pytest.raises(ConfigError, match="Leave order and repeat out"):
+    with pytest.raises(ConfigError, match="Omit order and repeat"):
         open_source(section, order=order, repeat=repeat)
 
 

@@ -186,10 +186,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no images": ({detector("data"): None}, "images are missing"),
     "no angles": ({"entry__sample__rotation_angle": None}, r"angles are missing.*--set 'source\.angles="),
     "short angles": ({"entry__sample__rotation_angle": ANGLES[:7]}, "has 7 values, expected one for each of 13"),
-    "key in words": ({detector("image_key_control"): np.array([b"flat"] * 13)}, "where numbers are needed"),
+    "key in words": ({detector("image_key_control"): np.array([b"flat"] * 13)}, "expected numbers"),
     "text pixels": ({detector("data"): DATA.astype("S5")}, "pixels must be"),
     "one image": ({detector("data"): DATA[0]}, "it must be"),
-    "no finite angle": ({"entry__sample__rotation_angle": np.full(13, np.nan)}, "none of the projections"),
+    "no finite angle": ({"entry__sample__rotation_angle": np.full(13, np.nan)}, "none of the requested projections"),
 }
 
 

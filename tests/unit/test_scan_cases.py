@@ -226,7 +226,7 @@ def test_a_dataset_that_was_never_written_is_refused(cases: Path) -> None:
     path = changed(cases / "base.h5", data=None)
     with h5py.File(path, "a") as file:
         file.create_dataset("exchange/data", (90, 4, 64), "u2")
-    with pytest.raises(InputError, match="none of the projections asked for can be played: 90 were never written"):
+    with pytest.raises(InputError, match="none of the requested projections can be played: 90 were never written"):
         Played(path)
 
 

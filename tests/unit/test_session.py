@@ -497,7 +497,7 @@ def test_a_producer_that_gives_up_in_the_middle_leaves_what_has_arrived() -> Non
     receiver = greeted()
     receiver.receive(framed(0), 0.0)
     assert receiver.receive(encoded(Bye(reason=Reason.LEFT, text="beam dump")), 0.0) == [
-        Lost("the producer gave up: beam dump")
+        Lost("the producer aborted: beam dump")
     ]
     receiver = greeted()
     receiver.receive(encoded(Heartbeat(totals=Totals(projections=5))), 0.0)
@@ -716,11 +716,11 @@ def test_another_receiver_may_take_over_from_one_that_is_silent_or_gone() -> Non
 @pytest.mark.parametrize(
     ("changes", "reason", "match"),
     [
-        ({"scan": "scan-2"}, Reason.OTHER_SCAN, "'scan-2' was asked for, this is scan 'scan-1'"),
+        ({"scan": "scan-2"}, Reason.OTHER_SCAN, "'scan-2' was requested, this is scan 'scan-1'"),
         ({"streams": 4, "stream": 1}, Reason.UNABLE, "4 streams"),
         ({"codecs": ("zstd",)}, Reason.UNABLE, "codec zstd"),
-        ({"resume": 1}, Reason.NOT_HELD, "frame 1 was asked for, frames 2 to 3 are held"),
-        ({"resume": 5}, Reason.NOT_HELD, "frame 5 was asked for"),
+        ({"resume": 1}, Reason.NOT_HELD, "frame 1 was requested, frames 2 to 3 are held"),
+        ({"resume": 5}, Reason.NOT_HELD, "frame 5 was requested"),
     ],
 )
 def test_a_hello_that_cannot_be_served_is_turned_away(changes: dict[str, object], reason: Reason, match: str) -> None:

@@ -207,7 +207,7 @@ def test_other_rows_than_asked_for_are_an_error() -> None:
 def test_bands_that_nobody_asks_for_are_named() -> None:
     sender = a_sender()
     sender.receive(b"a", [native.encode(hello(Share(first=1, last=2, ranks=2)))], 0.0)
-    with pytest.raises(PeerLostError, match=r"timed out after 60 s .* all 11 rows: only rows 6 to 10 were asked for"):
+    with pytest.raises(PeerLostError, match=r"timed out after 60 s .* all 11 rows: only rows 6 to 10 were requested"):
         sender.check(61.0)
 
 

@@ -212,7 +212,7 @@ def test_a_live_source_is_not_connected_to_before_it_runs(live):
 @pytest.mark.parametrize(("order", "repeat"), [("interlaced", 1), ("sequential", 2)])
 @pytest.mark.parametrize("use", [source.open_source, source.describe])
 def test_a_live_source_has_one_order_and_one_pass(live, use, order, repeat):
-    with pytest.raises(ConfigError, match=rf"order = '{order}', repeat = {repeat}: .*detector is live.*Leave order"):
+    with pytest.raises(ConfigError, match=rf"order = '{order}', repeat = {repeat}: .*detector is live.*Omit order"):
         use(live, order=order, repeat=repeat)
     assert Detector.connected == 0
 

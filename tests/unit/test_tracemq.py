@@ -141,9 +141,9 @@ def test_received_pixels_are_a_view_and_sent_ones_may_be_one() -> None:
 @pytest.mark.parametrize(
     ("at", "layout", "value", "said"),
     [
-        (0, "<Q", 4, "seq is 4 where 3 is due"),
+        (0, "<Q", 4, "seq is 4, expected 3"),
         (0, "<Q", 2**64 - 1, "seq"),
-        (8, "<Q", 2, "type is 0x2 where DATA_REPLY 0x20 or FINISH 0x00 is due"),
+        (8, "<Q", 2, "type is 0x2, expected DATA_REPLY 0x20 or FINISH 0x00"),
         (8, "<Q", 0x99, "type"),
         (8, "<Q", 0, "body of FINISH"),
         (16, "<Q", 67, "size is 67 in a message of 68"),

@@ -50,7 +50,7 @@ def test_who_says_no_hello_has_to_go_and_who_is_admitted_stays(server: socket.so
         guard.admit(receiver.near.fileno())
         assert guard.look(100.0 + HELLO_S - 0.1) == []
         (told,) = guard.look(100.0 + HELLO_S + 0.1)
-        assert told == f"peer {LOOPBACK} said no Hello within {HELLO_S:g} s"
+        assert told == f"peer {LOOPBACK} sent no Hello within {HELLO_S:g} s"
         assert (silent.ended, receiver.ended) == (True, False)
 
 

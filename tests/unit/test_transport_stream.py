@@ -347,7 +347,7 @@ def test_a_producer_that_leaves_early_ends_the_receiver_with_its_words() -> None
         sender.abort("the shutter closed")
         *arrived, lost = events_of(receiver)
         assert len(arrived) == 7
-        assert lost == Lost("the producer gave up: the shutter closed", native.Totals(darks=2, flats=3, projections=2))
+        assert lost == Lost("the producer aborted: the shutter closed", native.Totals(darks=2, flats=3, projections=2))
         with pytest.raises(PeerLostError, match="is closed"):
             sender.send(next(make_frames(SMALL)))
 
@@ -357,7 +357,7 @@ def test_a_failure_in_either_job_is_told_to_the_other() -> None:
         receiver = FrameReceiver(sender.address)
         receiver.scan()
         raise ZeroDivisionError("of the source")
-    assert receiver.next(5) == Lost("the producer gave up: the producer failed: of the source", native.Totals())
+    assert receiver.next(5) == Lost("the producer aborted: the producer failed: of the source", native.Totals())
     receiver.close()
 
 
@@ -385,7 +385,7 @@ def test_another_scan_than_the_one_wanted_is_refused() -> None:
     with (
         FrameSender(LOOPBACK, SMALL) as sender,
         FrameReceiver(sender.address, scan_id="scan-2") as receiver,
-        pytest.raises(PeerError, match="'scan-2' was asked for, this is scan 'scan-1'"),
+        pytest.raises(PeerError, match="'scan-2' was requested, this is scan 'scan-1'"),
     ):
         receiver.scan()
 

@@ -139,7 +139,7 @@ def test_unknown_names_and_second_authorities_are_refused(authority: Path) -> No
         credentials.revoke(authority, "nobody")
     with pytest.raises(ConfigError, match="certs show"):
         credentials.renew(authority, "nobody", days=1, out=authority)
-    with pytest.raises(ConfigError, match="holds a certificate authority already"):
+    with pytest.raises(ConfigError, match="already holds a certificate authority"):
         credentials.create_authority(authority, name="ca", days=1)
 
 

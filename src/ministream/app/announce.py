@@ -17,7 +17,7 @@ def announce(path: Path | None, **addresses: str | None) -> None:
     if path is None:
         return
     with atomic.replacing(path) as part:
-        # whatever lies there, a link perhaps, is not written to
+        # an existing file, perhaps a link, is never written to
         part.unlink(missing_ok=True)
         part.touch(0o600, exist_ok=False)
         part.write_text(json.dumps(addresses | {"pid": os.getpid()}))

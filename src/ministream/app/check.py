@@ -38,7 +38,7 @@ _IDLE_TIMEOUT_S = 300.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobForecast:
-    """What one job needs and does on this machine.
+    """Requirements and predicted speed of one job on this machine.
 
     `prediction` is the model's, with the kernels measured here and no limit on network and disk; `gups` are 10⁹ pixel
     updates per second of all ranks. `needed_mib_per_s` is the traffic of the stream at the producer's rate (none: at
@@ -107,7 +107,7 @@ def _scan(config: Config) -> Scan:
 
 
 def workload(assignment: Assignment) -> Workload:
-    """What the performance model must know of a job."""
+    """Input of the performance model for a job."""
     scan, config = assignment.scan, assignment.config
     return Workload(
         rows=scan.rows,
@@ -129,7 +129,7 @@ def workload(assignment: Assignment) -> Workload:
 
 
 def _machine(assignment: Assignment, gups: float, idle_rank_mib: float) -> Machine:
-    """This machine, as far as it is measured here: kernels and an idle rank. The rest is unlimited."""
+    """This machine as measured here: kernels and an idle rank. The rest is unlimited."""
     ranks, slices = len(assignment.slabs), assignment.slab.rows
     busy = min(_cores(), ranks * assignment.threads)
     unlimited: dict[str, Any] = dict.fromkeys(
@@ -170,12 +170,12 @@ def _free_mib(directory: Path) -> float:
 
 
 def idle_rank_mib(slices: int) -> float:
-    """Memory of an idle rank, measured in a process of its own.
+    """Memory of an idle rank, measured in a separate process.
 
     The kernels are compiled here first, because compiling takes some hundred MiB more.
     """
     loaded_mib(slices)
-    # this process may be a rank itself; the one measured must not join its job
+    # this process may be a rank; the measured process must not join its job
     alone = {name: text for name, text in os.environ.items() if not name.startswith(("OMPI_", "PMIX_", "PMI_"))}
     command = [sys.executable, "-c", _IDLE, str(slices)]
     try:
@@ -205,7 +205,7 @@ def _measured_gups(assignment: Assignment, threads: int) -> float:
     backend.default().set_threads(threads)
     algorithm = open_algorithm(assignment.config.recon, geometry, slices)
     image = backend.default().new_image(geometry, slices)
-    algorithm.update(image, window, 1)  # makes the weights
+    algorithm.update(image, window, 1)  # computes the weights
     started = time.perf_counter()
     report = algorithm.update(image, window, 2)
     return n * n * projections * slices * report.iterations / (time.perf_counter() - started) / 1e9

@@ -94,9 +94,9 @@ def nodes_of_job(environment: Mapping[str, str]) -> int:
 
 
 def mpirun(ranks: int, threads: int, grant: CoreGrant) -> tuple[list[str], dict[str, str]]:
-    """The words before a program that start it as ranks on this machine, and the environment that they need.
+    """The command prefix that starts a program as ranks on this machine, and the environment that it needs.
 
-    A rank is bound to `threads` cores of its own if there are enough, and to none if ranks share cores or only some
+    A rank is bound to `threads` exclusive cores if there are enough, and to none if ranks share cores or only some
     cores of the machine are granted. Raises ConfigError when there is no mpirun.
     """
     program = shutil.which("mpirun") or shutil.which("mpiexec")

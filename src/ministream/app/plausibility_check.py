@@ -1,4 +1,4 @@
-"""Is a recorded scan one that can be reconstructed? The whole plausibility gate on a file, without reconstructing."""
+"""Checks whether a recorded scan can be reconstructed: the whole plausibility gate on a file, no reconstruction."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ministream.source import Source, open_source
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScanReport:
-    """What the gate says about a scan.
+    """The gate's result for a scan.
 
-    `warnings` are what is odd, `accepted` the codes of those that the user has acknowledged; `flaw` says why a
-    reconstruction would not be complete, `refused` why there would be none; empty where there is nothing to say.
+    `warnings` are the findings, `accepted` the codes of those that the user has acknowledged; `flaw` says why a
+    reconstruction would not be complete, `refused` why there would be none; both are empty otherwise.
     """
 
     scan: Scan
@@ -35,7 +35,7 @@ class ScanReport:
 
     @property
     def exit_code(self) -> ExitCode:
-        """0: as it should be, or accepted; 2: refused; 3: with warnings."""
+        """0: no warnings, or all accepted; 2: refused; 3: with warnings."""
         if self.refused:
             return ExitCode.USAGE
         odd = {warning.code for warning in self.warnings} - set(self.accepted)
@@ -43,7 +43,7 @@ class ScanReport:
 
 
 def check_scan(config: Config) -> ScanReport:
-    """Read every frame of the configured source and judge it like a run would.
+    """Read every frame of the configured source and check it as a run would.
 
     Raises ConfigError for a wrong configuration and InputError for a file that cannot be read as a scan.
     """
@@ -87,7 +87,7 @@ def _judge(source: Source, scan: Scan, gate: ScanGate, corrector: Corrector) -> 
 
 
 def _whole(frame: Frame) -> SlabFrame:
-    """All rows of a frame, as a single rank has them."""
+    """All rows of a frame, as on a single rank."""
     return SlabFrame(
         kind=frame.kind,
         index=frame.index,

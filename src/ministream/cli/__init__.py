@@ -34,7 +34,7 @@ RunArgument = Annotated[
     Path | None, typer.Argument(metavar="[RUN.toml]", help="Configuration file.", show_default=False)
 ]
 StrictOption = Annotated[
-    bool | None, typer.Option("--strict", help="End at the first rejected frame or warning about the scan.")
+    bool | None, typer.Option("--strict", help="Stop at the first rejected frame or warning about the scan.")
 ]
 AcceptOption = Annotated[
     list[str] | None, typer.Option(help="Acknowledge a warning about the scan by its code; repeatable.", metavar="CODE")
@@ -45,7 +45,7 @@ AnnounceOption = Annotated[
 
 
 @cli.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False) -> None:
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
         typer.echo(f"ministream {__version__}")
         raise typer.Exit
@@ -98,7 +98,7 @@ def main() -> NoReturn:
 def output() -> Console:
     """Standard output for people: coloured and redrawn on a terminal, plain lines of a fixed width elsewhere.
 
-    mpirun gives its ranks a pseudo-terminal of their own; what counts is where its own output goes.
+    mpirun gives its ranks a pseudo-terminal; the destination of mpirun's own output decides.
     """
     on_terminal = sys.stdout.isatty()
     if on_terminal and "OMPI_COMM_WORLD_RANK" in os.environ:

@@ -75,7 +75,7 @@ def distribute(
     hwm: Annotated[int, typer.Option("--data_source_hwm", hidden=True)] = 0,
     check_seq: Annotated[bool, typer.Option("--check_seq", hidden=True)] = False,
     skip_serialize: Annotated[bool, typer.Option("--skip_serialize", hidden=True)] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="End at the first rejected frame.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first rejected frame.")] = False,
     announce: AnnounceOption = None,
     log_level: Annotated[str, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
     settings: SetOption = None,
@@ -85,12 +85,12 @@ def distribute(
     from ministream.prep.images import Steps
 
     if skip_serialize:
-        raise ConfigError("--skip_serialize: a test of the original's receiver, which serves nobody: leave it out")
+        raise ConfigError("--skip_serialize: a test option of the original without effect here: leave it out")
     named = [name for name, given in (("float32", as_float32), ("uint16", as_uint16), ("uint8", as_uint8)) if given]
     if pixel_dtype is not None:
         named.append(pixel_dtype)
     if len(set(named)) > 1:
-        raise ConfigError(f"the pixels cannot be {' and '.join(named)} at once: give one of the options")
+        raise ConfigError(f"the pixels cannot be both {' and '.join(named)}: give one of the options")
     log.setup("distributor", log_level)
     settled = config.load(
         None,

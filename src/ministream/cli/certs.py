@@ -14,7 +14,9 @@ from ministream.errors import ConfigError
 _WIDE = 200
 AuthorityArgument = Annotated[Path, typer.Argument(help="Directory of the certificate authority.", metavar="DIR")]
 OutOption = Annotated[Path | None, typer.Option(help="Directory to write to; none: DIR itself.", metavar="OUT")]
-HostsOption = Annotated[list[str] | None, typer.Option("--host", help="Name or address that clients dial; repeatable.")]
+HostsOption = Annotated[
+    list[str] | None, typer.Option("--host", help="Name or address that clients connect to; repeatable.")
+]
 DaysOption = Annotated[float, typer.Option(help="Days of validity.")]
 
 
@@ -32,7 +34,7 @@ def init(
     name: Annotated[str, typer.Option(help="Name of the client certificate.")] = "operator",
     days: DaysOption = 365.0,
 ) -> None:
-    """A new authority, with a server certificate for `--host` (none: this machine's loopback) and a client one."""
+    """Create an authority, a server certificate for `--host` (none: loopback) and a client certificate."""
     from ministream.tunnel import credentials
 
     credentials.create_authority(directory, name="ministream-ca", days=10 * 365.0)
@@ -49,22 +51,22 @@ def server(
     out: OutOption = None,
     days: DaysOption = 365.0,
 ) -> None:
-    """Issue a server certificate, its key new."""
+    """Issue a server certificate with a new key."""
     from ministream.tunnel import credentials
 
     if not host:
-        raise ConfigError("certs server: name at least one --host that clients will dial")
+        raise ConfigError("certs server: give at least one --host that clients will connect to")
     credentials.issue(directory, name=name, usage="server", hosts=host, days=days, out=out or directory)
     typer.echo(f"{out or directory}: server certificate of {name!r} for {', '.join(host)}")
 
 
 def client(
     directory: AuthorityArgument,
-    name: Annotated[str, typer.Option(help="Identity: what policies and sessions know this client by.")],
+    name: Annotated[str, typer.Option(help="Identity of this client in policies and sessions.")],
     out: OutOption = None,
     days: DaysOption = 365.0,
 ) -> None:
-    """Issue a client certificate, its key new."""
+    """Issue a client certificate with a new key."""
     from ministream.tunnel import credentials
 
     credentials.issue(directory, name=name, usage="client", hosts=[], days=days, out=out or directory)
@@ -73,26 +75,26 @@ def client(
 
 def renew(
     directory: AuthorityArgument,
-    name: Annotated[str, typer.Argument(help="Whose certificates, as `show` lists them.")],
+    name: Annotated[str, typer.Argument(help="Name on the certificates, as `show` lists it.")],
     out: OutOption = None,
     days: DaysOption = 365.0,
     revoke_old: Annotated[bool, typer.Option("--revoke-old", help="Revoke all earlier certificates of NAME.")] = False,
 ) -> None:
-    """Issue the certificates of a name again, with the same hosts and new keys."""
+    """Reissue the certificates of a name, with the same hosts and new keys."""
     from ministream.tunnel import credentials
 
     for usage in credentials.renew(directory, name, days=days, out=out or directory, revoke_old=revoke_old):
         typer.echo(f"{out or directory}: {usage} certificate of {name!r} renewed")
     if revoke_old:
-        typer.echo(f"{directory / 'revoked'}: copy it to every server and client, which read it at once")
+        typer.echo(f"{directory / 'revoked'}: copy it to every server and client; it takes effect immediately")
 
 
 def revoke(
     directory: AuthorityArgument,
-    name: Annotated[str, typer.Argument(help="Whose certificates, or one serial number.")],
+    name: Annotated[str, typer.Argument(help="Name on the certificates, or one serial number.")],
 ) -> None:
-    """Revoke every certificate ever issued to a name; copy DIR/revoked to every server and client, which read it at
-    once.
+    """Revoke every certificate ever issued to a name; copy DIR/revoked to every server and client; it takes effect
+    immediately.
     """
     from ministream.tunnel import credentials
 
@@ -101,7 +103,7 @@ def revoke(
 
 
 def show(directory: AuthorityArgument) -> None:
-    """List what the authority has issued."""
+    """List the certificates that the authority has issued."""
     from ministream.tunnel import certificates, credentials
 
     revoked = credentials.read_revoked(directory / "revoked")
@@ -117,7 +119,7 @@ def show(directory: AuthorityArgument) -> None:
 def status(
     directory: Annotated[Path, typer.Argument(help="A party's directory of credentials.", metavar="DIR")],
 ) -> None:
-    """Show what one party holds: whose, until when, whether revoked. Exit code 2 when something cannot be used."""
+    """Show one party's certificates: name, expiry, revocation. Exit code 2 when one is not usable."""
     from ministream.tunnel import credentials
 
     table = _table("file", "name", "expires", "days left", "serial", "state")
@@ -130,9 +132,7 @@ def status(
         )
     Console(width=_WIDE).print(table)
     if (directory / "ca.key").exists():
-        typer.echo(
-            f"{directory / 'ca.key'}: the authority's key is here; only the place that issues needs it", err=True
-        )
+        typer.echo(f"{directory / 'ca.key'}: the authority's key is here; only the issuing machine needs it", err=True)
     if any(state != "valid" for state in states):
         raise ConfigError(f"{directory}: not everything is valid: `ministream certs renew`, then copy the new files")
 
@@ -146,7 +146,7 @@ def _table(*headings: str) -> Table:
 
 def token(
     directory: AuthorityArgument,
-    name: Annotated[str, typer.Option(help="Identity: what policies and sessions know the bearer by, as token:NAME.")],
+    name: Annotated[str, typer.Option(help="Identity of the bearer in policies and sessions, as token:NAME.")],
     days: DaysOption = 30.0,
 ) -> None:
     """Print a new bearer token for a stock client, once; the server keeps only its hash, in DIR/tokens."""
@@ -158,7 +158,7 @@ def token(
 def curve(
     directory: Annotated[Path, typer.Argument(help="Directory to write to.", metavar="DIR")],
     side: Annotated[
-        str | None, typer.Option(help="producer or receiver: only its pair, on its own machine; none: both.")
+        str | None, typer.Option(help="producer or receiver: only this side's key pair; none: both.")
     ] = None,
 ) -> None:
     """Make the key pairs that encrypt the stream end to end: `produce --curve DIR` and `recon --curve DIR`."""

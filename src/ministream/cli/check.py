@@ -34,9 +34,9 @@ def check(
     accept: AcceptOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Check a configuration and predict memory, traffic and rate; or judge a scan without reconstructing it.
+    """Check a configuration and predict memory, traffic and rate; or check a scan without reconstructing it.
 
-    Of a scan every frame is read. Exit code 0: as it should be; 3: with warnings that are not accepted; 2: not usable.
+    All frames of a scan are read. Exit code 0: no warnings; 3: warnings that are not accepted; 2: not usable.
     """
     plausibility = {"accept": accept or None}
     if run is not None and run.suffix != ".toml":

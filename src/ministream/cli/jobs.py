@@ -62,7 +62,8 @@ def produce(
         Path | None, typer.Option(help="Write every frame to this DXchange file before it is sent.", metavar="FILE")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Send such a file, under the id of its scan, in place of a source.")
+        Path | None,
+        typer.Option(help="Send a file that --archive wrote, under the id of its scan, in place of a source."),
     ] = None,
     listen: Annotated[str | None, typer.Option(help="Data socket, tcp://HOST:PORT.", metavar="URL")] = None,
     wire: Annotated[str | None, typer.Option(help=f"Wire to send on: one of {_WIRES}.", metavar="WIRE")] = None,
@@ -115,7 +116,7 @@ def produce(
 
 
 def _kind_of(file: Path) -> str:
-    """The source that plays a file of that name."""
+    """The kind of source that plays a file of that name."""
     if file.suffix.lower() in {".tif", ".tiff"} or file.is_dir():
         return "tiff"
     return "nxtomo" if file.suffix.lower() in {".nxs", ".nx"} else "dxchange"
@@ -152,7 +153,7 @@ def recon(
     threads: Annotated[
         int | None, typer.Option(help="Threads per rank; 0: the node's cores divided by its ranks.")
     ] = None,
-    ranks: Annotated[int | None, typer.Option(help="Expected number of ranks; any other is an error.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="Expected number of ranks; any other number is an error.")] = None,
     pub_addr: Annotated[
         str | None, typer.Option(help="Publish reconstructions as TImage here, tcp://HOST:PORT.", metavar="URL")
     ] = None,
@@ -164,7 +165,7 @@ def recon(
     strict: StrictOption = None,
     accept: AcceptOption = None,
     outage_timeout: Annotated[
-        float | None, typer.Option(help="Seconds without a connection until the scan ends.", metavar="SECONDS")
+        float | None, typer.Option(help="Seconds without a connection after which the scan ends.", metavar="SECONDS")
     ] = None,
     stall_timeout: Annotated[
         float | None,

@@ -1,4 +1,4 @@
-"""Translates command lines of aps-mini-apps' `DAQStream.py` and `sirt_stream` into ours: words in, words out."""
+"""Translates command lines of aps-mini-apps' `DAQStream.py` and `sirt_stream` into ours."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WINDOW = {"--window-length": "32", "--window-step": "1", "--window-iter": "1"}
 def translated(argv: Sequence[str]) -> list[str]:
     """`produce` with the options of `DAQStream.py`, `recon` with those of `sirt_stream`, in our options.
 
-    Other command lines, and our options among theirs, pass as they are. Raises ConfigError for what has no
+    Other command lines, and our options among theirs, pass unchanged. Raises ConfigError for what has no
     counterpart.
     """
     match list(argv):

@@ -1,4 +1,4 @@
-"""The commands of stock `s2uc`, with its option names and its output; tokens never show."""
+"""The commands of stock `s2uc`, with its option names and its output; tokens are never printed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PortsOption = Annotated[
 PlainOption = Annotated[
     bool, typer.Option("--plain", help="Nothing is encrypted between the gateways, as with stock SciStream.")
 ]
-TimeoutOption = Annotated[float, typer.Option(help="Seconds until giving up.")]
+TimeoutOption = Annotated[float, typer.Option(help="Timeout in seconds.")]
 
 _STOCK_PORTS = "5074,5075,5076,37000,47000"
 # What stock s2uc shows, and sends, when it has no token.
@@ -113,7 +113,7 @@ def outbound_request(
 def release(
     uid: Annotated[str, typer.Argument(help="The session.")],
     s2cs: Annotated[
-        list[str] | None, typer.Option("--s2cs", help="Control server; may be given again.", metavar="HOST:PORT")
+        list[str] | None, typer.Option("--s2cs", help="Control server; repeatable.", metavar="HOST:PORT")
     ] = None,
     server_cert: CertificateOption = None,
     scope: ScopeOption = "",
@@ -152,7 +152,7 @@ def access_of(
     token_file: Path | None = None,
     scope: str = "",
 ) -> Access:
-    """From the options to what the client needs. Raises ConfigError for a combination that makes no sense."""
+    """The client's access, from the options. Raises ConfigError for a contradictory combination."""
     from ministream.tunnel.control_client import Access
     from ministream.tunnel.credentials import Credentials
 
@@ -177,7 +177,7 @@ def _opened(
     receivers: Sequence[str],
     timeout_s: float,
 ) -> Iterator[tuple[ControlClient, Answer]]:
-    """One side of a session, let go of again if the block fails."""
+    """One side of a session, released if the block fails."""
     from ministream.tunnel.client import released_on_failure
     from ministream.tunnel.control_client import ControlClient
 
@@ -186,24 +186,26 @@ def _opened(
 
 
 def _join(uid: str, inbound_s2cs: str | None, login: Access, consumers: bytes) -> bytes:
-    """Tell the producer's side whom to let in. Returns its own offer. Raises ConfigError where it makes none."""
+    """Send the producer's side the consumer's offer. Returns its own offer. Raises ConfigError where it makes none."""
     from ministream.tunnel.control_client import ControlClient
 
     if inbound_s2cs is None:
         raise ConfigError(
             "TLS between the gateways needs both control servers: give --inbound-s2cs HOST:PORT, the one that"
-            " inbound-request used, or --plain on either side to do without"
+            " inbound-request used, or --plain on either side to omit it"
         )
     with ControlClient(inbound_s2cs, login) as inbound:
         offer = inbound.update(uid, "PROD", [], consumers).offer
     if offer is None:
-        raise ConfigError(f"control server {inbound_s2cs} offers no TLS between the gateways: --plain does without")
+        raise ConfigError(
+            f"control server {inbound_s2cs} offers no TLS between the gateways: give --plain to connect without it"
+        )
     return offer
 
 
 def _warn_plain(s2cs: str, opened: Answer) -> None:
     why = "as --plain asks" if opened.offer is not None else f"control server {s2cs} offers no TLS between the gateways"
-    typer.echo(f"ministream: warning: {why}: its data server may carry the stream in the clear", err=True)
+    typer.echo(f"ministream: warning: {why}: its data server may carry the stream unencrypted", err=True)
 
 
 def _receivers(host: str, ports: str) -> list[str]:
@@ -217,7 +219,7 @@ def _token(token_file: Path | None, scope: str) -> str | None:
 
 
 def _stock_token(path: Path, scope: str) -> str:
-    """The access token of a scope in the file where stock s2uc (globus_sdk) keeps what its login got."""
+    """The access token of a scope in the file where stock s2uc (globus_sdk) stores its tokens."""
     remedy = f"log in with `s2uc login --scope {scope}` here, or give --token-file"
     if not path.exists():
         raise ConfigError(f"--scope {scope}: no {path} in this directory: {remedy}")
@@ -230,7 +232,7 @@ def _stock_token(path: Path, scope: str) -> str:
             connection.close()
         return str(json.loads(row[0])["access_token"]) if row else _missing(scope, remedy)
     except (sqlite3.Error, ValueError, KeyError, TypeError):
-        raise ConfigError(f"--scope {scope}: {path} cannot be understood: {remedy}") from None
+        raise ConfigError(f"--scope {scope}: {path} cannot be parsed: {remedy}") from None
 
 
 def _missing(scope: str, remedy: str) -> str:

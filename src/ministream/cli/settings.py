@@ -1,4 +1,4 @@
-"""`ministream config`: every key there is, as a configuration file to start from."""
+"""`ministream config`: every key, as a configuration file to start from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from ministream import config, registry
 from ministream.errors import ConfigError
 
-# A longer line puts its remark on lines of its own.
+# On longer lines the remark moves to separate lines.
 WIDTH = 100
 
 # The packages of plug-ins, for the tables whose `kind` selects one.

@@ -98,13 +98,13 @@ def connect(
         list[str] | None, typer.Option(help="Producer's data address; none: the one its own server knows.")
     ] = None,
     uid: Annotated[str | None, typer.Option(help="Session uid; none: a new UUID.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds until giving up.")] = 60.0,
-    wait: Annotated[float, typer.Option(help="Seconds to wait for control servers that are not there yet.")] = 0.0,
+    timeout: Annotated[float, typer.Option(help="Timeout in seconds.")] = 60.0,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for control servers that have not started yet.")] = 0.0,
     probe: Annotated[bool, typer.Option(help="Connect to the data ports to see whether they accept.")] = True,
     keep: Annotated[
         bool,
         typer.Option(
-            "--keep", help="Stay until Ctrl-C or SIGTERM: open the session again when a control server was restarted."
+            "--keep", help="Run until Ctrl-C or SIGTERM; reopen the session when a control server was restarted."
         ),
     ] = False,
     as_json: JsonOption = False,
@@ -165,7 +165,7 @@ def sessions(
         table.add_column(heading, no_wrap=heading == "uid")
     for one in found:
         table.add_row(*_row(one))
-    # A pipe or a file has no width to keep to.
+    # A pipe or a file has no width limit.
     Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
 
 

@@ -35,14 +35,14 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def frames(self) -> Iterator[Frame]:
-        """Darks, flats, then projections in acquisition order, each made or read when it is asked for."""
+        """Darks, flats, then projections in acquisition order, each made or read on demand."""
 
     def stop(self) -> None:  # noqa: B027
         """End `frames` soon, from any thread; sources that wait for something override it."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Give back files and connections; harmless when called again."""
+        """Close files and connections; repeatable."""
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +54,7 @@ class Source(abc.ABC):
 
 
 class Recorded(Source):
-    """A recording or a simulation: opening and describing it costs little and disturbs nobody.
+    """A recording or a simulation: opening and describing it is cheap and has no side effects.
 
     Made with `order`, one of `_order.ORDERS`, and `repeat`, how often its projections are played.
     """
@@ -63,13 +63,13 @@ class Recorded(Source):
 class Live(Source):
     """A detector: `describe` waits for its first image, `frames` ends when the acquisition does.
 
-    The scan that it describes has 0 projections unless the options say how many come. Images that nobody takes are
+    The scan that it describes has 0 projections unless the options say how many come. Images that are not fetched are
     lost in the detector's own queue.
     """
 
 
 class _Recipe(pydantic.BaseModel):
-    """What every source's truth recipe says; the rest belongs to the source named."""
+    """Fields of every source's truth recipe; the rest depends on the source."""
 
     model_config = pydantic.ConfigDict(strict=True)
 
@@ -96,7 +96,7 @@ def open_source(section: config.SourceSection, *, order: str, repeat: int) -> So
 
 
 def describe(section: config.SourceSection, *, order: str, repeat: int) -> Scan | None:
-    """What the source that `[source]` names will send, without its pixels; None for a live source, which is left alone.
+    """What the source that `[source]` names will send, without its pixels; None for a live source, which is not opened.
 
     Raises ConfigError and InputError as `open_source` does.
     """
@@ -113,7 +113,7 @@ def _check_playback(kind: str, order: str, repeat: int) -> None:
     if order != "sequential" or repeat != 1:
         raise ConfigError(
             f"[producer] order = {order!r}, repeat = {repeat}: [source] {kind} is live, and its images come once, in "
-            "the order of the acquisition. Leave order and repeat out."
+            "the order of the acquisition. Omit order and repeat."
         )
 
 
@@ -145,7 +145,7 @@ def _plugin_with_truth(name: str) -> Any:
     try:
         plugin = registry.load(__name__, name)
     except ConfigError as error:
-        raise ProtocolError(f"the scan's truth recipe cannot be followed: {error}") from error
+        raise ProtocolError(f"the scan's truth recipe cannot be used: {error}") from error
     if not hasattr(plugin, "truth"):
-        raise ProtocolError(f"the scan's truth recipe names source {name!r}, which knows no ground truth")
+        raise ProtocolError(f"the scan's truth recipe names source {name!r}, which has no ground truth")
     return plugin

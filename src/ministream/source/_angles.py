@@ -1,4 +1,4 @@
-"""The angles of a recorded scan: their unit in whatever spelling, and what is odd about them."""
+"""The angles of a recorded scan: their unit in any spelling, and implausible values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TO_RAD = dict.fromkeys(("deg", "degs", "degr", "degree", "degrees", "°", "º")
 _TO_RAD |= dict.fromkeys(("rad", "rads", "radian", "radians"), _RADIAN)
 _TO_RAD |= dict.fromkeys(("mrad", "mrads", "milliradian", "milliradians"), 1e-3)
 
-# A half or a full turn in radians looks like a scan over 3 or 6 degrees; so few projections could be either.
+# A half or a full turn in radians looks like a scan over 3 or 6 degrees; with this few projections it could be either.
 _FEW, _TURN_TOLERANCE = 8, 0.03
 
 
@@ -35,7 +35,7 @@ class AngleRange(config.Section):
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if (self.step is None) == (self.stop is None):
-            raise ValueError("give step, or stop, which is the angle of the last projection")
+            raise ValueError("give step, or stop (the angle of the last projection)")
         return self
 
     def of(self, count: int) -> NDArray[np.float64]:
@@ -47,7 +47,7 @@ class AngleRange(config.Section):
 
 
 def to_rad(values: NDArray[np.float64], *, units: str, wanted: AngleUnit | None, where: str) -> NDArray[np.float64]:
-    """Angles in radians; `units` as the file spells them, such as `[deg]`, unless the user says which.
+    """Angles in radians; `units` as the file spells them, such as `[deg]`, unless the user gives the unit.
 
     Raises InputError for units that are not known.
     """
@@ -56,7 +56,7 @@ def to_rad(values: NDArray[np.float64], *, units: str, wanted: AngleUnit | None,
     bare = re.sub(r"[\[\](){}<>\s._\"']", "", units).lower()
     if bare and bare not in _TO_RAD:
         raise InputError(
-            f"{where} has units {units!r}, expected degrees or radians in any spelling. Say which it is with "
+            f"{where} has units {units!r}, expected degrees or radians in any spelling. Give "
             "--set source.angle_unit=degrees or --set source.angle_unit=radians"
         )
     if not bare and _looks_like_radians(values):
@@ -65,13 +65,13 @@ def to_rad(values: NDArray[np.float64], *, units: str, wanted: AngleUnit | None,
 
 
 def unit_notice(values: NDArray[np.float64], *, units: str, wanted: AngleUnit | None, where: str) -> Notice | None:
-    """What was assumed about the unit of these angles, where nobody says it and it is not what one expects."""
+    """The assumption about the unit of these angles, where none is given and it is not the usual one."""
     if wanted is not None or units or not _looks_like_radians(values):
         return None
     span = float(np.nanmax(values) - np.nanmin(values))
     return notice(
         "angles-unit",
-        f"{where} spans {span:.4g} without units: taken as radians, {math.degrees(span):.4g} degrees. Say "
+        f"{where} spans {span:.4g} without units: taken as radians, {math.degrees(span):.4g} degrees. Give "
         "--set source.angle_unit=radians to confirm it, or --set source.angle_unit=degrees.",
         span=span,
     )

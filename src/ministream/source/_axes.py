@@ -1,4 +1,4 @@
-"""The order of a dataset's axes, in the words that files use for it."""
+"""The order of a dataset's axes, from the file's attribute."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Axes = tuple[int, int, int]
 
 
 def axes_of(path: str, name: str, said: Sequence[str]) -> tuple[Axes, list[Notice]]:
-    """The dataset's axes that hold image, row and column, and what is odd about how the file names them.
+    """The dataset's axes that hold image, row and column, and a warning about unknown axis names.
 
     `said` is the attribute `axes` in whatever form: `theta:y:x`, `['y', 'theta', 'x']`, one text per axis. Without it
-    the order is image, row, column. Raises InputError for names that cannot be right.
+    the order is image, row, column. Raises InputError for contradictory names.
     """
     words = re.findall(r"[a-z_]+\d*|\.", " ".join(said).lower())
     # flats and darks have axes such as theta_white

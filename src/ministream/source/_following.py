@@ -1,7 +1,7 @@
 """A recorded scan that is still being written, played as it grows.
 
-Whether the writer uses SWMR mode or opens, appends and closes: the file is opened anew whenever it has changed, and
-what is complete is read. A writer that was killed is told from one that is slow by what it left in the file.
+Whether the writer uses SWMR mode or opens, appends and closes: the file is reopened whenever it has changed, and
+what is complete is read. Flags left in the file distinguish a killed writer from a slow one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOOK_S = 0.05
 
 
 class FollowOptions(Protocol):
-    """What the options of a source that follows its file say besides those of every recording."""
+    """Options of a source that follows its file, besides those of every recording."""
 
     @property
     def stall_timeout_s(self) -> float: ...
@@ -38,11 +38,11 @@ class Opened(Protocol):
     """A file as it is now."""
 
     def recording(self) -> Recording:
-        """What it has now. Raises InputError."""
+        """Its current content. Raises InputError."""
         ...
 
     def close(self) -> None:
-        """Give it back."""
+        """Close it."""
         ...
 
 
@@ -50,13 +50,13 @@ def check_followable(options: RecordingOptions, order: str, repeat: int) -> None
     """Raises ConfigError for what only a complete scan can do."""
     if order != "sequential" or repeat != 1:
         raise ConfigError(
-            f"[producer] order = {order!r}, repeat = {repeat}: [source] follow plays images as they are written. Leave "
-            "order and repeat out, or play the file when it is complete."
+            f"[producer] order = {order!r}, repeat = {repeat}: [source] follow plays images as they are written. Omit "
+            "order and repeat, or play the file when it is complete."
         )
     if options.angles is not None and options.angles.stop is not None and options.projections is None:
         raise ConfigError(
-            "[source]: angles has stop, but nobody knows the number of projections of a file that is being written. "
-            "Give angles a step, or say projections=[0, N]"
+            "[source]: angles has stop, but a file that is being written has no known number of projections. "
+            "Give angles a step, or set projections=[0, N]"
         )
 
 
@@ -78,7 +78,7 @@ class FollowedSource(source.Recorded):
         recording, look = self._first_look()
         with closing(look):
             images = recording.projections
-            # a dataset that was made as long as the scan says it too
+            # a dataset preallocated at full length gives the number too
             said = max(recording.announced, images.count if images.unwritten() else 0)
             more = said if said > images.count or images.unwritten() else None
             self._end = last if last is not None else more
@@ -119,15 +119,15 @@ class FollowedSource(source.Recorded):
                 self._stopping.wait(LOOK_S)
 
     def stop(self) -> None:
-        """End `frames` at the next look."""
+        """End `frames` at the next poll."""
         self._stopping.set()
 
     def close(self) -> None:
-        """Nothing is held open between two looks."""
+        """Nothing is held open between two polls."""
         self.stop()
 
     def _first_look(self) -> tuple[Recording, Opened]:
-        """The file as soon as it has one image and everything that is needed besides."""
+        """The file as soon as it has one image and the metadata."""
         deadline = time.monotonic() + self._stall_timeout_s
         while True:
             look = self._opened()
@@ -190,7 +190,7 @@ class FollowedSource(source.Recorded):
         if self._in_swmr_mode():
             raise IncompleteError(
                 f"{text}, and the writer has not closed the file: it was killed or hangs. What was written is used. "
-                "If it only is slow, raise --set source.stall_timeout_s=SECONDS"
+                "If it is only slow, raise --set source.stall_timeout_s=SECONDS"
             )
         if self._end is not None:
             raise IncompleteError(f"{text}, and the file is closed. If more is to come, raise source.stall_timeout_s.")

@@ -1,7 +1,7 @@
-"""Stacks of detector images that are read a block at a time, and how they are read in any order at little cost.
+"""Stacks of detector images that are read a block at a time, and how to read them efficiently in any order.
 
-A block is what the storage keeps together: the images of one HDF5 chunk, or one image. Unpacking a block is what costs,
-so no order of projections makes a block be unpacked more than twice.
+A block is a unit of storage: the images of one HDF5 chunk, or one image. Unpacking a block dominates the cost,
+so no block is unpacked more than twice, in any order of projections.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ministream.model import Slab
 
 _LOG = log.get(__name__)
 
-# What one block, or a scan that has to be unpacked as a whole, may take in memory.
+# Memory limit of one block, or of a scan that must be unpacked as a whole.
 MAX_MEMORY_BYTES = 1 << 30
 MAX_VISITS = 2
 
@@ -48,12 +48,12 @@ class Images(Protocol):
         ...
 
     def unwritten(self) -> frozenset[int]:
-        """The images of which a part was never written."""
+        """The images that were partly never written."""
         ...
 
 
 class Level:
-    """Calibration of which only a level is known: one image of one value."""
+    """Calibration known only as a level: one image of one value."""
 
     count = 1
 
@@ -195,7 +195,7 @@ class Gap:
 
 
 def read_in_order(images: Images, indices: Sequence[int], rows: Slab, dtype: np.dtype[Any]) -> Iterator[Pixels]:
-    """The rows [rows.rows, cols] of these images in `dtype`, C order, each an array of its own. Raises InputError."""
+    """The rows [rows.rows, cols] of these images in `dtype`, C order, each a separate array. Raises InputError."""
     runs = Counter(block for block, _ in groupby(map(images.block, indices)))
     image_bytes = rows.rows * images.cols * dtype.itemsize
     longest = max((stop - first for first, stop in runs), default=1)
@@ -267,7 +267,7 @@ def is_blank(images: Images) -> bool:
 
 
 def picked(images: Images, indices: Sequence[int]) -> Images:
-    """These images of a stack, one at least, in ascending order."""
+    """These images of a stack (at least one), in ascending order."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and index == runs[-1][1]:

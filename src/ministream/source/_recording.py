@@ -1,4 +1,4 @@
-"""What all recorded scans share: which part is played, in which order, and the frames it is played as."""
+"""What all recorded scans share: selection, order, and conversion to frames."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ministream.source._images import Images, read_in_order
 
 Range: TypeAlias = tuple[int, int]
 
-# What beamlines append to the name of a set that was taken before or after the projections.
+# Suffixes that beamlines append to sets taken before or after the projections.
 BEFORE, AFTER = ("_pre", "_before", "_start"), ("_post", "_after", "_end")
 
 
@@ -46,7 +46,7 @@ class RecordingOptions(config.Section):
     def _ranges_have_two_ends(cls, value: list[int | list[int]]) -> list[int | list[int]]:
         for one in value:
             if isinstance(one, list) and (len(one) != 2 or not 0 <= one[0] < one[1]):
-                raise ValueError(f"{one} is no range [first, stop]")
+                raise ValueError(f"{one} is not a range [first, stop]")
         return value
 
 
@@ -66,7 +66,7 @@ class CalibrationSet:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recording:
-    """What a file format knows of a scan. `angles_rad` [projections] may be NaN where a projection has no angle.
+    """A scan as the file format describes it. `angles_rad` [projections] may be NaN where a projection has no angle.
 
     `file` stands for the scan: another file is another scan. `announced` is the number of angles in the file, which may
     be more than its projections while it is written.
@@ -87,7 +87,7 @@ class Recording:
 
 
 def set_positions(what: str, names: Sequence[str], at: Sequence[int] | None, count: int) -> list[float]:
-    """How many of `count` projections were recorded before each set: as the user says, else as the names say.
+    """How many of `count` projections were recorded before each set: as configured, else from the names.
 
     Raises ConfigError where neither does.
     """
@@ -105,14 +105,14 @@ def set_positions(what: str, names: Sequence[str], at: Sequence[int] | None, cou
         said = [0, count]
     if said.count(None) > 1:
         raise ConfigError(
-            f"[source]: {what} has {len(names)} sets, and their names do not say when they were taken. Say how many "
+            f"[source]: {what} has {len(names)} sets, and their names do not say when they were taken. Set how many "
             f"projections were recorded before each with --set source.{what}_at=[0, …, {count}]"
         )
     return [float(k or 0) for k in said]
 
 
 class RecordedSource(source.Recorded):
-    """Plays a `Recording`; frames are read when they are asked for. Whoever opened its files closes them.
+    """Plays a `Recording`; frames are read on demand. The files are closed by their opener.
 
     Frames keep the file's dtype in native byte order; where the calibration's differs, the scan takes the dtype that
     holds both, float32 for averaged flats of integer counts.
@@ -147,7 +147,7 @@ class RecordedSource(source.Recorded):
         )
 
     def describe(self) -> Scan:
-        """Geometry and counts, with the order and repetition asked for."""
+        """Geometry and counts, in the configured order and repetition."""
         return self._scan
 
     def frames(self) -> Iterator[Frame]:
@@ -165,7 +165,7 @@ class RecordedSource(source.Recorded):
                     index += 1
 
     def projections(self) -> Iterator[Frame]:
-        """The projections in the order asked for."""
+        """The projections in the configured order."""
         images = self._read(self._recording.projections, self._played)
         for index, (recorded, angle_rad) in enumerate(zip(self._played, self._angles_rad, strict=True)):
             yield _frame(FrameKind.PROJECTION, index, angle_rad, next(images), recorded)
@@ -214,7 +214,7 @@ class _Chosen:
         played = np.setdiff1d(chosen, unwritten)
         if not played.size:
             raise InputError(
-                f"{recording.projections.name}: none of the projections asked for can be played: {len(unwritten)} were "
+                f"{recording.projections.name}: none of the requested projections can be played: {len(unwritten)} were "
                 f"never written, {len(no_angle)} have no angle. Choose others with projections and exclude."
             )
         notices = []
@@ -269,7 +269,7 @@ def _common_dtype(projections: np.dtype[Any], calibration: Sequence[np.dtype[Any
 
 
 def _check_signs(recording: Recording, options: RecordingOptions, dtype: np.dtype[Any]) -> None:
-    """Counts are never negative: signed integers that are look like unsigned ones in the wrong type."""
+    """Counts are never negative: negative signed integers are probably unsigned data in the wrong type."""
     if options.unsigned is not None or dtype.kind != "i":
         return
     sets: list[Images] = [one.images for one in recording.flats] or [recording.projections]
@@ -281,7 +281,7 @@ def _check_signs(recording: Recording, options: RecordingOptions, dtype: np.dtyp
             unsigned = image.view(f"u{image.dtype.itemsize}")
             raise InputError(
                 f"{images.name} holds {image.dtype}, and {negative} of {image.size} pixels of its first image are "
-                f"negative, expected counts. Unsigned, they would be at most {unsigned.max()}: say "
+                f"negative, expected counts. Unsigned, they would be at most {unsigned.max()}: give "
                 "--set source.unsigned=true if they are, or --set source.unsigned=false to take them as they are."
             )
 

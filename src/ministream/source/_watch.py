@@ -1,4 +1,4 @@
-"""Files that must not change while they are read: what HDF5 or TIFF readers find cut off, they return as zeros."""
+"""Files that must not change while they are read: HDF5 and TIFF readers return zeros for truncated data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ministream.errors import InputError
 
 
 class Unchanged:
-    """A file as it was when it was opened; `check` raises InputError once it is another.
+    """A file's state when it was opened; `check` raises InputError once it has changed.
 
     With `growing` the file may become longer, but never shorter, and it stays the same file.
     """
@@ -28,7 +28,7 @@ class Unchanged:
             )
         if (now.st_dev, now.st_ino) != (before.st_dev, before.st_ino):
             raise InputError(
-                f"{self._path}: another file took its place while it was read. Start again when the file is complete."
+                f"{self._path}: another file replaced it while it was read. Start again when the file is complete."
             )
         if self._growing:
             self._before = now
@@ -43,5 +43,5 @@ class Unchanged:
             return self._path.stat()
         except OSError as error:
             raise InputError(
-                f"{self._path}: the file vanished while it was read: {error.strerror}. Start again."
+                f"{self._path}: the file was removed while it was read: {error.strerror}. Start again."
             ) from error

@@ -76,19 +76,19 @@ class Options(RecordingOptions):
 
 
 class _Opened:
-    """A DXchange file and those that its options name."""
+    """A DXchange file and the files that its options name."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._files: list[DataFile] = []
 
     def recording(self) -> Recording:
-        """What the file has now. Raises InputError."""
+        """The file's current content. Raises InputError."""
         file = self._open(self._options.file)
         return _DXchange(file, self._options, self._open).recording()
 
     def close(self) -> None:
-        """Close the files; harmless when called again."""
+        """Close the files; repeatable."""
         for file in self._files:
             file.close()
 
@@ -119,7 +119,7 @@ class Source(source.Recorded):
         self.dropped = self._played.dropped
 
     def describe(self) -> Scan:
-        """Geometry and counts, with the order and repetition asked for."""
+        """Geometry and counts, in the configured order and repetition."""
         return self._played.describe()
 
     def frames(self) -> Iterator[Frame]:
@@ -137,7 +137,7 @@ class Source(source.Recorded):
 
 
 class _DXchange:
-    """One file and what the options say about it."""
+    """One file and its options."""
 
     def __init__(self, file: DataFile, options: Options, opened: Callable[[Path], DataFile]) -> None:
         self._file, self._options, self._opened = file, options, opened
@@ -213,7 +213,7 @@ class _DXchange:
     # flats and darks
 
     def _calibration(self, what: str, names: str | list[str] | None, at: list[int] | None) -> list[CalibrationSet]:
-        """Flats or darks: from their datasets, else their level; none where the user says so.
+        """Flats or darks: from their datasets, else their level; none if the user disables them.
 
         A single blank image is what beamlines write in place of calibration they did not take.
         """
@@ -227,7 +227,7 @@ class _DXchange:
         if not stacks:
             raise InputError(
                 f"{self._file.path}: {what} are missing: no images in {', '.join(given)} and no level in "
-                f"{LEVELS[what][0]}. Name their dataset with --set source.{what}=NAME, or go without them with "
+                f"{LEVELS[what][0]}. Name their dataset with --set source.{what}=NAME, or run without them with "
                 f"--set source.{what}=none"
             )
         if missing := sorted(set(given) - {name for name, _ in stacks}) if names is not None else []:
@@ -296,7 +296,7 @@ class _DXchange:
         if dataset.ndim > 1 and dataset.shape.count(1) < dataset.ndim - 1:
             raise InputError(
                 f"{where} has shape {dataset.shape}, expected one angle for each of {count} projections. Name another "
-                f"dataset with --set source.theta=NAME, or say --set 'source.angles={{start=0, step=DEGREES}}'"
+                f"dataset with --set source.theta=NAME, or give --set 'source.angles={{start=0, step=DEGREES}}'"
             )
         self._announced = len(values)
         self._check_count(name, len(values))
@@ -313,7 +313,7 @@ class _DXchange:
         start, step = file.number(*ROTATION_START), file.number(*ROTATION_STEP)
         if start is None or step is None:
             raise InputError(
-                f"{file.path}: angles are missing: neither {name} nor {ROTATION_START[0]} and {ROTATION_STEP[0]}. Say "
+                f"{file.path}: angles are missing: neither {name} nor {ROTATION_START[0]} and {ROTATION_STEP[0]}. Give "
                 "them with --set 'source.angles={start=0, step=DEGREES}' or {start=0, stop=DEGREES_OF_THE_LAST}, or "
                 "name their dataset with --set source.theta=NAME"
             )
@@ -323,20 +323,20 @@ class _DXchange:
         return _angles.to_rad(values, units="", wanted=self._options.angle_unit or "degrees", where="")
 
     def _check_count(self, name: str, angles: float) -> None:
-        """As many angles as projections; a user who picks projections vouches for the first ones."""
+        """As many angles as projections; an explicit range of projections accepts the first angles."""
         count, wanted = self._images.count, self._options.projections
         if angles == count or self._options.follow or (wanted is not None and angles >= wanted[1]):
             return
         remedy = "The file is damaged or still being written."
         if angles >= 1:
-            remedy = f"If the first ones belong together, say --set source.projections=[0,{int(min(angles, count))}]"
+            remedy = f"If the first ones belong together, give --set source.projections=[0,{int(min(angles, count))}]"
         raise InputError(
             f"{self._file.path}: {name} says {angles:g} angles, {self._data} has {count} projections. {remedy}"
         )
 
 
 def _filled(angles_rad: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """As many angles as projections: the rest, which nobody asked for, has none."""
+    """As many angles as projections: the unrequested rest has none."""
     return np.concatenate([angles_rad[:count], np.full(max(0, count - len(angles_rad)), np.nan)])
 
 

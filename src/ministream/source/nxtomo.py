@@ -28,7 +28,7 @@ _LOG = log.get(__name__)
 DETECTOR = "instrument/detector"
 KEYS = ("image_key_control", "image_key")
 PROJECTION, FLAT, DARK = 0, 1, 2
-# A beam that changes by less than this is not worth the conversion to float32.
+# A beam that changes by less than this does not justify the conversion to float32.
 STEADY = 1e-3
 
 
@@ -58,7 +58,7 @@ class Source(RecordedSource):
 
 
 class _NXtomo:
-    """One scan of a file, and what the options say about it."""
+    """One scan of a file, and its options."""
 
     def __init__(self, file: DataFile, options: Options) -> None:
         self._file, self._options = file, options
@@ -152,7 +152,7 @@ class _NXtomo:
         names = tuple(f"{self._entry}/{place}/rotation_angle" for place in ("sample", "data"))
         if not any(map(self._file.has, names)):
             raise InputError(
-                f"{self._file.path}: angles are missing: neither {' nor '.join(names)}. Say them with "
+                f"{self._file.path}: angles are missing: neither {' nor '.join(names)}. Give them with "
                 "--set 'source.angles={start=0, step=DEGREES}'"
             )
         values = self._per_image(names, count)[projections]
@@ -176,12 +176,12 @@ class _NXtomo:
         if half and axis is None and self._options.axis is None:
             raise ConfigError(
                 f"{self._file.path}: the scan is a half acquisition, whose rotation axis is near an edge of the "
-                f"detector, but {name} does not say where. Say its column with --set source.axis=COLUMN"
+                f"detector, but {name} does not say where. Set its column with --set source.axis=COLUMN"
             )
         return None if axis is None else images.cols - 1 - axis if self._flips()[0] else axis
 
     def _beam_corrected(self, images: Images, which: dict[int, NDArray[np.intp]]) -> Images:
-        """The images as if the beam had been steady, where a monitor says that it was not."""
+        """The images normalised to a constant beam, where a monitor recorded changes."""
         name = f"{self._entry}/control/data"
         if not self._options.monitor or not self._file.has(name):
             return images

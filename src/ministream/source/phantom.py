@@ -31,7 +31,7 @@ Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class _Phantom(config.Section):
-    """All that the ground truth depends on."""
+    """Everything that the ground truth depends on."""
 
     sample: SampleName
     rows: Pixels
@@ -48,7 +48,7 @@ class _Phantom(config.Section):
 
     @property
     def axis_col(self) -> float:
-        """The rotation axis, the detector's middle where none is given."""
+        """The rotation axis, the middle of the detector by default."""
         return (self.cols - 1) / 2 if self.axis is None else self.axis
 
     def build(self) -> Ellipsoids:
@@ -96,7 +96,7 @@ class Options(_Phantom):
 
 
 class Source(source.Recorded):
-    """Makes frames on demand. A frame depends on the options, its kind and its index, not on what came before."""
+    """Makes frames on demand. A frame depends only on the options, its kind and its index."""
 
     def __init__(self, options: Options, *, order: str, repeat: int) -> None:
         self._options = options
@@ -121,7 +121,7 @@ class Source(source.Recorded):
         )
 
     def describe(self) -> Scan:
-        """Geometry and counts, with the order and repetition asked for."""
+        """Geometry and counts, in the configured order and repetition."""
         return self._scan
 
     def frames(self) -> Iterator[Frame]:
@@ -176,7 +176,7 @@ class Source(source.Recorded):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Defects:
-    """What is wrong with the detector: `response` [cols] of the columns since the flats, and pixels by flat index."""
+    """Detector defects: `response` [cols] of the columns since the flats, and pixels by flat index."""
 
     response: NDArray[np.float64]
     dead: NDArray[np.intp]
@@ -186,7 +186,7 @@ class _Defects:
 
     @classmethod
     def of(cls, options: Options) -> Self:
-        """Which pixels they are depends on the seed alone."""
+        """The pixels depend on the seed alone."""
         random = np.random.default_rng([options.seed, 1])
         bad = random.permutation(options.rows * options.cols)
         return cls(
@@ -198,7 +198,7 @@ class _Defects:
         )
 
     def spoil(self, counts: NDArray[np.float64], random: np.random.Generator, kind: FrameKind) -> None:
-        """Change the counts [rows, cols] of one image as the detector does."""
+        """Apply the defects to the counts [rows, cols] of one image."""
         if self.zingers and kind is not FrameKind.DARK:
             hit = random.integers(counts.size, size=random.poisson(self.zingers))
             counts.flat[hit] = self.top

@@ -2,7 +2,7 @@
 
 Every update has a number, `uniqueId`; a gap says that updates were lost between the detector and here, and they are
 counted. Angles and frame types come from the attributes of the update. The update that comes with a connection is the
-image that happens to be there: it tells the geometry and is not played.
+current image of the channel: it gives the geometry and is not played.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Options(config.Section):
 
 
 class Source(source.Live):
-    """Monitors one channel. Raises InputError for images that cannot be used, and for a channel that does not come."""
+    """Monitors one channel. Raises InputError for images that cannot be used, and for an unreachable channel."""
 
     def __init__(self, options: Options) -> None:
         if options.angles is not None and options.angles.step is None:
@@ -77,7 +77,7 @@ class Source(source.Live):
         self._pending: Any = None
         environment = {"EPICS_PVA_NAME_SERVERS": " ".join(options.servers)} if options.servers else None
         self._context = Context("pva", conf=environment, useenv=True, nt=False)
-        # without a queue of its own a monitor keeps four updates, and merges the others into the last one
+        # by default a monitor keeps four updates, and merges the others into the last one
         request = f"record[queueSize={options.queue}]field()"
         self._monitor = self._context.monitor(options.channel, self._arrived, request=request, notify_disconnect=True)
         try:
@@ -104,7 +104,7 @@ class Source(source.Live):
         return self._scan
 
     def frames(self) -> Iterator[Frame]:
-        """Images as they come, until `projections` have come or nothing comes for `stall_timeout_s`.
+        """Images as they arrive, until `projections` have arrived or nothing arrives for `stall_timeout_s`.
 
         Flats and darks after the first projection are left out: the stream has no place for them.
         """
@@ -134,7 +134,7 @@ class Source(source.Live):
         self._stopping.set()
 
     def close(self) -> None:
-        """Give the channel back; harmless when called again."""
+        """Close the channel; repeatable."""
         self.stop()
         self._monitor.close()
         self._context.close()
@@ -142,7 +142,7 @@ class Source(source.Live):
     # from the client's thread
 
     def _arrived(self, update: Any) -> None:
-        """Keep an update until it is asked for; the client's own queue fills up while there is no place."""
+        """Keep an update until it is fetched; while this queue is full, the client's own queue fills up."""
         while not self._stopping.is_set():
             try:
                 self._updates.put(update, timeout=0.1)
@@ -150,7 +150,7 @@ class Source(source.Live):
             except queue.Full:
                 continue
 
-    # in the thread of whoever reads the frames
+    # in the thread that reads the frames
 
     def _first_image(self) -> NDArray[Any]:
         update = self._next(self._options.connect_timeout_s)
@@ -168,7 +168,7 @@ class Source(source.Live):
         return self._pixels(update)
 
     def _next(self, timeout_s: float) -> Any:
-        """The next image; None when there is none in time, or the source is stopped."""
+        """The next image; None when the timeout expires, or the source is stopped."""
         deadline = time.monotonic() + timeout_s
         while not self._stopping.is_set() and time.monotonic() < deadline:
             try:
@@ -203,7 +203,7 @@ class Source(source.Live):
         return not again or update.uniqueId != self._last_id
 
     def _missed(self, update: Any) -> int:
-        """How many images were lost before this one; a number that goes back says that the detector started anew."""
+        """How many images were lost before this one; a smaller number means that the detector restarted."""
         before, self._last_id = self._last_id, int(update.uniqueId)
         return max(0, self._last_id - before - 1) if before is not None else 0
 
@@ -248,8 +248,8 @@ class Source(source.Live):
         else:
             raise InputError(
                 f"{options.channel}: angles are missing: the images have no attribute {options.angle_attribute}, nor "
-                f"{options.start_attribute} and {options.step_attribute} (they have {', '.join(known) or 'none'}). Say "
-                "them with --set 'source.angles={start=0, step=DEGREES}', or name the attribute with "
+                f"{options.start_attribute} and {options.step_attribute} (they have {', '.join(known) or 'none'}): "
+                "give them with --set 'source.angles={start=0, step=DEGREES}', or name the attribute with "
                 "--set source.angle_attribute=NAME"
             )
         return angle if options.angle_unit == "radians" else math.radians(angle)
@@ -291,7 +291,7 @@ class Source(source.Live):
             self.dropped += expected - counts[FrameKind.PROJECTION]
         if self.dropped or late:
             _LOG.warning(
-                "%s: %d projections were lost before they came here, %d flats or darks came after the projections and "
+                "%s: %d projections were lost before arrival, %d flats or darks came after the projections and "
                 "were left out",
                 *(self._options.channel, self.dropped, late),
             )

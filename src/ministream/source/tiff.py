@@ -1,6 +1,6 @@
 """A recorded scan in TIFF files, played again: a folder with one file per image, or files with many pages.
 
-The files are in the order of the numbers in their names. TIFF says nothing of angles, so that the options do.
+The files are in the order of the numbers in their names. TIFF has no angles, so the options give them.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class _File:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
-    """A TIFF file, open; what tifffile raises comes out as InputError."""
+    """An open TIFF file; tifffile's errors become InputError."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
@@ -198,7 +198,7 @@ def _number(path: Path) -> tuple[list[Any], str]:
 
 
 def _calibration(folder: Path, what: str, given: str | list[str] | None) -> list[tuple[str, list[Path]]]:
-    """The files of each pattern. Raises InputError where there are none, unless the user wants none."""
+    """The files of each pattern. Raises InputError where there are none, unless the user disables them."""
     if given == "none":
         return []
     patterns = [given] if isinstance(given, str) else given or DEFAULTS[what]
@@ -207,7 +207,7 @@ def _calibration(folder: Path, what: str, given: str | list[str] | None) -> list
     if missing and (given is not None or len(missing) == len(patterns)):
         raise InputError(
             f"{folder}: {what} are missing: no TIFF files match {', '.join(missing)}. Name them with --set "
-            f"source.{what}=PATTERN, or go without them with --set source.{what}=none"
+            f"source.{what}=PATTERN, or run without them with --set source.{what}=none"
         )
     return [(pattern, files) for pattern, files in found if files]
 
@@ -237,7 +237,7 @@ def _angles_rad(options: Options, projections: Images) -> NDArray[np.float64]:
         return _angles.to_rad(options.angles.of(count), units="", wanted=unit, where="")
     if options.angles_file is None:
         raise InputError(
-            f"{options.file}: angles are missing, and TIFF has none. Say them with --set 'source.angles={{start=0, "
+            f"{options.file}: angles are missing, and TIFF has none. Give them with --set 'source.angles={{start=0, "
             "step=DEGREES}' or {start=0, stop=DEGREES_OF_THE_LAST}, or name a text file with one angle per line with "
             "--set source.angles_file=FILE"
         )

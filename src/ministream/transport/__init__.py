@@ -1,4 +1,4 @@
-"""Wires: how a scan travels from the producer to whoever receives it. One module is one wire, sender and receiver.
+"""Wires: how a scan travels from the producer to its receivers. One module is one wire, sender and receiver.
 
 A wire's module has a class `Wire` (see `transport._wire.Wire`); nothing else lists it. The native wire's connections
 are in `transport._channels`, one module for each scheme of a URL.

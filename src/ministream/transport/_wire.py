@@ -1,4 +1,4 @@
-"""What every wire offers, and what the jobs need of its senders and receivers."""
+"""Interface of every wire, and of its senders and receivers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SenderReport:
     part of `seconds` that `send` waited for credit. Of the frames, `acked` were used by the receiver, `refused` of them
     as bad; `dropped` projections were left out on purpose. Where `bands` receivers share the rows, `acked` is the
     least, `refused` the greatest, and the other two count bands. `written` is what the receivers' job said about its
-    volume at the end, None where it said nothing.
+    volume at the end, None where it reported nothing.
     """
 
     projections: int
@@ -68,7 +68,7 @@ class Sender(AbstractContextManager["Sender"], Protocol):
         ...
 
     def send(self, frame: Frame) -> None:
-        """Send one frame; wait where the receiver asks for it."""
+        """Send one frame; wait for credit."""
         ...
 
     def omit(self, indices: Sequence[int], *, reason: str, at_s: float) -> None:
@@ -88,7 +88,7 @@ class Receiver(AbstractContextManager["Receiver"], Protocol):
         ...
 
     def next(self, timeout_s: float) -> Event | None:
-        """The next event; None when there is none in time."""
+        """The next event; None when the timeout expires."""
         ...
 
     def ack(self, seq: int) -> None:
@@ -105,7 +105,7 @@ class Receiver(AbstractContextManager["Receiver"], Protocol):
 
     @property
     def report(self) -> ReceiverReport:
-        """What has come so far."""
+        """What has arrived so far."""
         ...
 
 
@@ -113,7 +113,7 @@ class Receiver(AbstractContextManager["Receiver"], Protocol):
 class ReceivingRank:
     """Which of `count` receiving ranks a receiver is, and the rows that it receives.
 
-    A rank whose job was started again says what it held of which scan; `saves` that it will say what is safe.
+    A rank of a restarted job says what it held of which scan; `saves` that it will call `save`.
     """
 
     number: int = 0
@@ -160,7 +160,7 @@ class Wire:
         """A receiver of what is sent at `urls`: the data, and behind a tunnel the sync socket.
 
         `subscribers` says for how many subscribers it stands, `[aps] subscribers` unless given; a wire whose senders
-        do not count them ignores it. Raises ConfigError for what is missing or not understood.
+        do not count them ignores it. Raises ConfigError for missing or invalid settings.
         """
         raise ConfigError("the reconstruction job cannot receive on this wire: choose another with --source-wire")
 

@@ -1,4 +1,4 @@
-"""The data-acquisition wire of aps-mini-apps: TImage from a publisher, and a socket where subscribers say ready."""
+"""The data-acquisition wire of aps-mini-apps: TImage from a publisher, and a socket for the ready handshake."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Wire(_wire.Wire):
             angle_unit=aps.angle_unit or "degrees",
             peer_timeout_s=producer.peer_timeout_s,
             stall_timeout_s=self._config.stream.stall_timeout_s,
-            # a tunnel ends with this job, and takes along what is still in it
+            # a tunnel ends with this job, and data still in it is lost
             drain_s=producer.peer_timeout_s if self._config.tunnel.control is not None else 0.0,
         )
 
@@ -62,7 +62,7 @@ class Wire(_wire.Wire):
 
     @property
     def source_passes(self) -> int:
-        """Once: on this wire every pass repeats the calibration as well, so `played` repeats the whole dataset."""
+        """Once: on this wire every pass repeats the calibration too, so `played` repeats the whole dataset."""
         return 1
 
     def played(self, frames: Callable[[], Iterator[Frame]]) -> Iterator[Frame]:

@@ -1,4 +1,4 @@
-"""The distributor's wire of aps-mini-apps: corrected projections, dealt by detector row to each worker on request."""
+"""The distributor's wire of aps-mini-apps: corrected projections, distributed by detector row on request."""
 
 from __future__ import annotations
 

@@ -41,10 +41,10 @@ _LOG = log.get(__name__)
 
 
 class Verifier(Protocol):
-    """Knows which tokens are good."""
+    """Decides which tokens are valid."""
 
     async def identity(self, token: str) -> str | None:
-        """Whose token it is; None for a bad one."""
+        """The name that the token belongs to; None for an invalid one."""
 
 
 class Authenticator:
@@ -77,13 +77,13 @@ class Authenticator:
         if self._verifiers:
             return "a client certificate or a valid token is needed: ask this server's operator for either"
         return (
-            "this server wants mutual TLS: a certificate made by `ministream certs client`;"
+            "this server requires mutual TLS: a certificate made by `ministream certs client`;"
             " stock s2uc, which has none, needs a server started with --allow-token"
         )
 
 
 class TokenFile:
-    """Hashed tokens: lines `NAME SHA256 [EXPIRY]` (hexadecimal; UNIX seconds). Read anew for every decision."""
+    """Hashed tokens: lines `NAME SHA256 [EXPIRY]` (hexadecimal; UNIX seconds). Read again for every decision."""
 
     def __init__(self, path: Path) -> None:
         """Raises ConfigError for a file that cannot be understood."""
@@ -119,7 +119,7 @@ class TokenFile:
 
 
 class IntrospectionSection(config.Section):
-    """`[introspection]` of the policy file: an OAuth 2 endpoint (RFC 7662) that judges tokens, as Globus Auth has."""
+    """`[introspection]` of the policy file: an OAuth 2 endpoint (RFC 7662) that checks tokens (Globus Auth)."""
 
     url: str
     client_id: str
@@ -152,7 +152,7 @@ class _Verdict:
 
 
 class Introspection:
-    """Asks the endpoint, and remembers its answer for a minute at most."""
+    """Asks the endpoint and caches its answer for at most a minute."""
 
     def __init__(self, section: IntrospectionSection) -> None:
         """Raises ConfigError when the client secret cannot be read."""
@@ -169,8 +169,8 @@ class Introspection:
         self._asking = asyncio.Semaphore(_ASKS_AT_ONCE)
 
     async def identity(self, token: str) -> str | None:
-        """Raises RefusedError: UNAVAILABLE when the endpoint cannot be asked, RESOURCE_EXHAUSTED when it was asked too
-        often. Nobody is let in meanwhile.
+        """Raises RefusedError: UNAVAILABLE when the endpoint does not answer, RESOURCE_EXHAUSTED when it was asked too
+        often. No caller is admitted meanwhile.
         """
         if token.startswith(TOKEN_PREFIX):
             return None
@@ -196,7 +196,7 @@ class Introspection:
         self._asked_s.append(now)
 
     def _remember(self, key: str, verdict: _Verdict) -> None:
-        """Bad tokens, which anybody can make up, never take the place of good ones."""
+        """Invalid tokens never evict valid ones from the cache: anybody can invent invalid tokens."""
         self._verdicts.pop(key, None)
         if len(self._verdicts) >= _CACHE_ENTRIES:
             bad = (known for known, old in self._verdicts.items() if old.identity is None)

@@ -1,4 +1,4 @@
-"""X.509 made here: the private CA of a deployment, its servers and clients, and the throw-away one of a session."""
+"""X.509 certificates: the private CA of a deployment, its servers and clients, and a session's certificates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ministream.tunnel.refusal import Code, RefusedError
 
-# For programs that insist on checking a name; what counts is that no other certificate is trusted.
+# Some programs require a name check; security rests on trusting this certificate alone.
 SESSION_NAME = "session.ministream"
 _OFFER_BYTES = 8192
 _CLOCK_SKEW = datetime.timedelta(minutes=5)
@@ -23,7 +23,7 @@ _USAGES = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsage
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyPair:
-    """A certificate and its private key, PEM. The key never shows in a repr."""
+    """A certificate and its private key, PEM. The repr omits the key."""
 
     certificate: bytes
     key: bytes = field(repr=False)
@@ -61,7 +61,7 @@ def issue(ca: KeyPair, *, name: str, usage: str, hosts: Sequence[str], days: flo
 
 
 def make_session_pair(days: float) -> KeyPair:
-    """The credentials of one side of one session: self-signed, trusted by nobody but the other side's relay."""
+    """The credentials of one side of one session: self-signed, trusted only by the other side's relay."""
     name = f"ministream session {x509.random_serial_number():x}"[:60]
     key = ec.generate_private_key(ec.SECP256R1())
     builder = _builder(name, key.public_key(), days).issuer_name(_name(name))
@@ -75,7 +75,7 @@ def check_peer(offer: bytes) -> str:
     try:
         certificate = x509.load_pem_x509_certificate(offer[:_OFFER_BYTES])
     except ValueError:
-        text = "the other side's offer is no certificate: both sides must use data servers that understand each other"
+        text = "the other side's offer is not a certificate: use compatible data servers (--kind) on both sides"
         raise RefusedError(Code.INVALID_ARGUMENT, text) from None
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 

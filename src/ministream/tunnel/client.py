@@ -1,4 +1,4 @@
-"""The user client (S2UC): opens a session on both control servers, joins them, and lets go again."""
+"""The user client (S2UC): opens a session on both control servers, joins them, and releases it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOG = log.get(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Connection:
-    """A session open on both sides. The consumer dials `cons_listeners`."""
+    """A session open on both sides. The consumer connects to `cons_listeners`."""
 
     uid: str
     prod: str
@@ -43,9 +43,9 @@ def connect(
     probe: bool = False,
     access: Access | None = None,
 ) -> Connection:
-    """Open one session through both servers, PROD first, so that bytes can flow; all of it or nothing.
+    """Open one session through both servers, PROD first, so that bytes can flow; on failure nothing stays open.
 
-    `targets` are the producer's data addresses; none: the ones its own control server knows. `rate` is in kB/s,
+    `targets` are the producer's data addresses; none: those that its own control server knows. `rate` is in kB/s,
     0 for no limit. `wait_s` is how long to wait for servers that are not there yet. `access` stands in for the
     credentials, for instance with a token. Raises AccessError, PeerLostError or TunnelError; also when interrupted,
     nothing stays open.
@@ -82,8 +82,8 @@ def session(
     wait_s: float = 0.0,
     access: Access | None = None,
 ) -> Iterator[Connection]:
-    """`connect` for the length of a block. Meanwhile a server that was restarted gets the session anew; at the end,
-    however that comes, the session is released.
+    """`connect` for the length of a block. A server that restarts meanwhile gets the session again; at the end,
+    normal or not, the session is released.
     """
     uid = uid or str(uuid.uuid4())
     access = access or Access.of(credentials)
@@ -114,7 +114,7 @@ def release(uid: str, addresses: Sequence[str], access: Access) -> None:
 
 @contextmanager
 def released_on_failure(uid: str, clients: Sequence[ControlClient]) -> Iterator[None]:
-    """Let go of what a block has opened if it fails or is interrupted."""
+    """Release what a block has opened if it fails or is interrupted."""
     try:
         yield
     except BaseException:
@@ -134,7 +134,7 @@ def _connection(joint: Joint, prod: str, cons: str) -> Connection:
 
 
 def _let_go(uid: str, clients: Sequence[ControlClient]) -> None:
-    """A server that is gone, or that never let us in, holds nothing of ours."""
+    """A server that has stopped, or that never admitted us, holds nothing of ours."""
     for client in clients:
         try:
             client.release(uid)

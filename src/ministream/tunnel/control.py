@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-# gRPC's core reports errors on standard error by itself; here they are raised, and said once.
+# gRPC's core reports errors on standard error by itself; here they are raised, and reported once.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
@@ -36,7 +36,7 @@ from ministream.tunnel.tls_listener import TlsListener
 
 _STOP_S = 1.0
 _OPTIONS = [
-    # Two servers must not share a port: the second is to fail.
+    # Two servers must not share a port: the second one fails.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", 64 * 1024),
     ("grpc.max_metadata_size", 32 * 1024),
@@ -68,10 +68,10 @@ class ControlServer:
     ) -> None:
         """Check everything that can be checked before a socket is opened. Raises ConfigError.
 
-        `side` is PROD, CONS or None for both. `targets` are the embedding job's own listeners: what a hello that
-        names none stands for, and all that may be connected to unless the policy says more. `insecure` lets callers
-        without certificate or token in, on loopback; `allow_token` takes tokens from the policy's endpoint or the
-        file `tokens` of the credentials. `options` are the data server's own.
+        `side` is PROD, CONS or None for both. `targets` are the embedding job's own listeners: the default of a hello
+        without targets, and the only allowed targets unless the policy names more. `insecure` admits callers without
+        certificate or token, on loopback; `allow_token` accepts tokens from the policy's endpoint or the file
+        `tokens` of the credentials. `options` are the data server's own.
         """
         self._address = parse_endpoint(address, any_port=True)
         if credentials is None and not insecure:
@@ -113,11 +113,11 @@ class ControlServer:
 
     @property
     def address(self) -> str:
-        """Where it listens, the port known after `start`."""
+        """The address it listens on; the port is known after `start`."""
         return str(self._address)
 
     def start(self) -> None:
-        """Listen. Raises TunnelError if the address is taken or not this machine's."""
+        """Listen. Raises TunnelError if the address is in use or not this machine's."""
         self._thread.start()
         try:
             self._call(self._start())
@@ -135,11 +135,11 @@ class ControlServer:
 
     @property
     def failure(self) -> str | None:
-        """Why this side's data server was lost, last time it was."""
+        """Why this side's data server failed last."""
         return self._manager.failure
 
     def close(self) -> None:
-        """End every session and child, then the server. May be called again."""
+        """End every session and child, then the server. Repeatable."""
         if not self._thread.is_alive():
             return
         self._call(self._stop())
@@ -200,7 +200,7 @@ def _side(text: str | None) -> Role | None:
     try:
         return Role(text)
     except ValueError:
-        raise ConfigError(f"side {text!r}: choose PROD or CONS, or leave it out to serve both") from None
+        raise ConfigError(f"side {text!r}: choose PROD or CONS, or omit it to serve both") from None
 
 
 def _verifiers(policy: Policy, credentials: Credentials | None) -> tuple[Verifier, ...]:
@@ -212,7 +212,7 @@ def _verifiers(policy: Policy, credentials: Credentials | None) -> tuple[Verifie
         found.append(Introspection(policy.section.introspection))
     if not found:
         raise ConfigError(
-            "--allow-token: no tokens are known; make one with `ministream certs token`,"
+            "--allow-token: no tokens exist; make one with `ministream certs token`,"
             " or name an [introspection] endpoint in the policy"
         )
     return tuple(found)
@@ -237,8 +237,8 @@ def _handlers(service: Service) -> tuple[Any, Any]:
 def _answer(
     service: Service, method: Callable[[str, Any, Any], Awaitable[Any]]
 ) -> Callable[[Any, Any], Awaitable[Any]]:
-    """One method behind the check of its caller. Refusals become gRPC statuses; of anything else the caller learns
-    only under which number the log has it.
+    """One method behind the check of its caller. Refusals become gRPC statuses; for any other error the caller gets
+    only the number of the log entry.
     """
 
     async def answer(request: Any, context: Any) -> Any:

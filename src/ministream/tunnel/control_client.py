@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-# gRPC's core reports errors on standard error by itself; here they are raised, and said once.
+# gRPC's core reports errors on standard error by itself; here they are raised, and reported once.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
@@ -29,17 +29,17 @@ _RELEASE_S = 5.0
 _HELLO_TRIES = 10
 _HELLO_AGAIN_S = 0.2
 _PROBE_S = 5.0
-# A server that is waited for is tried every second, not after up to two minutes.
+# While we wait for a server, retry every second; gRPC's default backoff grows to two minutes.
 _CHANNEL_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 250), ("grpc.max_reconnect_backoff_ms", 1000))
 
 
 class UnimplementedError(TunnelError):
-    """The server has no such method: a stock one, asked for what SciStream does not have."""
+    """The server has no such method: a stock server, asked for an extension of ours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Access:
-    """How to be let in: `ca` None speaks without TLS (loopback only); a pair, a token or neither says who we are."""
+    """How to authenticate: `ca` None is without TLS (loopback only); a pair, a token or neither is presented."""
 
     ca: bytes | None = None
     pair: KeyPair | None = None
@@ -96,7 +96,7 @@ class ControlClient:
         self._channel.close()
 
     def wait_for(self, seconds: float) -> None:
-        """Wait until the server answers, `seconds` at most; what is wrong then, the next call tells."""
+        """Wait until the server answers, `seconds` at most; the next call reports what is wrong."""
         if seconds > 0:
             # Any answer will do, also that there is no such service, as stock servers say.
             check = self._channel.unary_unary("/grpc.health.v1.Health/Check", bytes, bytes)
@@ -148,7 +148,7 @@ class ControlClient:
     def probe(self, listeners: Sequence[str]) -> None:
         """Connect to each listener that can be reached from here. Raises TunnelError for one that does not accept.
 
-        Loopback addresses of another machine are left out: here they would be something else.
+        Loopback addresses of another machine are skipped: here they would name this machine.
         """
         for endpoint in map(parse_endpoint, listeners):
             if endpoint.is_loopback and not self.endpoint.is_loopback:
@@ -199,7 +199,7 @@ class ControlClient:
     def _check_server(self) -> None:
         """Before the first call: no certificate of the revocation list may answer. Raises AccessError.
 
-        The look is on a connection of its own, for gRPC does not show what it verified.
+        The check uses a separate connection, because gRPC does not show the certificate it verified.
         """
         access, self._access = self._access, None
         if access is None or access.ca is None or not access.revocations:
@@ -207,7 +207,7 @@ class ControlClient:
         try:
             serial = certificate_at(self.endpoint, context_for(access.ca), _PROBE_S).serial_number
         except OSError:
-            return  # the call itself says what is wrong
+            return  # the call itself reports what is wrong
         if serial in access.revocations:
             text = f"control server {self.endpoint}: its certificate ({serial:x}) is revoked"
             raise AccessError(f"{text}: ask its operator to renew it with `ministream certs renew`")

@@ -4,12 +4,12 @@
     ca.key                    only where certificates are issued
     server.crt  server.key    this machine's control server
     client.crt  client.key    this user
-    revoked                   serial numbers (hexadecimal, one a line, `#` starts a remark) that no server accepts
+    revoked                   serial numbers (hexadecimal, one a line, `#` starts a comment) that no server accepts
     tokens                    hashed bearer tokens of stock clients
     issued/SERIAL.NAME.SERVER-OR-CLIENT.crt   everything the authority has issued, for renewal and revocation
 
 Keys are 0600 in a 0700 directory. A key that anyone else can read, and anything that anyone else can change, is
-refused. Every party gets a directory of its own (`--out`); the authority's stays where certificates are issued.
+refused. Every party gets a separate directory (`--out`); the authority's stays where certificates are issued.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ministream.errors import ConfigError
 from ministream.tunnel import certificates, files
 from ministream.tunnel.certificates import KeyPair
 
-# Tokens of `certs token` begin so: they are never shown to anybody else's endpoint.
+# Tokens of `certs token` begin with this: they are never sent to an introspection endpoint.
 TOKEN_PREFIX = "ministream_"  # noqa: S105 - what every token begins with
 
 _WARN_BEFORE = datetime.timedelta(days=14)
@@ -102,7 +102,9 @@ def warn_of(credentials: Credentials) -> None:
             days = left.total_seconds() / 86400
             _LOG.warning("%s expires in %.1f days: ministream certs renew", credentials.directory / name, days)
     if credentials.holds_authority:
-        text = "%s holds ca.key, which no server needs: issue with --out to a folder of each party's own"
+        text = (
+            "%s holds ca.key, which no server needs: move it away and issue with --out to a separate folder per party"
+        )
         _LOG.warning(text, credentials.directory)
 
 
@@ -116,11 +118,11 @@ class RevocationList:
         self._expected = self._path.exists()
 
     def __bool__(self) -> bool:
-        """Whether there is anything on it."""
+        """Whether it lists any certificate."""
         return self._path.exists() and bool(read_revoked(self._path))
 
     def __contains__(self, serial: int) -> bool:
-        """Raises ConfigError for a file that cannot be understood or is missing: nobody is let in by accident."""
+        """Raises ConfigError for a file that cannot be parsed or is missing: no caller is admitted by accident."""
         try:
             found = self._path.stat()
         except FileNotFoundError:
@@ -151,9 +153,9 @@ def read_revoked(path: Path) -> frozenset[int]:
 
 
 def create_authority(directory: Path, *, name: str, days: float) -> None:
-    """A new CA in `directory`. Raises ConfigError if one is there: replacing it would cut everybody off."""
+    """A new CA in `directory`. Raises ConfigError if one exists: replacing it would invalidate every certificate."""
     if (directory / "ca.key").exists() or (directory / "ca.crt").exists():
-        raise ConfigError(f"{directory} holds a certificate authority already: choose another directory")
+        raise ConfigError(f"{directory} already holds a certificate authority: choose another directory")
     files.make_private(directory)
     _write_pair(directory, "ca", certificates.make_ca(check_name(name), days))
     files.write(directory / "revoked", b"# serial numbers of revoked certificates\n", 0o644)

@@ -3,7 +3,7 @@
     producer.secret   receiver.public    what the producer needs
     receiver.secret   producer.public    what a receiver needs
 
-A key is 64 hexadecimal digits. `receiver.public` lists whom the producer admits, one key a line, `#` starts a remark.
+A key is 64 hexadecimal digits. `receiver.public` lists the admitted receivers, one key per line; `#` starts a comment.
 Each side needs no more than its two files, and the other's secret never leaves the machine on which it was made.
 """
 
@@ -28,7 +28,7 @@ _MAKER = "ministream certs curve"
 
 
 def create(directory: Path, sides: Sequence[StreamEnd] = SIDES) -> None:
-    """Make the key pairs of these sides. Raises ConfigError where one is there: the other side relies on it."""
+    """Make the key pairs of these sides. Raises ConfigError if one exists: the other side relies on it."""
     for side in sides:
         for path in (_secret(directory, side), _public(directory, side)):
             if path.exists():
@@ -52,7 +52,7 @@ def load(directory: Path | None, side: StreamEnd) -> CurveKeys | None:
     others = _public(directory, "receiver" if side == "producer" else "producer")
     secret = _keys(files.read_key(own, _MAKER), own)
     if len(secret) != 1:
-        raise ConfigError(f"{own}: one key must be in it, not {len(secret)}: make it with `{_MAKER}`")
+        raise ConfigError(f"{own}: expected one key, found {len(secret)}: make it with `{_MAKER}`")
     peers = _keys(files.read(others, _MAKER), others)
     if not peers or (side == "receiver" and len(peers) > 1):
         wanted = "the producer's key, and no other" if side == "receiver" else "every admitted receiver's key"
@@ -73,7 +73,7 @@ def _line(key: bytes) -> bytes:
 
 
 def _keys(data: bytes, path: Path) -> list[bytes]:
-    """The keys in a file. A message never repeats what stands there: it may be a secret."""
+    """The keys in a file. Error messages never repeat the content: it may be a secret."""
     lines = [line.partition("#")[0].strip() for line in data.decode("utf-8", "replace").splitlines()]
     for number, text in enumerate(lines, start=1):
         if text and not _KEY.fullmatch(text):

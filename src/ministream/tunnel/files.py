@@ -1,4 +1,4 @@
-"""Files of credentials: written whole and with the right mode, refused where others can read a key or change any."""
+"""Credential files: written atomically with the right mode, refused if others can read a key or change any file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _read(path: Path, maker: str, *, secret: bool) -> bytes:
 
 
 def make_private(directory: Path) -> None:
-    """Make a directory for oneself alone, unless it is there. Raises StorageError."""
+    """Make a directory with mode 0700 unless it exists. Raises StorageError."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -38,7 +38,7 @@ def make_private(directory: Path) -> None:
 
 
 def write(path: Path, data: bytes, mode: int) -> None:
-    """Whole or not at all, and never for a moment readable by more people than `mode` says. Raises StorageError."""
+    """Write atomically; the file is never readable by more users than `mode` allows. Raises StorageError."""
     with atomic.replacing(path) as part:
         # A part left behind by a crash might be open to others.
         part.unlink(missing_ok=True)

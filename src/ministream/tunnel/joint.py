@@ -67,13 +67,13 @@ class Joint:
                 targets=self._targets[role],
                 timeout_s=max(1.0, give_up - time.monotonic()),
             )
-        # PROD first: it must know whom to let in before the consumer's relay dials it.
+        # PROD first: it must know the consumer's certificate before the consumer's relay connects.
         producer, consumer = self.producer, self.consumer
         self._servers[Role.PROD].update(self.uid, Role.PROD, producer.prod_listeners, consumer.offer)
         self._servers[Role.CONS].update(self.uid, Role.CONS, producer.listeners, producer.offer)
 
     def reopen(self) -> bool:
-        """Open the session where it is gone. Returns whether it was.
+        """Reopen the session on servers that lost it. Returns whether any had.
 
         Raises PeerLostError for a server that does not answer, AccessError or TunnelError for one that refuses.
         """
@@ -87,7 +87,7 @@ class Joint:
 
 
 class Reopening:
-    """A thread that looks after a joint for the length of a block."""
+    """A thread that keeps a joint open for the length of a block."""
 
     def __init__(self, joint: Joint) -> None:
         self._joint = joint

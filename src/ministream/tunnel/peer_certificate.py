@@ -1,4 +1,4 @@
-"""The certificate that a control server shows; gRPC's own client never tells."""
+"""The certificate that a control server presents; gRPC's own client does not expose it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ministream.tunnel.address import Endpoint
 
 
 def certificate_at(endpoint: Endpoint, context: ssl.SSLContext, timeout_s: float) -> x509.Certificate:
-    """What answers there shows, once `context` has verified it. Raises ssl.SSLError or another OSError."""
+    """The certificate of the server at this address, verified by `context`. Raises ssl.SSLError or another OSError."""
     with (
         socket.create_connection((endpoint.host, endpoint.port), timeout_s) as plain,
         context.wrap_socket(plain, server_hostname=endpoint.host) as secured,

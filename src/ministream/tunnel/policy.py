@@ -80,7 +80,7 @@ class PolicySection(config.Section):
 
     targets: tuple[str, ...] | None = Field(default=None, strict=False)
     port_range: tuple[int, int] | None = Field(default=None, strict=False)
-    plain_data: bool = Field(default=False, description="let sessions without TLS between the gateways happen")
+    plain_data: bool = Field(default=False, description="allow sessions without TLS between the gateways")
     quota: Quota = Quota()
     introspection: IntrospectionSection | None = None
     identities: dict[str, IdentitySection] = Field(default={}, description="none: everyone who authenticates")
@@ -96,7 +96,7 @@ class PolicySection(config.Section):
 
 
 class Policy:
-    """Answers yes by returning and no by raising RefusedError (PERMISSION_DENIED)."""
+    """Allows by returning and denies by raising RefusedError (PERMISSION_DENIED)."""
 
     def __init__(self, section: PolicySection | None = None) -> None:
         self.section = section or PolicySection()

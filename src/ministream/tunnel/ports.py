@@ -17,14 +17,14 @@ class PortPool:
     """Listening sockets on one interface, from a range of ports (None: any that is free)."""
 
     def __init__(self, host: str, port_range: tuple[int, int] | None) -> None:
-        """Raises ConfigError for a host that is no interface of this machine or a range that is none."""
+        """Raises ConfigError for a host that is not an interface of this machine, or for an invalid range."""
         if port_range is not None and not 1 <= port_range[0] <= port_range[1] <= 65535:
             raise ConfigError(f"port range {port_range[0]}-{port_range[1]}: give two ports, the lower one first")
         self._range = port_range
         self._family, self._host = _interface(host)
 
     def bind(self, count: int) -> list[socket.socket]:
-        """`count` listening sockets or none. Raises RefusedError (RESOURCE_EXHAUSTED) when the range is used up."""
+        """`count` listening sockets or none. Raises RefusedError (RESOURCE_EXHAUSTED) when the range is exhausted."""
         sockets: list[socket.socket] = []
         try:
             candidates = iter(self._candidates())
@@ -32,7 +32,7 @@ class PortPool:
                 port = next(candidates, None)
                 if port is None:
                     first, last = self._range or (0, 0)
-                    text = f"{count} data ports were asked for, {len(sockets)} are free in {first}-{last}: release some"
+                    text = f"{count} data ports were requested, {len(sockets)} are free in {first}-{last}: release some"
                     raise RefusedError(Code.RESOURCE_EXHAUSTED, text)
                 bound = self._bind_one(port)
                 if bound is not None:
@@ -51,9 +51,9 @@ class PortPool:
     def _bind_one(self, port: int) -> socket.socket | None:
         listener = socket.socket(self._family, socket.SOCK_STREAM)
         try:
-            # Lets a port be taken again while old connections linger in TIME_WAIT; not while somebody listens.
+            # Allows reuse of a port while old connections are in TIME_WAIT; not while another socket listens.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Data servers share it among processes: one that comes too late to accept must not wait there.
+            # Data servers share it among processes: one that loses the race to accept must not block.
             listener.setblocking(False)
             listener.bind((self._host, port))
             listener.listen(_BACKLOG)

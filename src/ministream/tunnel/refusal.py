@@ -1,4 +1,4 @@
-"""How the control server says no: one exception with the gRPC status that it becomes on the wire."""
+"""How the control server refuses: one exception with its gRPC status on the wire."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Code(enum.Enum):
 
 
 class RefusedError(TunnelError):
-    """A request that is not granted; the text tells the caller what to do."""
+    """A refused request; the text tells the caller what to do."""
 
     def __init__(self, code: Code, text: str) -> None:
         super().__init__(text)

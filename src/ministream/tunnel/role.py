@@ -6,7 +6,7 @@ import enum
 
 
 class Role(enum.StrEnum):
-    """SciStream's names: PROD accepts beside the producer, CONS dials from beside the consumer."""
+    """SciStream's names: PROD accepts connections beside the producer, CONS connects from beside the consumer."""
 
     PROD = "PROD"
     CONS = "CONS"

@@ -21,7 +21,7 @@ from ministream.tunnel.tls_listener import TlsListener
 
 
 class Context(Protocol):
-    """What is used of gRPC's context of a call."""
+    """The part of gRPC's call context that is used."""
 
     def peer(self) -> str: ...
 
@@ -31,7 +31,7 @@ class Context(Protocol):
 
 
 class Service:
-    """`scistream.Control`, and beside it the list of sessions, which SciStream has no method for.
+    """`scistream.Control`, plus a list of sessions, for which SciStream has no method.
 
     A method gets its caller's identity, which only `admitted` can give.
     """
@@ -77,14 +77,14 @@ class Service:
         return messages.Response(listeners=map(str, session.listeners), prod_listeners=map(str, session.hello_targets))
 
     async def hello(self, caller: str, request: Any, _context: Context) -> Any:
-        """Role PROD is told nothing but a greeting, every other the session's listeners."""
+        """Role PROD gets only a greeting, the others get the session's listeners."""
         session = await self._manager.hello(caller, request.uid, request.prod_listeners)
         if request.role == Role.PROD:
             return messages.AppResponse(message="Sending Prod listeners...")
         return messages.AppResponse(message="Sending listeners...", listeners=map(str, session.listeners))
 
     async def update(self, caller: str, request: Any, context: Context) -> Any:
-        """Set where the session's connections go."""
+        """Set the targets of the session's connections."""
         peer = _metadata(context).get(messages.PEER_KEY)
         session, offer = await self._manager.update(caller, request.uid, request.remote_listeners, peer)
         _give(context, offer)
@@ -109,7 +109,7 @@ def _role(text: str) -> Role:
 
 
 def _give(context: Context, offer: bytes | None) -> None:
-    """Beside the answer, where stock clients do not look."""
+    """Metadata of the answer, which stock clients ignore."""
     if offer is not None:
         context.set_trailing_metadata(((messages.OFFER_KEY, offer),))
 

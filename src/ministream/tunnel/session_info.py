@@ -1,4 +1,4 @@
-"""A session as an outsider may see it."""
+"""A session's public view."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ministream.tunnel.sessions import Session, State
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionInfo:
-    """What `ministream sessions` and the embedding job are told."""
+    """What `ministream sessions` and the embedding job see."""
 
     uid: str
     owner: str

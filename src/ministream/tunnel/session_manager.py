@@ -1,4 +1,4 @@
-"""What a control server does for an admitted caller: sessions, ports and data servers in step. Nothing of gRPC."""
+"""What a control server does for an admitted caller: sessions, ports and data servers. No gRPC here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ministream.tunnel.sessions import Session, Sessions, State
 from ministream.tunnel.targets import default_rules, parse_all, resolve
 
 PROXIES = "ministream.tunnel.proxy"
-# Stock s2uc sends hello half a second after req, and gives up on an answer after five.
+# Stock s2uc sends hello half a second after req, and times out after five.
 _HELLO_GRACE_S = 4.0
 _SWEEP_S = 1.0
 
@@ -42,7 +42,7 @@ class _Live:
 class SessionManager:
     """One side of the tunnel. Callers were identified and admitted, and uids checked, by the service.
 
-    `targets` are the embedding job's own: what a hello that names none means, and all that is allowed by default.
+    `targets` are the embedding job's own: the default of a hello without targets, and all that is allowed by default.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class SessionManager:
         return session, server.offer
 
     async def wait_hello(self, session: Session) -> None:
-        """Until the session's hello. Raises RefusedError when it ends or is overdue before."""
+        """Wait for the session's hello. Raises RefusedError when it ends or is overdue before."""
         live = self._live.get(session.uid)
         if live is not None:
             await live.said_hello.wait()
@@ -107,7 +107,7 @@ class SessionManager:
             )
 
     async def hello(self, caller: str, uid: str, listeners: Sequence[str]) -> Session:
-        """The application is there and listens on `listeners`; comes at most a few seconds before its req."""
+        """The application listens on `listeners`; hello precedes its req by at most a few seconds."""
         targets = parse_all(listeners) or self._own
         session = await self._find_soon(caller, uid)
         self._sessions.hello(session, targets, time.monotonic())
@@ -118,9 +118,9 @@ class SessionManager:
     async def update(
         self, caller: str, uid: str, listeners: Sequence[str], peer: bytes | None
     ) -> tuple[Session, bytes | None]:
-        """Let the session's connections flow to `listeners` (none: hello's), secured with the other side's offer.
+        """Let the session's connections flow to `listeners` (none: hello's), authenticated by the other side's offer.
 
-        Returns the session, and once more this side's own offer.
+        Returns the session, and again this side's own offer.
         """
         named = parse_all(listeners)
         session = self._sessions.owned(uid, caller)
@@ -131,7 +131,7 @@ class SessionManager:
             addresses = {target: await resolve(target, caller, self._policy, allowed) for target in set(targets)}
             if peer is None and not self._plain_data and not live.server.secures_itself:
                 text = (
-                    "this server carries no data without TLS, and update named no certificate of the other side:"
+                    "this server carries no data without TLS, and update carried no certificate of the other side:"
                     " use `ministream connect`, or allow plain data in the server's policy"
                 )
                 raise RefusedError(Code.PERMISSION_DENIED, text)
@@ -177,7 +177,7 @@ class SessionManager:
         return await self._info(session)
 
     async def sweep(self) -> None:
-        """Until cancelled: end what is overdue."""
+        """End overdue sessions until cancelled."""
         while True:
             await asyncio.sleep(_SWEEP_S)
             for session in self._sessions.overdue(time.monotonic()):
@@ -220,7 +220,7 @@ class SessionManager:
         if self._sessions.find(uid) is None:
             waiting = self._waiting_hellos.get(caller, 0)
             if waiting >= self._policy.quota.sessions_per_identity:
-                raise RefusedError(Code.RESOURCE_EXHAUSTED, f"{waiting} of your hellos wait for a req already")
+                raise RefusedError(Code.RESOURCE_EXHAUSTED, f"{waiting} of your hellos already wait for a req")
             self._waiting_hellos[caller] = waiting + 1
             try:
                 with contextlib.suppress(TimeoutError):

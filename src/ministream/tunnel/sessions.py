@@ -108,7 +108,7 @@ class Sessions:
         return session
 
     def hello(self, session: Session, targets: tuple[Endpoint, ...], now_s: float) -> None:
-        """The application behind the session is there; a repeated hello replaces its targets."""
+        """The application behind the session is ready; a repeated hello replaces its targets."""
         session.hello_targets = targets
         if session.state is State.PENDING:
             session.state = State.READY
@@ -120,7 +120,9 @@ class Sessions:
         Raises RefusedError: FAILED_PRECONDITION before hello, INVALID_ARGUMENT where no target is known.
         """
         if session.state is State.PENDING:
-            raise RefusedError(Code.FAILED_PRECONDITION, f"session {session.uid} has had no hello yet: send it first")
+            raise RefusedError(
+                Code.FAILED_PRECONDITION, f"session {session.uid} has received no hello yet: send it first"
+            )
         chosen = targets or session.hello_targets
         if not chosen:
             raise RefusedError(Code.INVALID_ARGUMENT, f"session {session.uid}: neither update nor hello named a target")
@@ -159,7 +161,7 @@ class Sessions:
         if len(self._live) >= quota.sessions:
             raise _exhausted(f"this server holds its {quota.sessions} sessions: try again later")
         if len(own) >= quota.sessions_per_identity:
-            raise _exhausted(f"you hold {len(own)} sessions, as many as you may: release one")
+            raise _exhausted(f"you hold {len(own)} sessions, the most allowed: release one")
         if sum(session.num_conn for session in own) + num_conn > quota.connections_per_identity:
             raise _exhausted(f"{num_conn} more would exceed your {quota.connections_per_identity} connections")
 

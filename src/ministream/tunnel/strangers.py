@@ -1,4 +1,4 @@
-"""Places for callers that have not yet proved who they are; the control port and the relay's data ports share it.
+"""Places for callers that are not yet authenticated; used by the control port and the relay's data ports.
 
 Pure bookkeeping: no sockets, no clocks, importable by the relay process without anything else.
 """
@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 
 class Strangers:
-    """A fixed number of places. A newcomer always gets one: when all are taken, the oldest one of the address that
-    holds most is dropped, so that callers who wait cannot keep out one who answers at once.
+    """A fixed number of places. A new caller always gets one: when all are taken, the oldest caller of the address that
+    holds most is dropped, so that idle callers cannot block one that authenticates promptly.
     """
 
     def __init__(self, places: int, per_address: int) -> None:
@@ -33,7 +33,7 @@ class Strangers:
         self._waiting[key] = (address, drop)
 
     def leave(self, key: object) -> None:
-        """Give the place back: the caller has proved who it is, or has gone."""
+        """Release the place: the caller is authenticated, or has disconnected."""
         self._waiting.pop(key, None)
 
     def _drop_oldest(self, address: str) -> None:

@@ -1,4 +1,4 @@
-"""Where a session's bytes may go: the listeners that callers name, resolved, and each address allowed."""
+"""Allowed targets of a session: resolves the listeners that callers name and checks every address."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def default_rules(role: Role, peer: bytes | None, own: Sequence[Endpoint]) -> tu
     """Where a server without a list of targets may connect to; `own` is the embedding job's, `peer` the other side's
     offer.
 
-    Beside the producer only the embedding job itself. Beside the consumer anywhere, if whoever answers there
+    Beside the producer only the embedding job itself. Beside the consumer any address, if the server there
     must prove to be the other side of this session before a byte of data moves.
     """
     if role is Role.CONS and peer is not None:
@@ -40,7 +40,7 @@ async def resolve(target: Endpoint, caller: str, policy: Policy, default: tuple[
     try:
         found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     except OSError as error:
-        # Whoever may not reach a name does not learn whether it exists.
+        # A caller that may not reach a name must not learn whether it exists.
         policy.check_target(caller, target, target.host, default)
         raise RefusedError(Code.INVALID_ARGUMENT, f"target {target}: {error.strerror}") from error
     for _, _, _, _, address in found:

@@ -1,11 +1,11 @@
 """The TLS 1.3 listener in front of gRPC: gRPC for Python can neither demand a TLS version nor ask for a certificate
-without insisting on one, and drops a caller without one before it can be told why.
+without requiring one, and it drops a caller without one before sending a reason.
 
 Connections are decrypted here and passed to the gRPC server over a Unix socket in a folder that only this user can
-enter. Every connection is dialled from a socket with a name of its own, which gRPC reports as the caller's address:
-that is how a call is traced to the certificate it came with.
+enter. Every such connection comes from a socket with a unique name, which gRPC reports as the caller's address:
+this maps a call to the certificate of its connection.
 
-A connection counts as a stranger's until its certificate, or its first authenticated call, says whose it is. See
+A connection is a stranger's until its certificate, or its first authenticated call, identifies the caller. See
 `docs/decisions/tunnel-tls-front.md`.
 """
 
@@ -97,7 +97,7 @@ class TlsListener:
         return held.caller if held else None
 
     def authenticated(self, peer: str, identity: str) -> None:
-        """A call on this connection was authenticated: it is no stranger's any more.
+        """A call on this connection was authenticated: it leaves the strangers' places.
 
         Raises RefusedError (RESOURCE_EXHAUSTED) when the identity holds too many connections.
         """
@@ -160,7 +160,7 @@ class TlsListener:
         except RefusedError as refusal:
             _LOG.warning("connection from %s rejected: %s", address, refusal)
         except (TimeoutError, OSError) as error:
-            # scanners, probes, and peers that close without a word: nothing to act on
+            # scanners, probes, and peers that close without data: no action needed
             _LOG.debug("connection from %s ended: %s", address, error or "timed out")
         finally:
             self._strangers.leave(task)
@@ -173,7 +173,7 @@ class TlsListener:
         known = [other for other in self._held.values() if other.identity is not None]
         addresses = Counter(other.caller.address for other in known)
         if len(known) >= _MAX_CONNECTIONS or addresses[held.caller.address] >= _MAX_PER_ADDRESS:
-            raise RefusedError(Code.RESOURCE_EXHAUSTED, "this server holds all its connections: try again later")
+            raise RefusedError(Code.RESOURCE_EXHAUSTED, "this server has reached its connection limit: try again later")
         if sum(other.identity == identity for other in known) >= _MAX_PER_IDENTITY:
             text = f"{identity!r} holds {_MAX_PER_IDENTITY} connections, the most allowed: close some"
             raise RefusedError(Code.RESOURCE_EXHAUSTED, text)
@@ -260,7 +260,7 @@ def _caller_of(writer: asyncio.StreamWriter) -> Caller:
     certificate = x509.load_der_x509_certificate(der)
     name, _ = certificates.names_of(certificate)
     try:
-        # Another authority's names could look like a token's (token:NAME), or be no name at all.
+        # Another authority's names could look like a token's (token:NAME), or be empty.
         check_name(name)
     except ConfigError as error:
         raise RefusedError(Code.UNAUTHENTICATED, f"certificate: {error}") from error
@@ -271,7 +271,7 @@ def _server_context(credentials: Credentials) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(["h2"])
-    # Optional here, so that a caller without one can be told what is missing; auth.py insists.
+    # Optional here, so that a caller without one gets a reason; auth.py requires it.
     context.verify_mode = ssl.CERT_OPTIONAL
     context.load_verify_locations(cadata=credentials.ca.decode())
     context.load_cert_chain(credentials.directory / "server.crt", credentials.directory / "server.key")

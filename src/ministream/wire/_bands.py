@@ -15,11 +15,11 @@ from ministream.wire.native import Bye, FrameHeader, Hello, Omission, Part, Reas
 
 
 class SenderBands:
-    """Serves one scan to as many receivers as share its rows, one at the least: a `SenderSession` for each band.
+    """Serves one scan to one or more receivers that share its rows: a `SenderSession` for each band.
 
-    Nothing is sent until every row is asked for; from then on the bands stay as they are. All of them advance
+    Nothing is sent until every row is requested; the bands are then fixed. All of them advance
     together: a frame is taken when every receiver has credit for it, so the slowest sets the pace. The stream is done
-    when it is for all, and over as soon as it is for one.
+    when it is done for all, and over as soon as it is over for one.
 
     Arguments and times are those of `SenderSession`; `hold_bytes` is for all bands together.
     """
@@ -37,12 +37,12 @@ class SenderBands:
 
     @property
     def bands(self) -> tuple[SenderSession, ...]:
-        """The streams there are, the topmost rows first."""
+        """The current streams, topmost rows first."""
         return tuple(self._bands[share] for share in sorted(self._bands))
 
     @property
     def complete(self) -> bool:
-        """Whether every row is asked for."""
+        """Whether every row is requested."""
         return sum(band.info.band[1] for band in self._bands.values()) == self.info.rows
 
     # what the producer does
@@ -54,7 +54,7 @@ class SenderBands:
 
     @property
     def written(self) -> Written | None:
-        """What the receivers' job said about its volume; of several receivers at least one says it."""
+        """What the receivers' job said about its volume; of several receivers at least one reports it."""
         return next((band.written for band in self.bands if band.written is not None), None)
 
     @property
@@ -79,7 +79,7 @@ class SenderBands:
             band.end(dropped)
 
     def abort(self, text: str) -> None:
-        """Give up; whoever has not confirmed the end still gets what has been submitted, and is told why."""
+        """Abort; receivers that have not confirmed the end still get the submitted frames, and the reason."""
         for band in self._bands.values():
             if band.state not in (SenderState.DONE, SenderState.OVER):
                 band.abort(text)
@@ -110,7 +110,7 @@ class SenderBands:
         return out
 
     def check(self, now: float) -> None:
-        """Raises PeerLostError when a receiver stays away, or PeerError when it has left; the others are told."""
+        """Raises PeerLostError when a receiver stays away, or PeerError when it has left; the others are notified."""
         try:
             for band in self._bands.values():
                 band.check(now)
@@ -121,7 +121,7 @@ class SenderBands:
             raise
 
     def wait_s(self, now: float) -> float:
-        """Seconds until `outgoing` or `check` must be asked again, if nothing happens before."""
+        """Seconds until `outgoing` or `check` must be called again, if nothing happens before."""
         waits = [band.wait_s(now) for band in self._bands.values()]
         return min(waits if self.complete else [*waits, max(0.0, self._contact_by - now)])
 
@@ -132,7 +132,7 @@ class SenderBands:
         waited = f"timed out after {self._patience.first_contact_s:g} s waiting for "
         if self._bands:
             asked = ", ".join(f"{first} to {first + rows - 1}" for first, rows in (b.info.band for b in self.bands))
-            waited += f"the receivers of all {self.info.rows} rows: only rows {asked} were asked for"
+            waited += f"the receivers of all {self.info.rows} rows: only rows {asked} were requested"
         else:
             waited += "a receiver"
         return f"{waited}; the last peer was rejected: {self._last_refusal}" if self._last_refusal else waited
@@ -145,7 +145,7 @@ class SenderBands:
                 return self._turn_away(peer, *refusal)
             band = self._new(hello.share, now)
         events = band.receive(peer, parts, now)
-        if band.peer is None:  # turned away
+        if band.peer is None:  # rejected
             self._outbox += band.outgoing(now)
             self._last_refusal = next((e.text for e in events if isinstance(e, TurnedAway)), self._last_refusal)
         else:
@@ -153,7 +153,7 @@ class SenderBands:
         return events
 
     def _refusal(self, hello: Hello, now: float) -> tuple[Reason, str] | None:
-        """Why there can be no band of this receiver's, beside those that there are."""
+        """Why this receiver's band conflicts with the existing ones; empty if it does not."""
         try:
             hello.share.band(self.info.rows)
         except ProtocolError as error:
@@ -182,7 +182,7 @@ class SenderBands:
     def _admit(self, share: Share, band: SenderSession) -> None:
         if share in self._bands:
             return
-        # Whoever asked for these rows in another deal is gone, and nothing has been sent.
+        # Receivers of another distribution have disconnected, and nothing has been sent.
         self._bands = {other: kept for other, kept in self._bands.items() if other.meets(share)} | {share: band}
         if self._dropped is not None:
             band.end(self._dropped)

@@ -8,12 +8,12 @@ from typing import TypeAlias
 from ministream.model import Frame, FrameKind
 from ministream.wire.native import Totals
 
-# Small frames would else be held by the hundred thousand, and each costs its Python objects too.
+# Otherwise small frames would be held by the hundred thousand, and each costs Python objects too.
 MAX_FRAMES_HELD = 4096
 
 
 def frames_within(budget_bytes: int, frame_bytes: int) -> int:
-    """How many frames an end may hold: what the budget allows, but two at least, so that the stream flows."""
+    """How many frames an end may hold: what the budget allows, but at least two, so that the stream flows."""
     return min(max(2, budget_bytes // frame_bytes), MAX_FRAMES_HELD)
 
 
@@ -39,7 +39,7 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """Frame `seq` of the stream, whole and sound."""
+    """Frame `seq` of the stream, complete and valid."""
 
     seq: int
     frame: Frame
@@ -67,7 +67,7 @@ class Omitted:
 
 @dataclass(frozen=True, slots=True)
 class AskedAgain:
-    """Frame `seq` arrived damaged, and the producer was asked to send it again."""
+    """Frame `seq` arrived damaged; the producer was asked to send it again."""
 
     seq: int
     text: str
@@ -75,7 +75,7 @@ class AskedAgain:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The scan is over, and every frame that the producer sent has arrived or was refused."""
+    """The scan is over, and every frame that the producer sent has arrived or was rejected."""
 
     totals: Totals
 
@@ -89,9 +89,9 @@ class Stalled:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The scan ended early: the producer gave up, or has been silent too long; what has arrived is all there is.
+    """The scan ended early: the producer aborted, or was silent too long; no more frames will arrive.
 
-    `announced` is what the producer was last known to have submitted; None where it never said.
+    `announced` is what the producer was last known to have submitted; None where it never reported this.
     """
 
     text: str
@@ -110,7 +110,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class TurnedAway:
-    """A peer was rejected, and told so; `text` says why."""
+    """A peer was rejected and notified; `text` says why."""
 
     text: str
 

@@ -1,4 +1,4 @@
-"""A reader of one FlatBuffers table that checks every offset before it follows it.
+"""A reader of one FlatBuffers table that checks every offset before following it.
 
 The reader of the `flatbuffers` package trusts its input: an offset that points outside the message ends in a
 `struct.error` or in pixels of another field. A message from the network needs the checks below; layout from
@@ -20,10 +20,10 @@ _I32 = struct.Struct("<i")
 _VTABLE = struct.Struct("<HH")
 
 _MOST_VTABLES = 64
-"""The messages of one sender share their vtable, so what it says is checked once."""
+"""The messages of one sender share their vtable, so it is checked once."""
 
 LEFT_OUT = (0,)
-"""What stands for a field that the sender left out, since it has its default."""
+"""Stands for a field that the sender omitted because it has its default."""
 
 
 class Schema:

@@ -49,11 +49,11 @@ from ministream.wire.native import (
     Written,
 )
 
-# A frame that took so long to come may be followed by one that takes longer.
+# After a frame this slow, the next one may take even longer.
 _MARGIN = 3
-# A frame that is damaged so often was damaged before it was sent.
+# A frame damaged this often was damaged before it was sent.
 _ATTEMPTS = 3
-# Connections in a row that end with a protocol error and bring no frame: the producer will not do better.
+# Consecutive connections that end with a protocol error and bring no frame: another one would fail too.
 _FRUITLESS = 10
 _DAMAGED = frozenset({"checksum", "codec"})
 _OPEN = (ReceiverState.CALIBRATION, ReceiverState.DATA, ReceiverState.ENDED)
@@ -63,14 +63,14 @@ _REFUSALS: dict[Reason, type[MinistreamError]] = {Reason.LEFT: PeerLostError, Re
 
 
 class ReceiverSession:
-    """Takes one scan from one producer, over as many connections as it takes.
+    """Takes one scan from one producer, over as many connections as needed.
 
     `now` is a monotonic time in seconds. `credit_bytes` bounds the pixels that are in flight, waiting, or not yet
-    used, but two frames are always allowed. `scan` is the id of the scan wanted, empty for any; `held` what a receiver
-    that is started again has of it already; `share` says which of its rows.
+    used, but two frames are always allowed. `scan` is the id of the scan wanted, empty for any; `held` what a
+    restarted receiver already has of it; `share` says which of its rows.
 
-    With `saves` the producer keeps frames until `save` says that they are safe, else until they are used. With
-    `reports` the session goes on after the end of the stream until `conclude` says what became of it.
+    With `saves` the producer keeps frames until `save` confirms them, else until they are used. With
+    `reports` the session continues after the end of the stream until `conclude` reports the outcome.
     """
 
     def __init__(
@@ -136,11 +136,11 @@ class ReceiverSession:
         self.saved = max(self.saved, min(seq + 1, self.consumed))
 
     def conclude(self, outcome: Written | None) -> None:
-        """The job has done what it could with the scan; None: nobody needs to know."""
+        """The job has finished with the scan; None: no outcome to report."""
         self._outcome, self._concluded = outcome, True
 
     def leave(self, text: str, *, returns: bool = False) -> None:
-        """Stop before the end; the producer is told why, and whether this job is to be started again."""
+        """Stop before the end; the producer gets the reason, and whether this job will be restarted."""
         self._depart(Reason.AWAY if returns else Reason.LEFT, text)
         self.state = ReceiverState.OVER
 
@@ -153,7 +153,7 @@ class ReceiverSession:
         self._granted = None
         self._confirmed = False
         self.departed = False
-        self._awaited = None  # what was asked for again comes first on the new connection
+        self._awaited = None  # the frame requested again comes first on the new connection
         scan = self.info.scan_id if self.info else self._wanted
         hello = Hello(
             receiver=self._name,
@@ -167,7 +167,7 @@ class ReceiverSession:
 
     def disconnect(self, now: float) -> None:
         """The connection is gone."""
-        # Perhaps it was alive, and a frame was crossing a slow link: the next one is given longer.
+        # The link may only be slow, with a frame in transit: allow the next connection more time.
         if self.silent(now):
             self._silence_s *= 2
         if self.state is not ReceiverState.OVER:
@@ -210,11 +210,11 @@ class ReceiverSession:
         return out
 
     def silent(self, now: float) -> bool:
-        """Whether this connection counts as lost, because nothing comes over it."""
+        """Whether this connection counts as lost because nothing arrives over it."""
         return now - self._last_sign_at > self._silence_s
 
     def check(self, now: float) -> list[ReceiverEvent]:
-        """Notice what has not happened. Raises PeerLostError when the producer never came."""
+        """Check the timeouts. Raises PeerLostError when the producer never connected."""
         if self._ended or self.state is ReceiverState.OVER:
             return []
         if self.info is None:
@@ -230,7 +230,7 @@ class ReceiverSession:
         return []
 
     def wait_s(self, now: float) -> float:
-        """Seconds until `outgoing`, `silent` or `check` must be asked again, if nothing happens before."""
+        """Seconds until `outgoing`, `silent` or `check` must be called again, if nothing happens before."""
         patience = self._patience
         due = [now + patience.heartbeat_s]
         if not self._ended:
@@ -257,7 +257,7 @@ class ReceiverSession:
 
     @property
     def _last_sign_at(self) -> float:
-        """When this connection last gave reason to believe in it."""
+        """When this connection last showed that it is alive."""
         return max(self._connected_at, self._heard_at)
 
     @property
@@ -266,11 +266,11 @@ class ReceiverSession:
 
     @property
     def _starved(self) -> bool:
-        """Whether it is this end that keeps frames from coming."""
+        """Whether this end's credit is what holds frames back."""
         return self.totals.next_seq >= self._limit
 
     def _due(self) -> list[Message]:
-        """What the producer does not know yet."""
+        """What has not been reported to the producer yet."""
         due: list[Message] = []
         acked = self.saved if self._saves and not self._concluded else self.consumed
         grant = Grant(acked=acked, consumed=self.consumed, limit=self._limit, refused=self.refused)
@@ -314,7 +314,7 @@ class ReceiverSession:
         except ProtocolError as error:
             raise ConfigError(str(error)) from None
         if info.band != (band.first, band.rows):
-            asked = f"{band.rows} rows from {band.first} on were asked for"
+            asked = f"{band.rows} rows from {band.first} on were requested"
             raise PeerError(f"the producer sends {info.band[1]} rows from {info.band[0]} on, {asked}")
         self.info = info
         self._window = frames_within(self._credit_bytes, info.frame_bytes)
@@ -324,13 +324,13 @@ class ReceiverSession:
         return []
 
     def _overtaken(self, message: Message) -> bool:
-        """Whether this was on its way before the frame that was asked for again."""
+        """Whether this was in transit before the frame that was requested again."""
         if isinstance(message, FrameHeader | Omission):
             return message.seq != self._awaited
         return isinstance(message, End)
 
     def _expected(self, seq: int) -> bool:
-        """Whether frame `seq` comes next; False: it is here already. Raises ProtocolError for any other."""
+        """Whether frame `seq` comes next; False: it has already arrived. Raises ProtocolError for any other."""
         due = self.totals.next_seq
         if seq < due:
             self.repeated += 1
@@ -377,7 +377,7 @@ class ReceiverSession:
         return self._attempts < _ATTEMPTS
 
     def _ask_again(self, seq: int, text: str) -> AskedAgain:
-        """Go back to `seq`; what the producer had sent behind it is on its way and comes twice."""
+        """Go back to `seq`; what the producer sent after it is in transit and arrives twice."""
         self.asked_again += 1
         self._awaited = seq
         self._outbox.append((native.encode(Again(seq=seq)),))
@@ -406,14 +406,14 @@ class ReceiverSession:
             raise ProtocolError(f"the producer ended the connection: {text}")
         if self._ended:
             return []
-        told = f"the producer gave up: {text}" if reason is Reason.LEFT else f"the producer rejected this end: {text}"
+        told = f"the producer aborted: {text}" if reason is Reason.LEFT else f"the producer rejected this end: {text}"
         if self.info is not None:
             return self._lose(told)
         self.state = ReceiverState.OVER
         raise _REFUSALS.get(reason, PeerError)(told)
 
     def _broken(self, error: ProtocolError) -> list[ReceiverEvent]:
-        """This connection ends with `error`, and with the session where another one would bring nothing."""
+        """This connection ends with `error`; so does the session where a new connection would not help."""
         if self.state is not ReceiverState.OVER:  # else the producer has said Bye
             self._depart(Reason.PROTOCOL, str(error))
             self._fruitless += 1

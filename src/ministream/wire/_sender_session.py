@@ -32,7 +32,7 @@ from ministream.wire.native import (
 
 
 def info_of(scan: Scan, codec: str, band: Slab | None = None) -> ScanInfo:
-    """What receivers are told.
+    """The description of the scan that receivers get.
 
     Raises ConfigError for an unknown codec, InputError for a scan that no receiver would accept.
     """
@@ -47,7 +47,7 @@ def info_of(scan: Scan, codec: str, band: Slab | None = None) -> ScanInfo:
 
 
 class SenderSession:
-    """Serves `band` of one scan's rows (None: all) to one receiver at a time, over as many connections as it takes.
+    """Serves `band` of one scan's rows (None: all) to one receiver at a time, over as many connections as needed.
 
     A `peer` is the transport's name of one connection. `now` is a monotonic time in seconds. Frames are kept until
     they are acknowledged; a receiver that comes back gets them again from where it asks. A producer that was started
@@ -121,26 +121,26 @@ class SenderSession:
         self._end = native.encode(End(totals=self.totals))
 
     def abort(self, text: str) -> None:
-        """Give up; the receiver still gets what has been submitted, and is told why there is no more."""
+        """Abort; the receiver still gets the submitted frames, and the reason."""
         if self._peer is not None:
             self._outbox += [(self._peer, parts) for parts in self._stream()]
         self._post(Bye(reason=Reason.LEFT, text=native.line(text), totals=self.totals))
         self.state = SenderState.OVER
-        self._farewell = PeerLostError(f"the stream was given up: {text}")
+        self._farewell = PeerLostError(f"the stream was aborted: {text}")
 
     # what the transport does
 
     @property
     def peer(self) -> bytes | None:
-        """The connection over which a receiver is served; None where there is none."""
+        """The connection over which a receiver is served; None without one."""
         return self._peer
 
     def heeds(self, peer: bytes) -> bool:
-        """Whether `peer` is the receiver's newest connection; what it said before it was lost still counts."""
+        """Whether `peer` is the receiver's newest connection; what it sent before it was lost still counts."""
         return peer == self._heeded
 
     def serves(self, now: float) -> bool:
-        """Whether a receiver is there, as far as one can know."""
+        """Whether a receiver is connected, as far as is known."""
         return self._peer is not None and now - self._heard_at <= self._patience.silence_s
 
     def receive(self, peer: bytes, parts: Sequence[Part], now: float) -> list[SenderEvent]:
@@ -149,7 +149,9 @@ class SenderSession:
             message = native.decode(parts)
             if isinstance(message, Hello):
                 return self._welcome(peer, message, now)
-            return self._take(message, now) if self.heeds(peer) else []  # a superseded connection has no say
+            return (
+                self._take(message, now) if self.heeds(peer) else []
+            )  # messages of a superseded connection are ignored
         except ProtocolError as error:
             self._drop(peer)
             reason = Reason.UNABLE if isinstance(error, VersionError) else Reason.PROTOCOL
@@ -187,7 +189,7 @@ class SenderSession:
         raise PeerLostError(f"no contact with the receiver for {self._lost_after_s:g} s, {used}{refusal}")
 
     def wait_s(self, now: float) -> float:
-        """Seconds until `outgoing` or `check` must be asked again, if nothing happens before."""
+        """Seconds until `outgoing` or `check` must be called again, if nothing happens before."""
         due = self._heard_at + self._lost_after_s
         if self._peer is not None:
             due = min(due, self._sent_at + self._patience.heartbeat_s)
@@ -204,7 +206,7 @@ class SenderSession:
         if entry.seq < self._store.first:
             return  # the receiver had it from an earlier run of this producer
         self._store.append((native.encode(entry), *payload))
-        # What is used but not yet acknowledged serves a receiver that is started again: kept while memory allows.
+        # Frames used but not yet acknowledged serve a restarted receiver: kept while memory allows.
         self._store.release(self.totals.next_seq - self._max_held)
 
     def _welcome(self, peer: bytes, hello: Hello, now: float) -> list[SenderEvent]:
@@ -227,19 +229,19 @@ class SenderSession:
         if self.serves(now) and hello.receiver != self._receiver:
             return Reason.BUSY, "another receiver is connected"
         if hello.scan not in ("", self.info.scan_id):
-            return Reason.OTHER_SCAN, f"scan {hello.scan!r} was asked for, this is scan {self.info.scan_id!r}"
+            return Reason.OTHER_SCAN, f"scan {hello.scan!r} was requested, this is scan {self.info.scan_id!r}"
         band = hello.share.band(self.info.rows)
         if (band.first, band.rows) != self.info.band:
-            return Reason.UNABLE, f"{band.rows} rows from {band.first} on were asked for, others are sent here"
+            return Reason.UNABLE, f"{band.rows} rows from {band.first} on were requested, others are sent here"
         if hello.streams != 1 or self.info.codec not in hello.codecs:
             wanted = f"{hello.streams} streams with codec {' or '.join(hello.codecs)}"
-            return Reason.UNABLE, f"{wanted} asked for, this is one stream with codec {self.info.codec}"
+            return Reason.UNABLE, f"{wanted} requested, this is one stream with codec {self.info.codec}"
         first, stop = self._store.first, self.totals.next_seq
-        # A producer that was started again learns from its receiver where to go on, and skips what comes before.
+        # A restarted producer learns from its receiver where to continue, and skips what comes before.
         started_again = not stop and self._end is None and bool(hello.scan)
         if hello.resume < first or (hello.resume > max(first, stop) and not started_again):
             held = f"frames {first} to {stop - 1} are held" if stop > first else f"frame {first} comes next"
-            return Reason.NOT_HELD, f"frame {hello.resume} was asked for, {held}: start the scan again"
+            return Reason.NOT_HELD, f"frame {hello.resume} was requested, {held}: start the scan again"
         return None
 
     def _turn_away(self, peer: bytes, reason: Reason, text: str) -> list[SenderEvent]:
@@ -292,7 +294,7 @@ class SenderSession:
 
     def _rewind(self, seq: int) -> None:
         if not max(self.consumed, self._store.first) <= seq < self._cursor:
-            raise ProtocolError(f"frame {seq} asked for again, {self.consumed} used and {self._cursor} sent")
+            raise ProtocolError(f"frame {seq} requested again, {self.consumed} used and {self._cursor} sent")
         self.asked_again += 1
         self._cursor = seq
         self._end_sent = False

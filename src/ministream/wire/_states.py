@@ -1,4 +1,4 @@
-"""Which message may come when: the transition tables of both ends. What a table lacks is a ProtocolError."""
+"""The transition tables of both ends. A message that a table lacks is a ProtocolError."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Trigger: TypeAlias = type[Message] | FrameKind | Reason
 
 
 def trigger(message: Message) -> Trigger:
-    """What `message` is in a table of transitions: a frame's kind, an orderly `Bye`'s reason, else its type."""
+    """The key of `message` in a transition table: a frame's kind, an orderly `Bye`'s reason, else its type."""
     match message:
         case FrameHeader(kind=kind):
             return kind
@@ -36,7 +36,7 @@ def trigger(message: Message) -> Trigger:
 
 
 class SenderState(enum.Enum):
-    """Where a sender stands with its receiver."""
+    """State of a sender."""
 
     WAITING = enum.auto()  # no receiver is connected
     STREAMING = enum.auto()  # a receiver is served
@@ -75,7 +75,7 @@ SENDER_TURNS: dict[SenderState, dict[Trigger, SenderState]] = {
 
 
 class ReceiverState(enum.Enum):
-    """Where a receiver stands with its producer."""
+    """State of a receiver."""
 
     APART = enum.auto()  # not connected
     GREETING = enum.auto()  # Hello is sent, ScanInfo comes next

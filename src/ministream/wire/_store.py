@@ -1,4 +1,4 @@
-"""Where a sender keeps the frames that are not yet acknowledged, as they go out."""
+"""Where a sender keeps the unacknowledged frames, in wire form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class FrameStore(Protocol):
 
     @property
     def first(self) -> int:
-        """The oldest frame that is held; the next one to come where none is."""
+        """The oldest frame that is held; without one, the next frame."""
 
     def append(self, parts: Parts) -> None:
         """Keep one more frame."""
@@ -24,7 +24,7 @@ class FrameStore(Protocol):
         """A frame that is held."""
 
     def release(self, below: int) -> None:
-        """The frames below `below` are not needed any more, whether they are here already or would still come."""
+        """Frames below `below` are not needed any more, whether held already or still to come."""
 
 
 class MemoryStore:

@@ -1,4 +1,4 @@
-"""Angles from wires that do not tell their unit."""
+"""Angles from wires that do not carry their unit."""
 
 from __future__ import annotations
 

@@ -50,12 +50,12 @@ class Numbers:
             self._frontier += 1
 
     def start_at(self, base: int) -> None:
-        """From now on, only numbers from `base` on count as wanting."""
+        """From now on, only numbers from `base` on can be missing."""
         self._frontier = base
         self.add(base)
 
     def complete_below(self, seq: int) -> bool:
-        """No number below `seq` is wanting."""
+        """No number below `seq` is missing."""
         return self._frontier >= seq
 
 
@@ -113,7 +113,7 @@ class DaqStream:
         return frames + (self._projection(image, frame) if is_projection else self._calibration(image, frame))
 
     def end(self) -> list[Frame]:
-        """The stream is over: what still waits goes on with the calibration there is."""
+        """The stream is over: waiting projections continue with the available calibration."""
         self._angles.check()
         if not self._held:
             return []
@@ -140,10 +140,10 @@ class DaqStream:
         return pixels
 
     def _number(self, seq: int) -> list[Frame]:
-        """Book a number; one that was there before begins the next pass, and what waited for the old one goes on."""
+        """Record a number; a repeated one begins the next pass and releases what waited for the old one."""
         if seq < 0 or seq == self._last_seq:
             raise FrameError(
-                f"TImage: seq {seq} after {self._last_seq}, but every image needs a number of its own",
+                f"TImage: seq {seq} after {self._last_seq}, but every image needs a unique number",
                 reason="sequence",
             )
         frames: list[Frame] = []
@@ -185,7 +185,7 @@ class DaqStream:
             self._open = False
             self._numbers.start_at(image.seq)
         images[image.seq] = frame
-        # A set that follows projections by number is not whole before the next projection.
+        # A set that follows projections by number is incomplete before the next projection.
         return self._release() if image.seq < self._first_held and self._complete() else []
 
     def _complete(self) -> bool:

@@ -82,7 +82,7 @@ def unpack(header: FrameHeader, payload: Part, info: ScanInfo) -> Frame:
     than 8 KiB.
 
     Raises FrameError with the reason `size`, `dtype`, `codec`, `checksum` or `not-finite`; the last is about
-    the angle and the times alone: pixels that are NaN or infinite are mended, not refused.
+    the angle and the times alone: pixels that are NaN or infinite are corrected later, not rejected.
     """
     name = f"{header.kind.name.lower()} {header.index}"
     _check_form(header.shape, info.shape, header.dtype, info.dtype, name)

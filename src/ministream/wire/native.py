@@ -2,12 +2,12 @@
 
 A message is one header and, for a frame, one payload, each a part of one ZeroMQ message. A header is the magic,
 the protocol version, a checksum of all that follows, and one of the structs below in MessagePack. Magic and version
-never change their place, so two ends of different versions can always tell each other.
+never change their place, so two ends can always report different versions.
 
 | sent by the receiver | |
 |---|---|
 | `Hello` | its name, the scan and rows wanted, the first frame wanted, the credit; first on every connection |
-| `Grant` | the frames below `consumed` are used, those below `acked` need not be kept, those below `limit` may come |
+| `Grant` | frames below `consumed` are used, those below `acked` need not be kept, those below `limit` may be sent |
 | `Again` | frame `seq` arrived damaged: send it and all that follow again |
 | `Written` | after the end: whether a volume was written, and whether every projection is in it |
 
@@ -65,18 +65,18 @@ class Reason(enum.StrEnum):
     """Why an end says `Bye`."""
 
     DONE = "done"  # everything was sent, received and acknowledged
-    LEFT = "left"  # this end stops before the scan's end, on purpose and for good
-    AWAY = "away"  # this end stops now, and its job is to be started again
+    LEFT = "left"  # this end stops before the scan's end, on purpose and finally
+    AWAY = "away"  # this end stops now, and its job will be restarted
     BUSY = "busy"  # another receiver is being served
-    OTHER_SCAN = "other-scan"  # the scan asked for is not the one sent here
-    NOT_HELD = "not-held"  # the frames asked for are not kept any more
-    SHARE = "share"  # the rows cannot be shared like that
-    UNABLE = "unable"  # the receiver lacks the codec, or asks for several streams
+    OTHER_SCAN = "other-scan"  # the requested scan is not the one sent here
+    NOT_HELD = "not-held"  # the requested frames are not kept any more
+    SHARE = "share"  # the rows cannot be shared as requested
+    UNABLE = "unable"  # the receiver lacks the codec, or requests several streams
     PROTOCOL = "protocol"  # a message was malformed or out of turn
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, order=True):
-    """The rows of the ranks [first, last) where all rows are dealt to `ranks`, as `partition.slabs` deals them.
+    """The rows of the ranks [first, last) where all rows are divided among `ranks`, as by `partition.slabs`.
 
     A receiver can ask for its rows before it knows how many there are.
     """
@@ -93,7 +93,7 @@ class Share(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             raise ProtocolError(str(error)) from None
 
     def meets(self, other: Share) -> bool:
-        """Whether both can be asked for at a time: of the same deal, and no row twice."""
+        """Whether both can be requested together: same distribution, no row twice."""
         return self.ranks == other.ranks and (self.last <= other.first or other.last <= self.first)
 
 
@@ -102,7 +102,7 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forb
 
 
 class Hello(_Message, frozen=True, kw_only=True):
-    """`receiver` is a random name that stays the same when the same receiver dials again.
+    """`receiver` is a random name that stays the same when the receiver reconnects.
 
     The frames below `resume` have arrived. `stream` of `streams` is this connection's place where a scan is
     striped over several; this version knows one. `share` is for receivers that take the rows of a scan together.
@@ -165,7 +165,7 @@ class ScanInfo(_Message, frozen=True, kw_only=True):
 
 
 class FrameHeader(_Message, frozen=True, kw_only=True):
-    """Goes before one payload. `seq` counts the frames of a scan, of whatever kind, without gaps."""
+    """Precedes one payload. `seq` counts the frames of a scan, of all kinds, without gaps."""
 
     seq: Count
     kind: FrameKind
@@ -328,7 +328,7 @@ def decode(parts: Sequence[Part]) -> Message:
 
 
 def line(text: str) -> str:
-    """`text` made fit for a `Line` and for a log: without control characters, not too long."""
+    """`text` sanitised for a `Line` and for a log: no control characters, limited length."""
     return "".join(c if c.isprintable() else " " for c in text)[:1000]
 
 

@@ -19,7 +19,7 @@ from ministream.errors import FrameError, UsageError
 from ministream.wire._flat import Schema
 
 END_OF_DATA = b"end_data"
-"""What the data acquisition publishes after its last image; not a TImage."""
+"""End marker that the data acquisition publishes after its last image; not a TImage."""
 
 PIXEL_DTYPES = ("uint8", "uint16", "float32")
 """What the programs of aps-mini-apps put into `tdata`."""
@@ -144,7 +144,7 @@ def encode(
     """One TImage as one contiguous buffer; the pixels [rows, cols] or [slices, rows, cols] are copied once, and
     converted to `dtype` on the way where one is given.
 
-    The table has a fixed layout and is laid by hand before the pixels: `flatbuffers.Builder` copies a vector twice.
+    The table has a fixed layout and is packed directly before the pixels: `flatbuffers.Builder` copies a vector twice.
 
     Raises UsageError for a dtype that the wire does not know or that cannot hold the pixels, and for more pixels
     than one message can hold.

@@ -91,7 +91,7 @@ class Requested:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The other side says that there is no more."""
+    """The other side reports the end."""
 
 
 def split_address(url: str) -> tuple[str, int]:
@@ -134,15 +134,15 @@ class _Party:
             raise self._bad(f"size is {size} in a message of {len(message)} bytes")
         if kind not in expected:
             names = " or ".join(f"{one.name} {one:#04x}" for one in expected)
-            raise self._bad(f"type is {kind:#x} where {names} is due")
+            raise self._bad(f"type is {kind:#x}, expected {names}")
         if seq != self._seq:
-            raise self._bad(f"seq is {seq} where {self._seq} is due")
+            raise self._bad(f"seq is {seq}, expected {self._seq}")
         self._seq += 1
         return _TYPES[kind], message[_HEADER.size :]
 
     def _sized(self, body: memoryview, nbytes: int, kind: MessageType) -> memoryview:
         if not nbytes <= len(body) <= nbytes + _PADDING:
-            raise self._bad(f"the body of {kind.name} has {len(body)} bytes instead of {nbytes}")
+            raise self._bad(f"the body of {kind.name} has {len(body)} bytes, expected {nbytes}")
         return body[:nbytes]
 
     def _bad(self, what: str) -> ProtocolError:
@@ -152,7 +152,7 @@ class _Party:
 class WorkerSession(_Party):
     """The worker's end: `hello()`, then one `answer()` after every message that `receive()` read.
 
-    What is answered last is the finish; the conversation is over then.
+    The finish is answered last and ends the conversation.
     """
 
     def __init__(self, *, rank: int, size: int, peer: str) -> None:
@@ -183,14 +183,14 @@ class WorkerSession(_Party):
         return self._projection(body, self.assigned)
 
     def answer(self) -> memoryview:
-        """The message that is due now: a request for the next projection, or the finish."""
+        """The next message to send: a request for the next projection, or the finish."""
         return self._message(MessageType.FINISH if self.finished else MessageType.DATA_REQUEST)
 
     def _receive_assignment(self, data: bytes | memoryview) -> Assigned:
         kind, body = self._open(data, (MessageType.INFO_REPLY,))
         rows, first, own, cols = _INFO_REPLY.unpack(self._sized(body, _INFO_REPLY.size, kind))
         if own < 1 or cols < 1 or first + own > rows:
-            raise self._bad(f"rows {first}…{first + own - 1} of {rows} with {cols} columns is no assignment")
+            raise self._bad(f"rows {first}…{first + own - 1} of {rows} with {cols} columns is not a valid assignment")
         if own * cols * 4 > LARGEST_BYTES:
             raise self._bad(f"{own} rows of {cols} columns are more than {LARGEST_BYTES} bytes")
         self.assigned = Assigned(rows=rows, cols=cols, slab=Slab(first, own))
@@ -229,13 +229,13 @@ class DistributorSession(_Party):
         Raises ProtocolError, naming the peer and the field, for anything malformed or out of turn.
         """
         if not self._due:
-            raise self._bad("a message before the one before it was answered, or after finish")
+            raise self._bad("a message before the previous one was answered, or after finish")
         kind, body = self._open(data, self._due)
         self._due = ()
         if kind is MessageType.INFO_REQUEST:
             rank, size = _INFO_REQUEST.unpack(self._sized(body, _INFO_REQUEST.size, kind))
             if not 0 <= rank < size <= LARGEST_RANKS:
-                raise self._bad(f"rank {rank} of {size} workers is not possible")
+                raise self._bad(f"rank {rank} of {size} workers is out of range")
             return WorkerJoined(rank=rank, size=size)
         self._sized(body, 0, kind)
         return Finished() if kind is MessageType.FINISH else Requested()
@@ -265,6 +265,6 @@ class DistributorSession(_Party):
         self, kind: MessageType, due: MessageType, body: bytes = b"", pixels: NDArray[np.float32] | None = None
     ) -> memoryview:
         if self._due:
-            raise UsageError(f"{self._peer} waits for no answer: its {self._due[0].name} has not arrived")
+            raise UsageError(f"{self._peer} expects no answer: its {self._due[0].name} has not arrived")
         self._due = (due,)
         return self._message(kind, body, pixels)

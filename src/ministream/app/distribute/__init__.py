@@ -1,1 +1,1 @@
-"""In the place of aps-mini-apps' distributor."""
+"""Replaces aps-mini-apps' distributor."""

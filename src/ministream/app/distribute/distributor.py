@@ -29,7 +29,7 @@ _POLL_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Distribution:
-    """What a distributor does beyond receiving.
+    """Options of a distributor beyond receiving.
 
     `serve` is the first worker's address. Every `publish_every`-th corrected projection is published at `publish`.
     `rows` and `cols` are 0 if unknown in advance; with both, the workers join before the scan begins, so that it does
@@ -51,7 +51,7 @@ class Distribution:
 class DistributionReport:
     """Result of a distribution; `ending` is the end of the scan in one line.
 
-    In the `ledger` a projection that has been passed on counts as used, imaged and written: nothing is left to do here.
+    In the `ledger` a projection that has been passed on counts as used, imaged and written.
     """
 
     workers: int = 0
@@ -104,7 +104,7 @@ class _Distributor:
         if options.rows and options.cols:
             self._join(options.rows, options.cols)
         started = time.monotonic()
-        # the original says ready once for each of its workers
+        # the original sends ready once for each of its workers
         ready = max(report.workers, self._config.aps.subscribers)
         stream = self._config.stream
         with open_wire(stream.wire, self._config).receiver(

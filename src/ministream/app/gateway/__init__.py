@@ -1,1 +1,1 @@
-"""Control servers: inside a job, or alone."""
+"""Control servers: inside a job, or standalone."""

@@ -1,4 +1,4 @@
-"""The control server of a job, and the gateway that is nothing else."""
+"""The control server of a job, and the standalone gateway."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _LOG = log.get(__name__)
 def embedded(section: TunnelSection, side: str, targets: Sequence[str] = ()) -> ControlServer | None:
     """The control server that a job hosts on its side (PROD, CONS), not started; None without `control`.
 
-    A job that is to open its session by itself (`producer`) hosts one on a free port of the loopback at least.
-    `targets` are the job's own data addresses (a `tcp://` in front is taken off). Raises ConfigError.
+    A job that opens its session itself (`producer`) hosts one, by default on a free loopback port.
+    `targets` are the job's own data addresses (a leading `tcp://` is removed). Raises ConfigError.
     """
     address = section.control or ("127.0.0.1:0" if section.producer and side == "CONS" else None)
     if address is None:
@@ -43,7 +43,7 @@ def embedded(section: TunnelSection, side: str, targets: Sequence[str] = ()) -> 
 
 
 def _own_clients(section: TunnelSection, credentials: Credentials | None) -> Policy:
-    """Without a policy file a job's server takes sessions from the job's own client, or from those that are named."""
+    """Without a policy file a job's server accepts sessions from the job's own client, or from the named clients."""
     if credentials is None:
         return Policy()
     own = [] if credentials.client_name is None else [credentials.client_name]
@@ -51,7 +51,7 @@ def _own_clients(section: TunnelSection, credentials: Credentials | None) -> Pol
     if not names:
         _LOG.warning(
             "%s has no client certificate: every client of its authority may open this job's session;"
-            " name the right one with --set 'tunnel.clients=[\"NAME\"]'",
+            " name the right client with --set 'tunnel.clients=[\"NAME\"]'",
             credentials.directory,
         )
     return Policy.for_clients(names)
@@ -59,10 +59,10 @@ def _own_clients(section: TunnelSection, credentials: Credentials | None) -> Pol
 
 @contextmanager
 def own_session(section: TunnelSection, server: ControlServer, num_conn: int, timeout_s: float) -> Iterator[None]:
-    """Open a session between the producer's control server and this job's, wait for the former if need be, and
-    release it at the end, however that comes.
+    """Open a session between the producer's control server and this job's, waiting for the former if necessary, and
+    release it at the end, also after an error.
 
-    Raises PeerLostError when the producer's does not answer in time, AccessError when it refuses.
+    Raises PeerLostError when the producer's server does not answer in time, AccessError when it refuses.
     """
     assert section.producer is not None
     credentials = None if section.credentials is None else Credentials.load(section.credentials)

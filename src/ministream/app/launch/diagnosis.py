@@ -1,6 +1,6 @@
-"""Reads what a job prints on standard error: keeps the line that names the cause, drops the frames that MPI draws.
+"""Reads what a job prints on standard error: keeps the line that names the cause, drops MPI's banners.
 
-Lines in, lines out, no process: `Diagnosis.read` returns what a person should see of a line.
+Lines in, lines out, no process: `Diagnosis.read` returns the line as the user should see it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Certainty(enum.IntEnum):
     LAST_LINE = 1
     LAUNCHER = 2  # mpirun or srun: which process died, and how
     RANK = 3  # a rank that failed alone
-    COMMAND = 4  # the command's own last word, after an orderly end
+    COMMAND = 4  # the command's own error line, after an orderly end
 
 
 _RULER = re.compile(r"^[-=]{30,}\s*$")
@@ -30,7 +30,7 @@ _LAUNCHERS = (
 )
 _HYDRA_PLACE = re.compile(r"PID \d+ RUNNING AT (?P<host>\S+)")
 _HYDRA_CODE = re.compile(r"^=\s+EXIT CODE: (?P<code>\d+)")
-# what mpirun says after the fact, where its ruler does not enclose it
+# mpirun's follow-up lines outside its banner
 _NOISE = re.compile(r"^(mpirun |\[\S+:\d+\] |MPI_ABORT was invoked|with errorcode|srun: (Job step|Terminating))")
 
 
@@ -44,7 +44,7 @@ class Diagnosis:
         self._host = ""
 
     def read(self, line: str) -> str | None:
-        """Take in one line; returns it for a person to see, None for what only a launcher would understand."""
+        """Read one line; returns it for the user, None for lines that only a launcher needs."""
         text = line.rstrip()
         if _RULER.match(text):
             self._framed = not self._framed

@@ -42,7 +42,7 @@ def launch(plan: Plan) -> Outcome:
     """Run the plan to its end, and leave no process, secret or temporary folder, even if this process is killed.
 
     At the first USR1, TERM, HUP or INT the reconstruction completes its window and writes, and the pair ends; at
-    the second everything ends at once. Raises ConfigError, AccessError, StorageError or MachineError for jobs that
+    the second everything ends immediately. Raises ConfigError, AccessError, StorageError or MachineError for jobs that
     cannot be started, InputError for a source that cannot be read.
     """
     sides: tuple[JobSide, ...] = (plan.side,) if plan.side else ("producer", "recon")
@@ -74,10 +74,10 @@ def _supervise(supervisors: list[Supervisor], stops: _StopSignals) -> Outcome:
 
 
 def _check_ranks(plan: Plan) -> None:
-    """Find out before anything starts what the ranks would find out once they have met the producer.
+    """Check before the start what the ranks would otherwise detect only after connecting to the producer.
 
     Raises ConfigError for more ranks than the scan has rows, or more that receive than there are. One side alone is
-    left to its job, which tells the partner too; a scan that options of the producer's change is not known here, nor
+    left to its job, which also informs the partner; a scan changed by the producer's options is not known here, nor
     is a live one.
     """
     ranks = plan.ranks or (granted().ranks if not plan.launcher else 0)
@@ -163,7 +163,7 @@ def _checkpoint(plan: Plan) -> Path | None:
 
 
 def _requeued() -> bool:
-    """Whether Slurm started this job again, after a node failed or the job was preempted."""
+    """Whether Slurm requeued this job, after a node failure or preemption."""
     return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 

@@ -16,7 +16,7 @@ _LOG = log.get(__name__)
 
 PROGRAM = (sys.executable, "-P", "-m", "ministream")
 
-# A rank has threads of its own; the libraries below it must not start more.
+# A rank has its own threads; the libraries below it must not start more.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"), "1")
 
 
@@ -26,8 +26,8 @@ class Plan:
 
     `side` None is both jobs. `rendezvous` is their shared folder, `producer` the address of a producer's S2CS
     that needs none. `host` and `producer_host` are the names of the sides' control servers, `port` the port (0: any
-    free one). `launcher` are the words that start the reconstruction's ranks (none: mpirun on this machine),
-    `producer_launcher` those that start the producer. `ranks` and `threads` 0: the cores granted here. `ingress`
+    free one). `launcher` is the command prefix that starts the reconstruction's ranks (none: mpirun on this machine),
+    `producer_launcher` the one that starts the producer. `ranks` and `threads` 0: the cores granted here. `ingress`
     ranks receive. Results go to `out`, staged out of `scratch` where that is given. `curve` encrypts the stream end
     to end, with keys created for the pair. A reconstruction that crashed is restarted `restarts` times at
     most, from its newest checkpoint in `checkpoints` (None: in the folder of the results).
@@ -72,7 +72,7 @@ def command(
     curve: Path | None = None,
     resume: Path | None = None,
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The words that start one job, and the variables that its environment needs besides ours.
+    """The command line that starts one job, and the extra variables of its environment.
 
     `curve` are the keys of an encrypted stream, `resume` is the folder of checkpoints to continue from. A job on this
     machine has its temporary files in `temporary`.

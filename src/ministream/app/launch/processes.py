@@ -25,7 +25,7 @@ LISTEN_S = 1.0
 
 
 class Child:
-    """A program in a session of its own, whose standard error is read and passed on.
+    """A program in a separate session, whose standard error is read and forwarded.
 
     Raises MachineError when the program cannot be started.
     """
@@ -36,7 +36,7 @@ class Child:
         if shutil.which(command[0]) is None:
             raise MachineError(f"{name}: no program {command[0]}")
         try:
-            # By exec only: a fork would copy the threads' locks of whatever library is loaded here.
+            # By exec only: a fork would copy locks held by threads of any library loaded here.
             self._process = subprocess.Popen(
                 command,
                 env={**os.environ, **(env or {})},
@@ -71,7 +71,7 @@ class Child:
 
     @property
     def crashed(self) -> bool:
-        """After its end: it did not end in order, with a last word of its own, but one of its processes died."""
+        """After its end: whether one of its processes died, instead of an orderly end with an error line."""
         self._listener.join(LISTEN_S)
         by_signal = self._process.returncode is not None and self._process.returncode < 0
         return by_signal or self._diagnosis.certainty in {Certainty.LAUNCHER, Certainty.RANK}

@@ -1,6 +1,6 @@
-"""How the two jobs of a pair find each other: through a folder that both see and nobody else can read.
+"""How the two jobs of a pair find each other: through a shared folder that nobody else can read.
 
-    pair/            the pair's token, its own certificate authority and the keys of its stream: created as a whole
+    pair/            the pair's token, its own certificate authority and the keys of its stream: created atomically
                      by the side that comes first
     producer.json    each side's contact: address of its S2CS, fingerprint of its certificate, token
     recon.json
@@ -36,7 +36,7 @@ from ministream.tunnel.peer_certificate import certificate_at, context_for
 JobSide = Literal["producer", "recon"]
 PARTNER: dict[JobSide, JobSide] = {"producer": "recon", "recon": "producer"}
 
-# A pair's certificates outlive the longest queue and scan, and no more.
+# A pair's certificates outlive the longest queue and scan, but not much more.
 CERTIFICATE_DAYS = 14.0
 
 PROBE_LIMIT_S = 10.0
@@ -49,7 +49,7 @@ _LOG = log.get(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Contact:
-    """What one side tells the other: the address and identity of its S2CS. `job` names it in messages."""
+    """A side's contact for the other: the address and identity of its S2CS. `job` names it in messages."""
 
     job: str
     control: str
@@ -82,7 +82,7 @@ class Rendezvous(Protocol):
         """The directory of keys that encrypt the pair's stream end to end."""
 
     def publish(self, job: str, control: str) -> None:
-        """Tell the partner where this side's S2CS listens."""
+        """Publish the address of this side's S2CS to the partner."""
 
     def partner(self) -> Contact | None:
         """The partner's contact; None before it has arrived."""
@@ -114,7 +114,7 @@ class SharedFolder:
     def credentials(self, host: str) -> Path:
         """This side's directory of credentials for a server on `host`, issued by the pair's own authority.
 
-        The authority's key goes as soon as both sides have theirs; a side that starts again uses what it has.
+        The authority's key is removed as soon as both sides have theirs; a restarted side reuses its own.
         """
         own = self._pair / self._side
         if (self._pair / "ca.key").exists() or not (own / "client.crt").exists():
@@ -130,7 +130,7 @@ class SharedFolder:
         return self._pair / "curve"
 
     def publish(self, job: str, control: str) -> None:
-        """Leave this side's contact for the partner; replaces an earlier one."""
+        """Write this side's contact for the partner; replaces an earlier one."""
         fingerprint = fingerprint_of((self._pair / self._side / "server.crt").read_text())
         contact = Contact(job=job, control=control, fingerprint=fingerprint, token=self._token)
         _write(self.folder / f"{self._side}.json", contact)
@@ -145,8 +145,8 @@ class SharedFolder:
         return contact
 
     def finish(self, outcome: Outcome) -> None:
-        """Leave this side's outcome for the partner, and remove this side's secrets; those of both sides when this one
-        failed or comes last, for the partner starts nothing new then.
+        """Write this side's outcome for the partner, and remove this side's secrets; those of both sides when this one
+        failed or ends last, because the partner then starts nothing new.
         """
         _write(self.folder / f"{self._side}.end", outcome)
         own = (self._pair / self._side, self._pair / "curve" / f"{_CURVE_END[self._side]}.secret")
@@ -180,9 +180,9 @@ class KnownAddresses:
         return self._credentials
 
     def curve(self) -> Path:
-        """Raises ConfigError: the two sides share no folder in which keys could be made for them."""
+        """Raises ConfigError: the two sides share no folder for keys."""
         raise ConfigError(
-            "--curve creates keys in a shared rendezvous folder, and there is none. Create them with "
+            "--curve creates keys in a shared rendezvous folder, which is missing. Create them with "
             "`ministream certs curve DIR`, and name DIR as `curve` in [stream] of both run files"
         )
 
@@ -194,7 +194,7 @@ class KnownAddresses:
         return Contact(job="the producer", control=self._producer) if self._producer else None
 
     def finish(self, outcome: Outcome) -> None:
-        """Leave the outcome for the submitting script; the partner learns it from the stream."""
+        """Write the outcome for the submitting script; the partner learns it from the stream."""
         _write(self.folder / f"{self._side}.end", outcome)
 
     def partner_outcome(self) -> Outcome | None:
@@ -231,7 +231,7 @@ def _make_private(folder: Path) -> None:
     try:
         there = folder.exists()
         if there and folder.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise AccessError(f"{folder}: other users can read this rendezvous folder. Close it: chmod 700 {folder}")
+            raise AccessError(f"{folder}: other users can read this rendezvous folder. Restrict it: chmod 700 {folder}")
         private.make_folder(folder, group_may_replace=True)
     except ConfigError as error:
         raise AccessError(f"rendezvous: {error}") from error
@@ -276,7 +276,7 @@ def _rename_unless_there(mine: Path, pair: Path) -> None:
     try:
         mine.rename(pair)
     except OSError:
-        # rename onto a folder with content fails: the partner was faster
+        # rename onto a folder with content fails: the partner created it first
         if not pair.exists():
             raise
 

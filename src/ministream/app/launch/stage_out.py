@@ -17,10 +17,10 @@ POLL_S = 0.5
 
 
 class StageOut:
-    """Copies every finished file from `scratch` to `target`, atomically, in a thread of its own.
+    """Copies every finished file from `scratch` to `target`, atomically, in a separate thread.
 
     Unfinished files have names that start with a dot and are renamed when complete. A replaced file is copied again.
-    `finish` copies the rest. It raises StorageError for a copy that failed, and for an empty scratch folder: the ranks
+    `finish` copies the rest. It raises StorageError for a failed copy, and for an empty scratch folder: the ranks
     have then written on another machine.
     """
 
@@ -52,7 +52,7 @@ class StageOut:
             raise self._error
         if not self._copied:
             where = f"{self._scratch} on {os.uname().nodename}"
-            raise StorageError(f"no results in {where}. Run the ranks on this node, or leave out --scratch")
+            raise StorageError(f"no results in {where}. Run the ranks on this node, or omit --scratch")
 
     def _run(self) -> None:
         try:

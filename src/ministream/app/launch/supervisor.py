@@ -26,7 +26,7 @@ POLL_S = 0.2
 # The stream breaks before the failing peer's outcome reaches the rendezvous; mpirun takes seconds to end.
 PARTNER_OUTCOME_S = 10.0
 
-# Neither a crash nor a failed peer: the job itself has decided.
+# Neither a crash nor a failed peer: the job's own decision.
 _IN_ORDER = (ExitCode.COMPLETE, ExitCode.USAGE, ExitCode.INCOMPLETE, ExitCode.STORAGE)
 
 # A job whose partner has finished gets this long to finish too.
@@ -35,7 +35,7 @@ LINGER_S = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """How long a partner may stay away, and how long finishing the window and writing may take, in seconds."""
+    """Timeouts in seconds: for the partner to appear, and for completing the window and writing."""
 
     partner_s: float = 900.0
     finish_s: float = 90.0
@@ -43,7 +43,7 @@ class Timeouts:
 
 @dataclass(frozen=True, kw_only=True)
 class Actions:
-    """What a supervisor does for its job, besides watching it.
+    """A supervisor's callbacks for its job.
 
     `start` starts the job; True: again, after a crash. `connect`, for the side that opens the tunnel's session, starts
     the client from the two control addresses. `after` runs once the job has ended in order, and may still fail it.
@@ -175,7 +175,7 @@ class Supervisor:
         self._end_by = time.monotonic() + (self._timeouts.finish_s if orderly else KILL_AFTER_S)
 
     def _conclude(self, code: int) -> None:
-        """The job has ended: restart it after a crash, else state the outcome once it is clear who failed first."""
+        """The job has ended: restart it after a crash, else set the outcome once the first failure is known."""
         if code not in _IN_ORDER and self._decided is None:
             self._partner_outcome_by = self._partner_outcome_by or time.monotonic() + PARTNER_OUTCOME_S
             if self._may_restart() or (code == ExitCode.PEER and time.monotonic() < self._partner_outcome_by):
@@ -187,7 +187,7 @@ class Supervisor:
             _LOG.log(logging.WARNING if self.outcome.failed else logging.INFO, "%s", self.outcome.reason)
 
     def _may_restart(self) -> bool:
-        """Restart a job that crashed, while restarts are left; its partner waits for it meanwhile."""
+        """Restart a crashed job while restarts are left; its partner waits meanwhile."""
         if self._restarted >= self._restarts or not self._child.crashed:
             return False
         self._restarted += 1

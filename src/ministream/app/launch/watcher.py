@@ -1,11 +1,11 @@
 """Cleans up after a launcher that was killed: ends every process that it started, and removes its secrets.
 
-The watcher is a process in a session of its own. It knows the launcher by its standard input: a line that says what
-there is to clean, then silence. `done` means that the launcher cleaned up by itself; the end of the input without it
-means that the launcher is dead, however it died.
+The watcher is a process in a separate session. It follows the launcher through its standard input: a line with what
+to clean up, then nothing. `done` means that the launcher cleaned up by itself; the end of the input without it
+means that the launcher was killed or crashed.
 
-Processes are found by a mark in the environment that every child of the launcher inherits: no process can be started
-and missed.
+Processes are found by a mark in the environment that every child of the launcher inherits, so no process
+is missed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MARK = "MINISTREAM_LAUNCH"
 
-# A job that is asked to end gets this long before it is killed; all of it is over in 10 s.
+# Grace period between the request to end and the kill; the whole clean-up takes at most 10 s.
 GRACE_S = 4.0
 POLL_S = 0.05
 
@@ -57,7 +57,7 @@ class Watcher:
         self._process.communicate()
 
     def answer_for(self, folder: Path, side: JobSide) -> None:
-        """Should the launcher die: leave the partner in `folder` word of it, and take the pair's secrets away."""
+        """If the launcher dies: write an outcome for the partner in `folder`, and remove the pair's secrets."""
         self._pairs.append((str(folder), side))
         self._tell()
 

@@ -1,4 +1,4 @@
-"""Frames that the receiver has not taken yet, and which of them are dropped when there are too many."""
+"""Frames that the receiver has not taken yet, and the policy that drops some when there are too many."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Overflow: TypeAlias = Literal["block", "drop-oldest", "decimate"]
 
 
 class Backlog:
-    """Reads a source in a thread of its own, so that the acquisition goes on while the receiver is slow.
+    """Reads a source in a separate thread, so that the acquisition continues while the receiver is slow.
 
     At most `limit` projections wait. When one more comes, `drop-oldest` drops the one that has waited longest;
     `decimate` drops every second one, so that the rest still covers the angles evenly. Flats and darks are never
@@ -61,7 +61,7 @@ class Backlog:
             raise self._failure
 
     def drops(self) -> list[int]:
-        """Which projections were dropped since this was last asked."""
+        """Projections dropped since the last call."""
         with self._changed:
             untold, self._untold = self._untold, []
         return untold
@@ -72,7 +72,7 @@ class Backlog:
                 self._add(frame)
                 if self._stopping:
                     break
-        except BaseException as error:  # noqa: BLE001 whatever it is, the sending thread raises it
+        except BaseException as error:  # noqa: BLE001 any error is raised in the sending thread
             self._failure = error
         with self._changed:
             self._over = True

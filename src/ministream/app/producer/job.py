@@ -25,7 +25,7 @@ from ministream.tunnel.address import parse_endpoint
 
 _LOG = log.get(__name__)
 
-# Archived frames that wait in memory for the receiver; what does not fit is read back.
+# Archived frames that wait in memory for the receiver; the others are read back.
 _SPOOL_BYTES = 2**29
 
 
@@ -35,7 +35,7 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
     Raises UsageError for a source that cannot be played, PeerError when the receiver stays away or
     misbehaves, TunnelError for this side's control server.
     """
-    # The gateway closes after the sender, whose last message goes through it.
+    # The gateway closes after the sender, whose last message passes through it.
     with ExitStack() as gateway, ExitStack() as stack:
         wire = open_wire(config.producer.wire, config)
         source = _open(config, wire, stack)
@@ -72,11 +72,11 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
 
 
 def _warn_of_open_sockets(urls: Sequence[str]) -> None:
-    """Sockets off loopback without authentication serve whoever connects first."""
+    """Warn: a socket off loopback without authentication serves the first peer that connects."""
     found = [url for url in urls if url.startswith("tcp://") and not _is_loopback(url)]
     if found:
         _LOG.warning(
-            "%s: whoever reaches this address receives the scan, for it has no authentication. Encrypt with --curve,"
+            "%s: anyone who can reach this address can receive the scan: no authentication. Encrypt with --curve,"
             " listen on 127.0.0.1 behind a tunnel, or accept it with --set producer.open_network=true",
             ", ".join(found),
         )
@@ -99,17 +99,17 @@ def _check_overflow(config: Config, source: Source) -> None:
     if producer.overflow != "block" and producer.archive is not None:
         raise ConfigError(
             f"[producer] overflow = {producer.overflow!r} drops projections, but archive keeps all of them until the "
-            "receiver takes them: leave out one of the two."
+            "receiver takes them: omit one of the two."
         )
     if producer.overflow != "block" and not isinstance(source, Live) and producer.rate is None:
         raise ConfigError(
             f"[producer] overflow = {producer.overflow!r} drops projections of a source that does not wait, but "
-            f"[source] {config.source.kind} waits. Set producer.rate to play it like a detector, or leave overflow out."
+            f"[source] {config.source.kind} waits. Set producer.rate to play it like a detector, or omit overflow."
         )
 
 
 def _send(frames: Iterator[Frame], sender: Sender, source: Source, config: Config, archive: Archive | None) -> None:
-    """Send the frames, and which projections the overflow policy dropped."""
+    """Send the frames, and report which projections the overflow policy dropped."""
     overflow = config.producer.overflow
     if archive is not None:
         with Spool(frames, archive, hold_bytes=_SPOOL_BYTES, stop=source.stop) as spool:
@@ -136,7 +136,7 @@ def paced(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Frame]:
-    """Let projections pass at `rate` per second; calibration frames and no rate pass at once.
+    """Pass projections at `rate` per second; calibration frames are not delayed, nor anything without a rate.
 
     A consumer that lags does not make the following projections come faster than the rate: a real
     detector does not hurry either.

@@ -1,4 +1,4 @@
-"""Between a source and its sender: frames are archived first, and wait there for a receiver that is slow or away."""
+"""Between a source and its sender: frames are archived first, and wait there for a slow or disconnected receiver."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ministream.storage.archive import Archive
 
 
 class ArchivedSource(Source):
-    """Sends an archive instead of acquiring: the scan of a producer that was killed, under the same id."""
+    """Sends an archive instead of acquiring: the scan of a killed producer, under the same id."""
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
@@ -30,11 +30,11 @@ class ArchivedSource(Source):
         return self._archive.frames()
 
     def close(self) -> None:
-        """Whoever opened the archive closes it."""
+        """The archive is closed by its opener."""
 
 
 class Spool:
-    """Reads a source in a thread of its own and archives every frame, so that the acquisition never waits for the
+    """Reads a source in a separate thread and archives every frame, so that the acquisition never waits for the
     receiver.
 
     Frames that wait stay in memory up to `hold_bytes`, and are read back from the archive beyond that. `stop` ends the
@@ -80,7 +80,7 @@ class Spool:
                 self._keep(frame)
                 if self._stopping:
                     break
-        except BaseException as error:  # noqa: BLE001 whatever it is, the sending thread raises it
+        except BaseException as error:  # noqa: BLE001 any error is raised in the sending thread
             self._failure = error
         with self._changed:
             self._over = True

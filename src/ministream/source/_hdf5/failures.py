@@ -1,4 +1,4 @@
-"""What h5py raises, as InputError."""
+"""Converts h5py's errors to InputError."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ministream.errors import InputError
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn what h5py raises while it reads `what` from the file `path` into an InputError."""
+    """Convert an error of h5py while it reads `what` from the file `path` into an InputError."""
     try:
         yield
     except (OSError, RuntimeError, KeyError, ValueError, MemoryError) as error:

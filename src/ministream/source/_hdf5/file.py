@@ -33,7 +33,7 @@ class DataFile:
     """An HDF5 file open for reading, and the files that its links lead to."""
 
     def __init__(self, path: Path, *, follow_links: bool = False, growing: bool = False) -> None:
-        """Raises InputError that tells a missing file from one that is unreadable, not HDF5, or cut short.
+        """Raises InputError that distinguishes a missing file, an unreadable one, not HDF5, and a truncated one.
 
         A `growing` file may be open for writing, by a writer in SWMR mode or one that opens and closes it.
         """
@@ -43,7 +43,7 @@ class DataFile:
         self._file = self._opened(path)
 
     def close(self) -> None:
-        """Close the file and those it leads to; harmless when called again."""
+        """Close the file and those it leads to; repeatable."""
         for file, _ in self._files.values():
             file.close()
 
@@ -90,7 +90,7 @@ class DataFile:
                     continue
                 if isinstance(item, h5py.Dataset) and item.dtype is not None:
                     return self._checked(item, MAX_LINKS)
-            raise InputError(f"{self.path}: {name} is a group where a dataset is needed")
+            raise InputError(f"{self.path}: {name} is a group, expected a dataset")
         return None
 
     def parts(self, name: str) -> list[h5py.Dataset]:
@@ -125,7 +125,7 @@ class DataFile:
     def values(self, dataset: h5py.Dataset) -> NDArray[np.float64]:
         """A small dataset of real numbers as a flat array. Raises InputError for anything else."""
         if not is_real(dataset):
-            raise InputError(f"{self.path}: {dataset.name} holds {dataset.dtype} where numbers are needed")
+            raise InputError(f"{self.path}: {dataset.name} holds {dataset.dtype}, expected numbers")
         with reading(self.path, dataset.name):
             return np.asarray(dataset[()], dtype=np.float64).ravel()
 
@@ -297,18 +297,18 @@ def _open(path: Path, *, growing: bool) -> h5py.File:
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if path.is_dir():
-        raise InputError(f"{path}: is a directory where an HDF5 file is needed")
+        raise InputError(f"{path}: is a directory, expected an HDF5 file")
     try:
         swmr = written_in_swmr_mode(path)
         if swmr and not growing:
             raise InputError(
                 f"{path}: is being written in SWMR mode, or its writer was killed. Follow it with "
-                "--set source.follow=true, which reads what is there and what comes"
+                "--set source.follow=true, which reads the present images and those to come"
             )
         if growing and not swmr:
             _check_not_locked(path)
         if h5py.is_hdf5(path):
-            # a lock of ours would keep a writer out that opens the file for every image
+            # our lock would block a writer that opens the file for every image
             return h5py.File(path, "r", swmr=swmr, locking=False if growing else None)
     except OSError as error:
         raise InputError(f"{path}: cannot be opened: {error}{_hint(str(error))}") from error

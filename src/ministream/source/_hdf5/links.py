@@ -1,6 +1,6 @@
-"""Where the data of an HDF5 file really are: links, virtual datasets and external storage, followed on purpose.
+"""The real location of an HDF5 file's data: links, virtual datasets and external storage, followed explicitly.
 
-HDF5 would follow them silently, to any file that the process can read, and would fill in zeros for what is absent.
+HDF5 would follow them silently, to any file that the process can read, and would return zeros for missing data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LOG = log.get(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LinkPolicy:
-    """Which files a scan may lead to: those below `folder`, or all where `follow` says so.
+    """Which files a scan may refer to: those below `folder`, or all with `follow`.
 
     `folder` has no symbolic links in it.
     """
@@ -41,7 +41,7 @@ class LinkPolicy:
         if not self.follow and not path.is_relative_to(self.folder):
             raise InputError(
                 f"{source}: {what} leads to {path}, outside the scan's folder {self.folder}. If you trust the file, "
-                "say --set source.follow_links=true"
+                "give --set source.follow_links=true"
             )
         if not path.is_file():
             raise InputError(f"{source}: {what} leads to {path}, which is missing. Put it back, or repair the link.")

@@ -1,4 +1,4 @@
-"""Images in an HDF5 dataset, whatever its layout; see `_images` for the order in which they are read."""
+"""Images in an HDF5 dataset of any layout; see `_images` for the order in which they are read."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Stack:
             file.check()
 
     def _read_as_stored(self, target: NDArray[Any], first: int, rows: Slab) -> None:
-        """What `read_direct` does, without the selection that it makes anew for every image."""
+        """Like `read_direct`, without creating a selection for every image."""
         if self._memory is None or self._memory[0] != (target.shape, target.dtype):
             space, kind = h5py.h5s.create_simple(target.shape), h5py.h5t.py_create(target.dtype)
             self._memory = ((target.shape, target.dtype), space, kind)

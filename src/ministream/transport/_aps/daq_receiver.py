@@ -1,4 +1,4 @@
-"""The data-acquisition wire of aps-mini-apps over ZeroMQ, read: TImage from a publisher, and a word that says ready."""
+"""The receiver of aps-mini-apps' data-acquisition wire over ZeroMQ: TImage from a publisher, the ready handshake."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ministream.wire.session import Arrived, Ended, Lost, Refused
 _log = log.get(__name__)
 
 RECEIVE_QUEUE = 16
-"""Messages that ZeroMQ holds for a receiver; what does not fit stays with the sender."""
+"""Messages that ZeroMQ holds for a receiver; the rest stays with the sender."""
 
 
 class DaqReceiver:
@@ -75,7 +75,7 @@ class DaqReceiver:
         self.close()
 
     def close(self) -> None:
-        """Leave the publisher; harmless when called again."""
+        """Disconnect from the publisher; repeatable."""
         self._socket.close()
         self._context.term()
 
@@ -111,7 +111,7 @@ class DaqReceiver:
         )
 
     def next(self, timeout_s: float) -> Event | None:
-        """The next event, waiting for it at most `timeout_s`; None when there is none yet."""
+        """The next event, waiting at most `timeout_s`; None when there is none yet."""
         deadline = time.monotonic() + timeout_s
         remaining_s = timeout_s
         while not self._events and not self._over and remaining_s >= 0:
@@ -130,12 +130,12 @@ class DaqReceiver:
 
     @property
     def report(self) -> ReceiverReport:
-        """What has come so far."""
+        """What has arrived so far."""
         frames = sum(self._counts.values())
         return ReceiverReport(received=frames, refused=self._refused, acked=frames, bytes=self._bytes, dialled=1)
 
     def _connect(self) -> None:
-        """Dial, and wait until the subscription is on its way: what is published before that is lost."""
+        """Connect, and wait until the subscription is sent: what is published before that is lost."""
         monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         try:
             connect(self._socket, self._url)
@@ -148,7 +148,7 @@ class DaqReceiver:
             monitor.close()
 
     def _synchronize(self, url: str) -> None:
-        """Say ready as often as is expected; a publisher that expects it less often begins, and answers no more."""
+        """Say ready as often as is expected; a publisher that expects fewer starts early and stops answering."""
         with self._context.socket(zmq.REQ) as socket:
             socket.set(zmq.LINGER, 0)
             connect(socket, url)
@@ -167,7 +167,7 @@ class DaqReceiver:
                 socket.recv()
 
     def _read(self, timeout_s: float) -> None:
-        """Take one message, if one comes in time, and queue what it causes."""
+        """Take one message, if one arrives in time, and queue the resulting events."""
         stalls_in_s = self._heard_s + self._stall_timeout_s - time.monotonic()
         if not self._socket.poll(milliseconds(min(timeout_s, stalls_in_s))):
             silence_s = time.monotonic() - self._heard_s
@@ -197,11 +197,11 @@ class DaqReceiver:
 
     def _end(self, loss: Lost | None) -> None:
         self._over = True
-        self._socket.close()  # the publisher may wait for this: the wire has no other way to say that all has arrived
+        self._socket.close()  # the publisher may wait for this: the wire has no other confirmation
         self._pass_on(self._stream.end())
         if self._stream.missing:
             _log.warning("%s: %d sequence numbers are missing", self._url, self._stream.missing)
-        # Whether what is missing was a projection is not known; that it is missing must show.
+        # The kind of a missing image is not known; the loss must be reported all the same.
         projections = self._counts[FrameKind.PROJECTION] + self._refused + self._stream.missing
         totals = Totals(darks=self._counts[FrameKind.DARK], flats=self._counts[FrameKind.FLAT], projections=projections)
         self._events.append(loss or Ended(totals=totals))

@@ -1,4 +1,4 @@
-"""The data-acquisition wire of aps-mini-apps over ZeroMQ, written: TImage to subscribers, once they say ready."""
+"""The data-acquisition wire of aps-mini-apps over ZeroMQ, sending end: TImage to subscribers, once they say ready."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ministream.wire.timage import ImageType
 
 _log = log.get(__name__)
 
-# A subscription has one byte and a topic, which is empty on this wire; the word that says ready is empty too.
+# A subscription has one byte and a topic, which is empty on this wire; the ready message is empty too.
 _LARGEST_REQUEST_BYTES = 256
 
 SUBSCRIPTION_S = 0.5
@@ -30,12 +30,12 @@ SUBSCRIPTION_S = 0.5
 class DaqSender:
     """Publishes one scan as TImage, as the native sender sends one to our receiver.
 
-    It waits for `subscribers` subscriptions, or with `sync_listen` until somebody said ready there so many times, as
+    It waits for `subscribers` subscriptions, or with `sync_listen` for as many ready messages there, as
     the programs of aps-mini-apps do: their distributor subscribes once, but says ready once for each of its workers.
-    A subscriber that lags by more than `queue` images makes `send` wait, but no longer than `stall_timeout_s`: then the
+    A subscriber that lags by more than `queue` images makes `send` wait, but at most `stall_timeout_s`: then the
     scan goes on without waiting for any, unless it is the only one.
     `pixel_dtype` converts the pixels; None sends them as they are. `drain_s` is how long `finish` waits for the
-    subscribers to leave, where a tunnel that ends with this job would take along what is still on its way.
+    subscribers to leave, where data in a tunnel that ends with this job would be lost.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class DaqSender:
         self.close()
 
     def close(self) -> None:
-        """Give the ports back; what is on its way to subscribers that still read gets time to leave."""
+        """Release the ports; queued messages to subscribers that still read get time to leave."""
         if self._sync is not None:
             self._sync.close(linger=1000)
         self._socket.close()
@@ -127,9 +127,9 @@ class DaqSender:
         self._dropped += len(indices)
 
     def finish(self, dropped: int = 0) -> SenderReport:
-        """Publish the end. Nothing on this wire says that it arrived, but a subscriber that has it leaves.
+        """Publish the end. This wire has no confirmation, but a subscriber that has the end disconnects.
 
-        Nor does it say that `dropped` projections were left out: that stands in this end's report alone.
+        It cannot carry the number of `dropped` projections either: that is in this end's report alone.
         """
         self._hand_over(timage.END_OF_DATA)
         deadline = time.monotonic() + self._drain_s
@@ -165,13 +165,13 @@ class DaqSender:
             self._hear()
 
     def _awaited(self) -> bool:
-        """Everybody has come; of those who said ready on the sync socket, subscriptions may still be on their way."""
+        """Enough subscribers are ready; their subscriptions may still be in transit."""
         if self._sync is None:
             return self._subscribers >= self._wanted
         return self._ready >= self._wanted and self._subscribers > 0
 
     def _hear(self) -> None:
-        """Count subscriptions; answer whoever says ready, also those who come late: they wait for it."""
+        """Count subscriptions; answer every ready message, late ones too: the sender waits for the answer."""
         while self._socket.poll(0):
             self._subscribers += 1 if self._socket.recv()[:1] == b"\x01" else -1
         while self._sync is not None and self._sync.poll(0):
@@ -193,7 +193,7 @@ class DaqSender:
             self._socket.send(message, copy=False)
 
     def _leave_behind(self) -> None:
-        """Go on for the subscribers that read; ZeroMQ does not say which one does not."""
+        """Continue for the subscribers that read; ZeroMQ does not report which one does not."""
         _log.warning(
             "%s: one of %d subscribers read nothing for %g s: from now on images that a subscriber cannot take are "
             "dropped for it alone",

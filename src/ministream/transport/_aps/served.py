@@ -1,4 +1,4 @@
-"""One worker's place at our distributor: its port, who came there, and what waits for it."""
+"""One worker's place at our distributor: its port, its connection, and its queue."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Served:
 
     @classmethod
     def listening(cls, context: zmq.Context[Any], address: str) -> Self:
-        """A place at `address`. Raises ConfigError for one that cannot be had."""
+        """A place at `address`. Raises ConfigError if it cannot be bound."""
         socket = context.socket(zmq.ROUTER)
         socket.set(zmq.MAXMSGSIZE, _LARGEST_REQUEST)
         closed = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
@@ -55,7 +55,7 @@ class Served:
         return cls(socket=socket, closed=closed, name=name, server=DistributorSession(peer=f"the worker at {name}"))
 
     def close(self) -> None:
-        """Give the port back; what is on its way gets a second to leave."""
+        """Release the port; queued messages get a second to leave."""
         self.socket.disable_monitor()
         self.closed.close()
         self.socket.close(linger=1000)
@@ -66,18 +66,18 @@ class Served:
         self.socket.send_multipart([self.identity, b"", message], copy=False)
 
     def request(self) -> tuple[bytes, bytes, int]:
-        """Identity, message and connection of whoever wrote; the message is empty where the framing is not a REQ's."""
+        """Identity, message and connection of the sender; the message is empty if the framing is not a REQ's."""
         identity, *parts = self.socket.recv_multipart(copy=False)
         framed = len(parts) == 2 and not parts[0].bytes
         return identity.bytes, parts[1].bytes if framed else b"", int(identity.get(zmq.SRCFD))
 
     def introduced(self, identity: bytes, connection: int, rank: int) -> None:
-        """This is the worker; connections that were closed before are forgotten, for their number may be its own."""
+        """This is the worker; earlier closed connections are forgotten, because descriptors are reused."""
         self.identity, self.connection, self.rank = identity, connection, rank
         self.left()
 
     def left(self) -> bool:
-        """Whether the worker's connection was closed; what it wrote before is there to be read."""
+        """Whether the worker's connection was closed; what it sent before can still be read."""
         numbers = []
         while self.closed.poll(0):
             numbers.append(int(recv_monitor_message(self.closed)["value"]))

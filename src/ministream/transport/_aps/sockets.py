@@ -1,4 +1,4 @@
-"""What the ends of these wires do with their sockets: addresses and times, in the project's errors and units."""
+"""Socket helpers of these wires: addresses and timeouts, in the project's errors and units."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ministream.errors import ConfigError
 
 
 def milliseconds(seconds: float) -> int:
-    """A time for ZeroMQ: whole milliseconds, at least as long, never negative."""
+    """A timeout for ZeroMQ: whole milliseconds, rounded up, never negative."""
     return max(0, math.ceil(seconds * 1000))
 
 
@@ -25,7 +25,7 @@ def bind(socket: zmq.Socket[Any], address: str) -> str:
 
 
 def connect(socket: zmq.Socket[Any], url: str) -> None:
-    """Begin to connect to `url`. Raises ConfigError where that is no address."""
+    """Begin to connect to `url`. Raises ConfigError if it is not an address."""
     try:
         socket.connect(url)
     except zmq.ZMQError as error:

@@ -1,4 +1,4 @@
-"""The distributor wire of aps-mini-apps over ZeroMQ, read in the place of a `sirt_stream` worker."""
+"""The distributor wire of aps-mini-apps over ZeroMQ, receiving end, in place of a `sirt_stream` worker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TraceMqReceiver:
     """Worker `rank` of `size`, as the native receiver reads one scan; alone, it gets every detector row.
 
     `url` is the distributor's first port; worker r talks to the one r higher. The pixels are what the distributor
-    made of them, usually line integrals. One projection is under way while the one before it is used.
+    made of them, usually line integrals. One projection is in transit while the previous one is used.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class TraceMqReceiver:
         self.close()
 
     def close(self) -> None:
-        """Leave the distributor; harmless when called again."""
+        """Disconnect from the distributor; repeatable."""
         self._socket.close()
         self._context.term()
 
@@ -74,7 +74,7 @@ class TraceMqReceiver:
         """Introduce this worker and wait for its rows and the first projection; `rows` are those of all workers.
 
         Raises PeerLostError when the distributor stays away longer than the time allowed, ProtocolError when it
-        speaks something else.
+        speaks another protocol.
         """
         connect(self._socket, self._url)
         deadline = time.monotonic() + self._connect_timeout_s
@@ -101,7 +101,7 @@ class TraceMqReceiver:
         )
 
     def next(self, timeout_s: float) -> Event | None:
-        """The next event, waiting for it at most `timeout_s`; None when there is none yet."""
+        """The next event, waiting at most `timeout_s`; None when there is none yet."""
         if not self._events and not self._over:
             self._read(timeout_s)
         return self._events.popleft() if self._events else None
@@ -117,13 +117,13 @@ class TraceMqReceiver:
 
     @property
     def report(self) -> ReceiverReport:
-        """What has come so far."""
+        """What has arrived so far."""
         return ReceiverReport(
             received=self._arrived, refused=self._refused, acked=self._arrived, bytes=self._bytes, dialled=1
         )
 
     def _read(self, timeout_s: float) -> None:
-        """Take one message, if one comes in time, answer it, and queue what it causes."""
+        """Take one message, if one arrives in time, answer it, and queue the resulting events."""
         stalls_in_s = self._heard_s + self._stall_timeout_s - time.monotonic()
         if not self._socket.poll(milliseconds(min(timeout_s, stalls_in_s))):
             silence_s = time.monotonic() - self._heard_s

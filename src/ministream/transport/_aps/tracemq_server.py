@@ -1,4 +1,4 @@
-"""The distributor wire of aps-mini-apps over ZeroMQ, served in the place of its distributor."""
+"""The distributor wire of aps-mini-apps over ZeroMQ, sending end, in place of its distributor."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _log = log.get(__name__)
 
 
 class TraceMqServer:
-    """Deals projections by detector row to any number of workers, each at its own pace.
+    """Distributes projections by detector row to any number of workers, each at its own pace.
 
     A worker may lag by `window` projections before `push` waits for it, and with it the other workers. The first
-    worker, on the port of `listen`, says how many there are; worker r comes to the port r higher.
+    worker, on the port of `listen`, says how many there are; worker r uses the port r higher.
     """
 
     def __init__(self, listen: str, *, window: int, stall_timeout_s: float) -> None:
@@ -52,7 +52,7 @@ class TraceMqServer:
         self.close()
 
     def close(self) -> None:
-        """Leave the workers and give the ports back; after `finish` nobody misses anything."""
+        """Disconnect the workers and release the ports; after `finish` they have everything."""
         with self._changed:
             self._closing = True
         if self._thread is not None:
@@ -66,7 +66,7 @@ class TraceMqServer:
         self._context.term()
 
     def join(self, *, rows: int, cols: int, timeout_s: float) -> int:
-        """Wait for the workers, give them their rows of `rows` × `cols` pixels, and begin to serve; how many came.
+        """Wait for the workers, give them their rows of `rows` × `cols` pixels, and serve; returns their number.
 
         Raises PeerLostError when they stay away, ConfigError when there are more of them than rows.
         """
@@ -80,9 +80,7 @@ class TraceMqServer:
         for worker in self._workers[1:]:
             claimed = self._introduced(worker, deadline)
             if claimed.size != size:
-                raise ProtocolError(
-                    f"{worker.name} says that it is one of {claimed.size} workers, {first.name} of {size}"
-                )
+                raise ProtocolError(f"{worker.name} claims to be one of {claimed.size} workers, {first.name} of {size}")
         if sorted(worker.rank for worker in self._workers) != list(range(size)):
             raise ProtocolError(f"the workers claim the ranks {[worker.rank for worker in self._workers]}")
         for worker in self._workers:
@@ -124,7 +122,7 @@ class TraceMqServer:
         return worker.name
 
     def _introduced(self, worker: Served, deadline: float) -> WorkerJoined:
-        """Wait for a worker's first message; anything else that comes to its port is refused and forgotten."""
+        """Wait for a worker's first message; any other message at its port is rejected."""
         while worker.socket.poll(milliseconds(deadline - time.monotonic())):
             identity, message, connection = worker.request()
             try:
@@ -139,18 +137,18 @@ class TraceMqServer:
         raise PeerLostError(f"timed out waiting for a worker at {worker.name}")
 
     def _wake(self) -> None:
-        with contextlib.suppress(zmq.Again):  # so many calls wait to be heard that one more says nothing new
+        with contextlib.suppress(zmq.Again):  # many wake-ups are pending; one more adds nothing
             self._wake_out.send(b"", zmq.DONTWAIT)
 
     def _wait_for_progress(self) -> None:
-        """Let the serving thread go on; fail when the worker that holds everything up asks for nothing for too long."""
+        """Wait for the serving thread; fail when the worker that blocks the others requests nothing for too long."""
         self._changed.wait(min(1.0, self._stall_timeout_s))
         late = [worker for worker in self._workers if not worker.done and not worker.waiting]
         for worker in late:
             silence_s = time.monotonic() - worker.heard_s
             if silence_s > self._stall_timeout_s:
                 raise PeerLostError(
-                    f"worker {worker.rank} at {worker.name} has asked for nothing for {silence_s:.0f} s"
+                    f"worker {worker.rank} at {worker.name} has requested nothing for {silence_s:.0f} s"
                 )
 
     def _raise_failure(self) -> None:
@@ -158,7 +156,7 @@ class TraceMqServer:
             raise self._failure
 
     def _serve(self) -> None:
-        """The serving thread: answer every request as soon as there is something to answer it with."""
+        """The serving thread: answer every request as soon as its projection is available."""
         poller = zmq.Poller()
         sockets = {worker.socket: worker for worker in self._workers}
         closed = {worker.closed: worker for worker in self._workers}
@@ -195,7 +193,7 @@ class TraceMqServer:
             self._changed.notify_all()
 
     def _part_from(self, worker: Served) -> None:
-        """A connection was closed: if it was the worker's, what it wrote before still counts."""
+        """A connection was closed: if it was the worker's, what it sent before still counts."""
         if not worker.left():
             return
         while worker.socket.poll(0):

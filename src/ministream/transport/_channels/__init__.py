@@ -1,4 +1,4 @@
-"""Connections that carry messages of several parts, picked by the scheme of a URL."""
+"""Connections that carry messages of several parts, selected by the scheme of a URL."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Part: TypeAlias = bytes | memoryview
 
 
 class Channel(Protocol):
-    """One connection, as the side that dialled it sees it. It never comes back once it is broken.
+    """One connection, seen from the connecting side. A broken one never recovers.
 
     Only the thread that uses a channel may call its methods, except `wake`.
     """
@@ -47,7 +47,7 @@ class Listener(Protocol):
 
     @property
     def address(self) -> str:
-        """The URL to dial, with the real port."""
+        """The URL to connect to, with the real port."""
 
     def send(self, peer: bytes, parts: Sequence[Part]) -> bool:
         """Queue a message, as `Channel.send` does. False: this peer is gone, or does not read."""
@@ -56,7 +56,7 @@ class Listener(Protocol):
         """The next message from any peer; None when the time is up or when woken."""
 
     def admit(self, peer: bytes) -> None:
-        """This peer, whose message came last, belongs here; those not admitted have little time and room."""
+        """Admit the peer of the last message; peers not admitted have tight limits on time and bytes."""
 
     def wake(self) -> None:
         """Make `recv` return soon; for other threads."""
@@ -66,9 +66,9 @@ class Listener(Protocol):
 
 
 def listen(url: str, *, max_message_bytes: int, keys: CurveKeys | None = None) -> Listener:
-    """Bind `url`; a peer that sends a longer part is cut off. With `keys` only their peers are let in, encrypted.
+    """Bind `url`; a peer that sends a longer part is cut off. With `keys` only their peers are admitted, encrypted.
 
-    Raises ConfigError naming an address that is in use, not of this machine, not understood, or not for keys.
+    Raises ConfigError naming an address that is in use, not of this machine, invalid, or unable to encrypt.
     """
     listener: Listener = channels_of(url).listen(url, max_message_bytes, keys)
     return listener
@@ -77,8 +77,8 @@ def listen(url: str, *, max_message_bytes: int, keys: CurveKeys | None = None) -
 def dial(url: str, *, max_message_bytes: int, keys: CurveKeys | None = None) -> Channel:
     """Begin a connection to `url`, once; whether it succeeds shows in `broken`.
 
-    With `keys`, nothing is sent but encrypted, to the one peer that they name.
-    Raises ConfigError for an address that is not understood, or not for keys.
+    With `keys`, the connection is encrypted, to the one peer that they name.
+    Raises ConfigError for an address that is invalid or unable to encrypt.
     """
     channel: Channel = channels_of(url).dial(url, max_message_bytes, keys)
     return channel
@@ -87,7 +87,7 @@ def dial(url: str, *, max_message_bytes: int, keys: CurveKeys | None = None) -> 
 def channels_of(url: str) -> ModuleType:
     """The module of this package that has the URL's scheme in its `SCHEMES`.
 
-    Raises ConfigError listing the schemes there are.
+    Raises ConfigError listing the known schemes.
     """
     modules = [registry.load(__name__, name) for name in registry.names(__name__)]
     channels = {scheme: module for module in modules for scheme in getattr(module, "SCHEMES", ())}

@@ -1,7 +1,7 @@
-"""CURVE, ZeroMQ's own encryption: the bound end admits the keys it knows, the dialled end knows one key to trust.
+"""CURVE, ZeroMQ's own encryption: the listening end admits known keys, the connecting end trusts one key.
 
-https://rfc.zeromq.org/spec/26 (CurveZMQ) and 27 (ZAP). Every connection has fresh keys of its own besides the
-long-term ones, so what was recorded cannot be read when a long-term key is lost later.
+https://rfc.zeromq.org/spec/26 (CurveZMQ) and 27 (ZAP). Every connection has fresh keys besides the
+long-term ones, so recorded traffic stays unreadable when a long-term key leaks later (forward secrecy).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _DOMAIN = b"ministream"
 
 
 def be_server(socket: zmq.Socket[Any], keys: CurveKeys) -> None:
-    """Make a socket that is about to be bound take encrypted connections only; a `CurveAuthenticator` must be there."""
+    """Make a socket that is about to be bound accept encrypted connections only; needs a `CurveAuthenticator`."""
     socket.setsockopt(zmq.CURVE_SERVER, 1)
     socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
     socket.setsockopt(zmq.ZAP_DOMAIN, _DOMAIN)
@@ -35,7 +35,7 @@ def be_client(socket: zmq.Socket[Any], keys: CurveKeys) -> None:
 
 
 class CurveAuthenticator:
-    """Tells ZeroMQ which keys are let in; it asks through `socket`, for every connection of one context."""
+    """Tells ZeroMQ which keys are admitted; it asks through `socket`, for every connection of one context."""
 
     def __init__(self, context: zmq.Context[Any], admitted: frozenset[bytes]) -> None:
         self._admitted = admitted
@@ -43,7 +43,7 @@ class CurveAuthenticator:
         self.socket.bind("inproc://zeromq.zap.01")
 
     def answer(self) -> None:
-        """Answer the question that waits."""
+        """Answer the pending request."""
         version, request, _domain, _address, _identity, mechanism, *credentials = self.socket.recv_multipart()
         known = mechanism == b"CURVE" and len(credentials) == 1 and credentials[0] in self._admitted
         verdict = (b"200", b"OK") if known else (b"400", b"key not admitted")

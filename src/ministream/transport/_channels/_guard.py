@@ -1,8 +1,8 @@
-"""Who is connected to a listening TCP socket of ZeroMQ, and for how long and how much it may talk.
+"""Limits time and bytes of the connections to a listening TCP socket of ZeroMQ.
 
 ZeroMQ limits the size of a part, not the number of parts of a message that is still arriving, nor the number of
-connections. The kernel knows what a connection has received, so a connection that says too much, or nothing that the
-session admits, is shut down from outside; ZeroMQ then sees it as closed by its peer.
+connections. The kernel knows what a connection has received, so a connection that sends too much, or nothing that the
+session admits, is shut down here; ZeroMQ then sees it as closed by its peer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 # The place of `tcpi_bytes_received` in `struct tcp_info` of linux/tcp.h.
 _BYTES_RECEIVED = struct.Struct("=128xQ")
-# Seconds between two looks: at 10 Gbit/s a stranger sends at most 125 MB in between.
+# Seconds between two checks: at 10 Gbit/s a stranger sends at most 125 MB in between.
 LOOK_S = 0.1
 HELLO_S = 10.0
 MAX_STRANGERS = 64
@@ -35,7 +35,7 @@ class _Connection:
 
     @classmethod
     def of(cls, fd: int, now: float) -> _Connection | None:
-        """The connection behind `fd`; None where it is gone already."""
+        """The connection behind `fd`; None if it is already closed."""
         try:
             view = socket.socket(fileno=fd)
         except OSError:
@@ -48,7 +48,7 @@ class _Connection:
             view.detach()
 
     def received(self) -> int | None:
-        """Bytes that have come over it; None where it is gone."""
+        """Bytes received over it; None if it is closed."""
         try:
             if os.fstat(self.fd).st_ino != self.inode:
                 return None
@@ -71,13 +71,13 @@ class _Connection:
         try:
             view.shutdown(socket.SHUT_RDWR)
         except OSError:
-            return  # its peer was faster
+            return  # its peer closed it first
         finally:
             view.detach()
 
 
 class ConnectionGuard:
-    """Bounds the connections of one listener. Strangers have a budget of their own: they displace only each other.
+    """Bounds the connections of one listener. Strangers have a separate budget: they displace only each other.
 
     A stranger is a connection that the session has not admitted. `now` is a monotonic time in seconds.
     """
@@ -88,11 +88,11 @@ class ConnectionGuard:
 
     @property
     def watching(self) -> bool:
-        """Whether there is a connection to look after."""
+        """Whether there is a connection to check."""
         return bool(self._connections)
 
     def accepted(self, fd: int, now: float) -> None:
-        """A connection was made. Where there are too many strangers, the oldest of the busiest address has to go."""
+        """A connection was made. With too many strangers, the oldest of the busiest address is closed."""
         connection = _Connection.of(fd, now)
         if connection is None:
             return
@@ -103,12 +103,12 @@ class ConnectionGuard:
             self._end(min((one for one in strangers if one.address == busiest), key=lambda one: one.since_s))
 
     def admit(self, fd: int) -> None:
-        """The session serves whoever is behind this descriptor."""
+        """The session serves the peer behind this descriptor."""
         if fd in self._connections:
             self._connections[fd].admitted = True
 
     def look(self, now: float) -> list[str]:
-        """End what talks too much or too late, if it is time to look; in one line each, what was ended."""
+        """If a check is due, end connections that send too much or too late; returns one line for each."""
         if now - self._looked_s < LOOK_S:
             return []
         self._looked_s = now
@@ -125,7 +125,7 @@ class ConnectionGuard:
             return f"peer {connection.address} sent {received} bytes in {age_s:.1f} s"
         if age_s > HELLO_S and not connection.admitted:
             self._end(connection)
-            return f"peer {connection.address} said no Hello within {HELLO_S:g} s"
+            return f"peer {connection.address} sent no Hello within {HELLO_S:g} s"
         return ""
 
     def _end(self, connection: _Connection) -> None:

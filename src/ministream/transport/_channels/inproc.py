@@ -1,4 +1,4 @@
-"""Connections within one process: what a single-process run and a test need instead of a network.
+"""Connections within one process: replaces the network in single-process runs and tests.
 
 Messages are handed over by reference. An address is any name: `inproc://NAME`.
 """
@@ -25,7 +25,7 @@ _listeners: dict[str, InprocListener] = {}
 
 
 class InprocChannel:
-    """The dialled end; see `transport._channels.Channel`."""
+    """The connecting end; see `transport._channels.Channel`."""
 
     def __init__(self, listener: InprocListener | None, peer: bytes, max_message_bytes: int) -> None:
         self.inbox: queue.SimpleQueue[_Parts | None] = queue.SimpleQueue()
@@ -50,7 +50,7 @@ class InprocChannel:
         self.inbox.put(None)
 
     def cut(self, why: str) -> None:
-        """Nothing more comes or goes; what has been delivered can still be received."""
+        """No more messages are sent or accepted; delivered ones can still be received."""
         self.broken = why
         self.wake()
 
@@ -61,7 +61,7 @@ class InprocChannel:
 
 
 class InprocListener:
-    """The bound end; see `transport._channels.Listener`."""
+    """The listening end; see `transport._channels.Listener`."""
 
     def __init__(self, url: str, max_message_bytes: int) -> None:
         self.address = url
@@ -130,7 +130,7 @@ def dial(url: str, max_message_bytes: int, keys: CurveKeys | None = None) -> Inp
 
 def _refuse(keys: CurveKeys | None, url: str) -> None:
     if keys is not None:
-        raise ConfigError(f"{url} stays within this process and cannot be encrypted: leave out --curve, or use tcp://")
+        raise ConfigError(f"{url} stays within this process and cannot be encrypted: omit --curve, or use tcp://")
 
 
 def _get(inbox: queue.SimpleQueue[_Item | None], timeout_s: float) -> _Item | None:

@@ -1,7 +1,7 @@
-"""ZeroMQ over TCP or Unix sockets: the producer's ROUTER, dialled by the receiver's DEALER.
+"""ZeroMQ over TCP or Unix sockets: the producer's ROUTER, to which the receiver's DEALER connects.
 
-ZeroMQ is used for what it is good at, framing and zero-copy queues. What must be known rather than hoped for,
-whether the peer is there and what may be sent, is the session's: so a dialled channel is one TCP connection that
+ZeroMQ does framing and zero-copy queues. The session decides
+whether the peer is alive and what may be sent: so a channel is one TCP connection that
 never reconnects by itself, and credit, not a high-water mark, bounds what is in flight.
 """
 
@@ -35,9 +35,9 @@ _LOG = log.get(__name__)
 # Longer than the largest credit in frames, so that credit decides; short enough that a peer that sends
 # requests and never reads the answers costs little memory.
 _SEND_QUEUE = 8192
-# A peer that ignores the credit, or talks more than it should, is stopped by TCP after so many messages.
+# A peer that ignores the credit, or sends too much, is stopped by TCP after this many messages.
 _RECEIVE_QUEUE = 16
-# ZeroMQ deals a listener's connections to so many threads: several receivers' streams are sent, and encrypted, at once.
+# I/O threads over which ZeroMQ spreads a listener's connections: streams are sent and encrypted in parallel.
 _LISTENER_THREADS = 4
 # A relay accepts before its far side does, and may never get through.
 _HANDSHAKE_MS = 5000
@@ -62,11 +62,11 @@ _ENDINGS = {
     zmq.Event.HANDSHAKE_FAILED_AUTH: "the receiver's key is not among those that the producer admits",
     zmq.Event.DISCONNECTED: "closed by the peer",
 }
-# With keys, a peer that has others disconnects without a word.
+# With keys, a peer that has other keys disconnects silently.
 _PERHAPS_THE_KEYS = "; if it is running, compare --curve and the public keys on both sides"
 
 
-# What a failed handshake was about, where ZeroMQ knows.
+# The cause of a failed handshake, where ZeroMQ reports it.
 _MISMATCHES: dict[int, str] = {
     zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: "only one side encrypts: give --curve to both sides, or to none",
     zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "the peer is not the producer whose key the receiver has",
@@ -74,9 +74,9 @@ _MISMATCHES: dict[int, str] = {
 
 
 class _Endpoint(ABC):
-    """A socket with a monitor that tells of its connections, and a file descriptor to wake it with.
+    """A socket with a monitor of its connections, and a file descriptor to wake it.
 
-    `authenticator` decides who is let in, where the socket admits only whom it knows.
+    `authenticator` decides which keys are admitted, where the socket admits only known ones.
     """
 
     authenticator: _curve.CurveAuthenticator | None = None
@@ -96,7 +96,7 @@ class _Endpoint(ABC):
         for option, value in options.items():
             self._socket.setsockopt(option, value)
         self._encrypted = encrypted
-        self._disturbed = False  # woken, or told of an end, when last asked for a message
+        self._disturbed = False  # woken, or a connection ended, during the last `recv`
         self._monitor = self._socket.get_monitor_socket(sum(_ENDINGS) | zmq.Event.ACCEPTED)
         self._poller = zmq.Poller()
         for source in (self._socket, self._monitor, self._wakeup):
@@ -117,7 +117,7 @@ class _Endpoint(ABC):
         self._context.term()
 
     def _receive(self, timeout_s: float) -> list[zmq.Frame] | None:
-        """The next message as ZeroMQ holds it, uncopied."""
+        """The next message in ZeroMQ's memory, uncopied."""
         frames = self._try_receive()
         self._disturbed = False
         if frames is None:
@@ -157,7 +157,7 @@ class _Endpoint(ABC):
 
 
 class ZmqChannel(_Endpoint):
-    """The dialled end; see `transport._channels.Channel`."""
+    """The connecting end; see `transport._channels.Channel`."""
 
     def __init__(self, url: str, max_message_bytes: int, keys: CurveKeys | None) -> None:
         super().__init__(zmq.DEALER, max_message_bytes, url, encrypted=keys is not None)
@@ -190,7 +190,7 @@ class ZmqChannel(_Endpoint):
 
 
 class ZmqListener(_Endpoint):
-    """The bound end; see `transport._channels.Listener`. A peer is named by the id that ZeroMQ gives its connection."""
+    """The listening end; see `transport._channels.Listener`. A peer is named by ZeroMQ's id of its connection."""
 
     def __init__(self, url: str, max_message_bytes: int, keys: CurveKeys | None) -> None:
         super().__init__(zmq.ROUTER, max_message_bytes, url, encrypted=keys is not None, threads=_LISTENER_THREADS)
@@ -202,7 +202,7 @@ class ZmqListener(_Endpoint):
             _curve.be_server(self._socket, keys)
             self.authenticator = _curve.CurveAuthenticator(self._context, keys.peers)
             self._poller.register(self.authenticator.socket, zmq.POLLIN)
-        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a peer that is gone is an error, not a silent loss
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a disconnected peer is an error, not a silent loss
         try:
             self._socket.bind(url)
         except zmq.ZMQError as error:
@@ -243,7 +243,7 @@ class ZmqListener(_Endpoint):
             self._guard.accepted(fd, time.monotonic())
 
     def _ended(self, how: str) -> None:
-        """Probes connect and leave, peers close after the end: expected. A key that is not admitted is not."""
+        """Probes connect and leave, peers close after the end: expected. A rejected key is not."""
         rejected = how == _ENDINGS[zmq.Event.HANDSHAKE_FAILED_AUTH] and how not in self._told
         self._told.add(how)
         _LOG.log(logging.WARNING if rejected else logging.DEBUG, "%s: connection ended: %s", self.address, how)
@@ -260,7 +260,7 @@ def dial(url: str, max_message_bytes: int, keys: CurveKeys | None = None) -> Zmq
 
 
 def _check_host(url: str) -> None:
-    """ZeroMQ says nothing when a name cannot be resolved. Raises OSError."""
+    """ZeroMQ does not report a name that cannot be resolved. Raises OSError."""
     scheme, _, address = url.partition("://")
     host = address.rpartition(":")[0].strip("[]")
     if scheme == "tcp" and host:

@@ -9,9 +9,9 @@ from ministream.errors import PeerError
 
 
 class Driver(ABC):
-    """Runs `_run` in a thread of its own; an error there comes out in the caller's thread.
+    """Runs `_run` in a separate thread; an error there is raised in the caller's thread.
 
-    Subclasses hold `_changed` while they touch what both threads use.
+    Subclasses hold `_changed` while they access shared state.
     """
 
     def __init__(self, name: str, url: str) -> None:
@@ -27,11 +27,11 @@ class Driver(ABC):
         """Drive the socket until `_stopping`, or to the end."""
 
     def _release(self) -> None:  # noqa: B027
-        """Close the socket, where `_run` has not; nobody wakes it any more."""
+        """Close the socket unless `_run` has; no other thread wakes it any more."""
 
     @abstractmethod
     def _wake(self) -> None:
-        """Make the thread look again; called with `_changed` held."""
+        """Wake the thread; called with `_changed` held."""
 
     def _guarded(self) -> None:
         failure: Exception | None = None
@@ -39,7 +39,7 @@ class Driver(ABC):
             self._run()
         except PeerError as error:
             failure = type(error)(f"{self._url}: {error}")
-        except Exception as error:  # noqa: BLE001 whatever it is, the caller must hear of it
+        except Exception as error:  # noqa: BLE001 any error is raised in the caller's thread
             failure = error
         with self._changed:
             self._failure = failure
@@ -48,7 +48,7 @@ class Driver(ABC):
         self._release()
 
     def _join(self) -> None:
-        """Wait for the thread to end, which `_stopping` has told it to."""
+        """Wait for the thread to end after `_stopping` is set."""
         with self._changed:
             self._wake()
         self._thread.join()

@@ -27,14 +27,14 @@ from ministream.wire.session import (
 _LOG = log.get(__name__)
 
 # How long the last messages may take to go out, and their confirmation to come, when the stream is closed; longer
-# where the producer still has to hear the outcome, perhaps over a new connection.
+# while the producer still waits for the outcome, perhaps over a new connection.
 _LINGER_S = 2.0
 _OUTCOME_S = 20.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 
 class FrameReceiver(Driver):
-    """Dials the producer at `url` and takes one scan, over as many connections as it takes.
+    """Connects to the producer at `url` and takes one scan, over as many connections as needed.
 
     A thread owns the socket: it keeps the connection alive, and makes a new one, also while the caller computes.
     `credit_bytes` bounds the pixels that are on the way, waiting in `next`, or not yet used (at least two frames). One
@@ -42,20 +42,20 @@ class FrameReceiver(Driver):
 
     * No answer from the producer within `connect_timeout_s`: every call raises PeerLostError.
     * No message on a connection for `silent_timeout_s` (a producer with nothing to send sends heartbeats): the
-      connection counts as lost and another is made, with pauses that grow. Where frames take long to cross a slow link,
+      connection counts as lost and another is made, with growing pauses. Where frames take long over a slow link,
       the time is doubled until one has come, and follows what that one took.
     * No message for `outage_timeout_s`, over however many connections: `Lost`.
     * The producer is connected and has credit, but for `stall_timeout_s` no frame has come: a warning in the log. Its
-      source is slow or hangs, which from here is the same.
+      source is slow or hangs.
 
     A receiver whose job was started again names the scan (`scan_id`) and what it `held` of it. With `saves` the
     producer keeps frames until `save` says that they are safe, otherwise until `ack`. With `reports` the stream stays
     open after `Ended` until `conclude` has told the producer what became of the scan.
 
-    With `share` its frames hold those rows of the scan alone; receivers that share a scan get it together.
-    With `keys` the stream is encrypted, and comes from the producer whose key they hold or not at all.
+    With `share` its frames hold only those rows of the scan; receivers that share a scan get it together.
+    With `keys` the stream is encrypted, and only the producer whose key they hold is accepted.
 
-    Raises ConfigError for an address that is not understood.
+    Raises ConfigError for an invalid address.
     """
 
     def __init__(
@@ -117,8 +117,8 @@ class FrameReceiver(Driver):
     def scan(self, timeout_s: float | None = None) -> Scan:
         """Wait until the producer has described the scan.
 
-        Raises PeerLostError when it does not come, ProtocolError when it speaks another version, PeerError when
-        it refuses.
+        Raises PeerLostError when it does not, ProtocolError when it speaks another version, PeerError when
+        it rejects this receiver.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._session.info or self._over, timeout_s)
@@ -128,9 +128,9 @@ class FrameReceiver(Driver):
             return self._session.info.scan
 
     def next(self, timeout_s: float | None = None) -> Event | None:
-        """The next event; None when the time is up, and after the last one (`Ended` or `Lost`).
+        """The next event; None when the timeout expires, and after the last one (`Ended` or `Lost`).
 
-        Raises ProtocolError when the producer broke the protocol.
+        Raises ProtocolError when the producer violated the protocol.
         """
         if self._over and self._events.empty():
             self._raise_failure()
@@ -147,7 +147,7 @@ class FrameReceiver(Driver):
     def ack(self, seq: int) -> None:
         """Every frame up to and including `seq` has been consumed; the producer may forget it and send more.
 
-        Refused frames need no acknowledgement of their own.
+        Rejected frames need no separate acknowledgement.
         """
         with self._changed:
             if seq >= self._session.consumed:
@@ -169,7 +169,7 @@ class FrameReceiver(Driver):
 
     @property
     def report(self) -> ReceiverReport:
-        """Where the stream stands."""
+        """State of the stream."""
         with self._changed:
             session = self._session
             return ReceiverReport(
@@ -183,9 +183,9 @@ class FrameReceiver(Driver):
             )
 
     def close(self, text: str = "", *, returns: bool = False) -> None:
-        """End the stream. After `Ended`, with everything used, see to it that the producer knows.
+        """End the stream. After `Ended`, with everything used, confirm this to the producer.
 
-        Earlier, the producer is told that this receiver leaves, why, and whether its job is to be started again.
+        Earlier, tell the producer that this receiver leaves, why, and whether its job will be restarted.
         """
         with self._changed:
             if self._session.exhausted:
@@ -298,7 +298,7 @@ class FrameReceiver(Driver):
         return True
 
     def _report_loss(self, trouble: str) -> None:
-        """Log the first loss of a connection that worked; a producer that is not there yet is an expected event."""
+        """Log the first loss of a connection that worked; a producer that has not started yet is expected."""
         level = logging.WARNING if self._session.info is not None and not self._trouble else logging.DEBUG
         _LOG.log(level, "%s: connection lost (%s), reconnecting", self._url, trouble)
         self._trouble = trouble

@@ -25,16 +25,16 @@ _LINGER_S = 2.0
 
 
 class FrameSender(Driver):
-    """Listens at `url` and streams one scan to one receiver, which may come late, and go and come back; or to several
-    that share its rows, once all of them are there.
+    """Listens at `url` and streams one scan to one receiver, which may connect late and reconnect; or to several
+    that share its rows, once all of them are connected.
 
-    A thread owns the socket: it answers the receiver also while the source takes its time. Frames are kept in
+    A thread owns the socket: it answers the receiver also while the source is slow. Frames are kept in
     memory, without a copy, until the receiver has acknowledged them; the receiver's credit and `hold_bytes` bound how
     many (at least two). One thread at a time may call `send`, `omit`, `finish`, `abort` and `close`.
 
-    The receiver counts as lost when it has not come within `peer_timeout_s`, or has been away for
+    The receiver counts as lost when it has not connected within `peer_timeout_s`, or has been away for
     `outage_timeout_s`. After `silent_timeout_s` without a message from it another receiver may take its place. Once it
-    is lost, or has left for good, every call raises PeerLostError.
+    is lost, or has left finally, every call raises PeerLostError.
 
     With `keys` the stream is encrypted, and only receivers whose keys they list are served.
 
@@ -78,7 +78,7 @@ class FrameSender(Driver):
 
     @property
     def address(self) -> str:
-        """The URL to dial, with the real port."""
+        """The URL to connect to, with the real port."""
         return self._url
 
     @property
@@ -132,7 +132,7 @@ class FrameSender(Driver):
 
     def finish(self, dropped: int = 0) -> SenderReport:
         """Say that this was all, and that `dropped` projections never left the source; wait until the receiver has
-        used everything and said what became of it.
+        used everything and reported the outcome.
 
         Raises PeerError when the receiver is lost before that.
         """
@@ -147,7 +147,7 @@ class FrameSender(Driver):
 
     @property
     def report(self) -> SenderReport:
-        """Where the stream stands."""
+        """State of the stream."""
         with self._changed:
             bands = self._session.bands
             totals = bands[0].totals if bands else Totals()
@@ -168,7 +168,7 @@ class FrameSender(Driver):
             )
 
     def abort(self, text: str) -> None:
-        """Give up before the end and tell the receiver why; what it has received stays good."""
+        """Abort before the end and tell the receiver why; what it has received stays valid."""
         with self._changed:
             self._session.abort(text)
             self._stopping = True
@@ -197,7 +197,7 @@ class FrameSender(Driver):
             raise
 
     def _release(self) -> None:
-        # where one receiver of several is lost, the others are told
+        # when one of several receivers is lost, the others are notified
         several = len(self._session.bands) > 1
         self._listener.close(_LINGER_S if self._failure is None or several else 0.0)
 

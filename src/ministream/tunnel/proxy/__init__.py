@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ministream.tunnel.role import Role
 
-# How long a session's certificate is good for new connections.
+# How long a session's certificate is valid for new connections.
 SESSION_DAYS = 30.0
 # One target of one listener: the resolved addresses to try in turn, as (family, socket address).
 Addresses = tuple[tuple[int, tuple[Any, ...]], ...]
@@ -22,7 +22,7 @@ Addresses = tuple[tuple[int, tuple[Any, ...]], ...]
 class Setup:
     """What a data server needs to know about its session.
 
-    `uid` is opaque: no path, command line or configuration is made of it. `listeners` are bound and listening
+    `uid` is opaque: no path, command line or configuration contains it. `listeners` are bound and listening
     already; the data server owns them from now on. `on_failure` is called once, with a
     reason, if the data server dies before it is closed. `options` are the plug-in's own.
     """
@@ -37,7 +37,7 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Traffic:
-    """What a data server has carried; None where the program does not tell. `inward` is towards the dialled side."""
+    """What a data server has carried; None if the program reports nothing. `inward` is towards the dialled side."""
 
     inward: int | None = None
     outward: int | None = None
@@ -57,7 +57,7 @@ class DataServer(Protocol):
 
     @property
     def secures_itself(self) -> bool:
-        """Whether bytes are protected without an offer of the other side (stock peers)."""
+        """Whether bytes are protected without an offer from the other side (stock peers)."""
 
     async def forward(self, targets: Sequence[Addresses], peer: bytes | None) -> None:
         """Start or retarget: listener i goes to `targets[i]`; `peer` is the other side's offer, None for plain bytes.
@@ -69,4 +69,4 @@ class DataServer(Protocol):
         """Counters up to now."""
 
     async def close(self) -> None:
-        """End all connections, give the ports back, leave nothing behind. May be called again."""
+        """End all connections, release the ports and all resources. Repeatable."""

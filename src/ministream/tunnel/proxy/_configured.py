@@ -14,7 +14,7 @@ from ministream.tunnel.proxy._program import Program
 
 
 class ConfiguredProxy(ABC):
-    """One program per session, started anew with a new file when the targets change; subclasses write the file.
+    """One program per session, restarted with a new file when the targets change; subclasses write the file.
 
     `ready` in its output means that it serves; `ended` matches what it says when a connection ends, with groups
     `inward` and `outward`, the payload's bytes.
@@ -53,9 +53,9 @@ class ConfiguredProxy(ABC):
         )
 
     async def traffic(self) -> Traffic:
-        """Ended connections as the program told them; open ones as TCP counts on the accepted side, TLS included."""
+        """Ended connections as the program reported them; open ones as TCP counts the accepted side, with TLS."""
         now = _sockdiag.Counted()
-        with contextlib.suppress(OSError):  # where the kernel does not tell, connections count when they end
+        with contextlib.suppress(OSError):  # without kernel counters, connections count when they end
             now = _sockdiag.count(self.setup.listeners)
         return Traffic(
             inward=self._carried["inward"] + now.received,

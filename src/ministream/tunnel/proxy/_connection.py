@@ -1,4 +1,4 @@
-"""One connection through a relay: accept, dial, authenticate, then move bytes both ways until both have ended."""
+"""One connection through a relay: accept, connect, authenticate, then move bytes both ways until both have ended."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ async def carry(
 ) -> None:
     """Serve one accepted connection to its end; closes every socket, with a reset if anything went wrong.
 
-    `known` is called once the caller has proved who it is. Raises OSError (TlsError included) with the reason.
+    `known` is called once the caller is authenticated. Raises OSError (TlsError included) with the reason.
     """
     sockets = [accepted]
     try:
         tune(accepted)
         near: End = PlainEnd(accepted)
-        # The caller proves who it is before anything behind this relay learns that it exists.
+        # The caller authenticates before this relay contacts anything behind it.
         if route.tls and route.accepts_tls:
             near = await _secure(accepted, route, totals)
         known()
@@ -146,7 +146,7 @@ async def _exchange(near: End, far: End, bucket: Bucket, totals: ByteTotals) -> 
 
 
 class _Pump:
-    """Steps one flow whenever what it waits for has come."""
+    """Steps one flow whenever its awaited event occurs."""
 
     def __init__(self, flow: Flow, bucket: Bucket) -> None:
         self._flow = flow

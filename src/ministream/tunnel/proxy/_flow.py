@@ -14,9 +14,9 @@ from typing import Protocol
 from ministream.tunnel.proxy._ends import CHUNK, End, Wait
 
 _PIPE_BYTES = 1024 * 1024
-# A flow gives way to the others of its process after this many chunks.
+# A flow yields to the others of its process after this many chunks.
 _BURST = 8
-# After so little, where more could have been taken, there is hardly more at once: waiting costs less than looking.
+# After a short read, more data is rarely ready: waiting costs less than another read.
 _SMALL = 16 * 1024
 
 # Buffers of flows that hold no bytes. The one used last is the next: it is still in the core's cache, and a thousand
@@ -64,7 +64,7 @@ class Flow(Protocol):
         """Move what can be moved and set `wait`. Raises OSError when either end has failed."""
 
     def close(self) -> None:
-        """Give back what the flow itself holds, not the ends."""
+        """Release what the flow itself holds, not the ends."""
 
 
 class SpliceFlow:

@@ -20,7 +20,7 @@ _MODULE = "ministream.tunnel.proxy._relay_worker"
 _ANSWER_S = 20.0
 _END_S = 3.0
 _LOG_LINES_PER_MINUTE = 60
-# How the relay process marks lines that are of no interest in a healthy run; the same in _relay_worker.py.
+# How the relay process marks debug lines; the same in _relay_worker.py.
 DEBUG_MARK = "debug: "
 
 _LOG = log.get(__name__)
@@ -71,7 +71,7 @@ class RelayProcess:
         return self
 
     async def order(self, orders: dict[str, Any]) -> None:
-        """Send orders and wait until they are followed. Raises TunnelError."""
+        """Send orders and wait until they are executed. Raises TunnelError."""
         async with self._turn:
             await self._send(orders)
         if self._process.returncode is not None:
@@ -95,12 +95,12 @@ class RelayProcess:
             raise TunnelError("the relay process does not answer: see the server's log") from None
 
     def kill(self) -> None:
-        """End it at once; `fail` is called as for any other unexpected end."""
+        """Kill it; `fail` is called as for any other unexpected end."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
     async def close(self) -> None:
-        """Hang up, wait for the end, reap."""
+        """Close the socket, wait for the end, reap."""
         self._closing = True
         if self._writer is not None:
             self._writer.close()
@@ -131,7 +131,7 @@ class RelayProcess:
             self._fail(f"relay process {self._process.pid} {_ending(status)}")
 
     async def _read_log(self) -> None:
-        """Pass the process's lines on. Strangers cause some, so their number per minute is limited."""
+        """Pass the process's lines on. Unauthenticated callers cause some, so their number per minute is limited."""
         assert self._process.stderr is not None
         minute = passed = held_back = 0
         while line := await self._process.stderr.readline():

@@ -28,7 +28,7 @@ _LOG = log.get(__name__)
 
 
 class Program:
-    """A running program; `start` returns when it says that it serves."""
+    """A running program; `start` returns when it reports that it serves."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Program:
             raise TunnelError(f"{self._name} ended at once: {self._last_words()}")
 
     async def _watch(self) -> None:
-        """See to the program's end, expected or not."""
+        """Handle the program's end, expected or not."""
         reading = asyncio.create_task(self._read())
         await _ended(self._process.pid)
         # Workers that outlive a killed master would keep the ports, and the output for which wait() waits too.

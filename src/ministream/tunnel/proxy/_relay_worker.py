@@ -36,7 +36,7 @@ _DRAIN_S = 0.5
 
 
 class RelayWorker:
-    """Accepts on its listeners and carries what comes; obeys the control server."""
+    """Accepts on its listeners and relays their connections, as the control server orders."""
 
     def __init__(self, listeners: list[socket.socket]) -> None:
         self._listeners = listeners
@@ -48,7 +48,7 @@ class RelayWorker:
         self._acceptors: list[asyncio.Task[None]] = []
 
     async def run(self, control: socket.socket) -> None:
-        """Until the control server hangs up: every line is obeyed, if it has orders, and answered with the counters."""
+        """Until the control server closes the socket: execute the orders of each line, answer with the counters."""
         reader, writer = await asyncio.open_connection(sock=control, limit=_LINE_BYTES)
         try:
             while line := await reader.readline():
@@ -60,7 +60,7 @@ class RelayWorker:
         finally:
             for task in self._acceptors:
                 task.cancel()
-            # What an application said last, just before its session closed, is still to be delivered.
+            # Data that an application sent just before its session closed must still be delivered.
             if self._carried:
                 await asyncio.wait(self._carried, timeout=_DRAIN_S)
             for task in self._carried:
@@ -95,7 +95,7 @@ class RelayWorker:
             try:
                 accepted, address = await loop.sock_accept(self._listeners[index])
             except OSError as error:
-                # Out of file descriptors, or a caller that left already; neither ends the relay.
+                # Out of file descriptors, or a caller that has already disconnected; neither ends the relay.
                 _say(f"cannot accept a connection: {error.strerror}")
                 await asyncio.sleep(_ACCEPT_AGAIN_S)
                 continue

@@ -1,6 +1,6 @@
 """What TCP has counted on the open connections of listening sockets: the kernel's statistics, by sock_diag(7).
 
-For programs that tell what a connection has carried only when it has ended. Needs no privileges.
+For programs that report a connection's bytes only when it has ended. Needs no privileges.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Counted:
 
 
 def count(listeners: Sequence[socket.socket]) -> Counted:
-    """Sums over the connections that came through these listeners. Raises OSError where the kernel does not tell."""
+    """Sums over the connections of these listeners. Raises OSError where the kernel does not report them."""
     ends = {_end(listener) for listener in listeners}
     found = [
         (received, acknowledged)

@@ -1,4 +1,4 @@
-"""The TCP sockets of a relay: how they are tuned, and dialling."""
+"""The TCP sockets of a relay: socket options, and connecting."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _DIAL_AGAIN_S = 0.2
 
 
 def tune(sock: socket.socket) -> None:
-    """For a connected socket, and not blocking."""
+    """Set the options of a connected socket, and make it non-blocking."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # Finds a peer that vanished without a word; an idle but living one stays as long as the session.
+    # Detects a peer that vanished silently; an idle but live one stays as long as the session.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6)
     if _stays_here(sock):
-        # Nothing is lost or queued inside a machine. Where the system's choice paces (BBR), it would only take time.
-        # A machine may forbid the change.
+        # Inside a machine nothing is lost or queued. A congestion control that paces (BBR) only costs time there.
+        # The system may forbid the change.
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
 
@@ -52,7 +52,7 @@ async def dial(addresses: Sequence[tuple[int, tuple[Any, ...]]]) -> socket.socke
             else:
                 return sock
         if loop.time() >= give_up:
-            raise failure or OSError("no address to dial")
+            raise failure or OSError("no address to connect to")
         await asyncio.sleep(_DIAL_AGAIN_S)
 
 

@@ -23,25 +23,25 @@ _SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_
 # SSL_MODE_ENABLE_PARTIAL_WRITE of <openssl/ssl.h>: a call would end after one record.
 _PARTIAL_WRITE = 1
 
-# What has just come from a socket, until OpenSSL has it; one for all ends of the process, so that it stays in cache.
+# Receive buffer in front of OpenSSL; one for all ends of the process, so that it stays in cache.
 _arrived = memoryview(bytearray(CHUNK))
 
 
 class TlsError(OSError):
-    """The peer broke the protocol, or is not who it must be."""
+    """The peer violated the protocol, or is not the expected one."""
 
 
 class TruncatedError(OSError):
-    """A TLS stream ended without saying so: what arrived may not be all."""
+    """A TLS stream ended without close_notify: it may be incomplete."""
 
 
 def make_context(*, certificate: str, key: str, peer: str, accepts: bool) -> SSL.Context:
-    """TLS 1.3 that shows one certificate and trusts one other (PEM)."""
+    """TLS 1.3 that presents one certificate and trusts one other (PEM)."""
     context = SSL.Context(SSL.TLS_SERVER_METHOD if accepts else SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_tls13_ciphersuites(_SUITES)
     context.clear_mode(_PARTIAL_WRITE)
-    # Nothing to resume a session from, on either side.
+    # No session resumption, on either side.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(SSL.OP_NO_TICKET)
     context.use_certificate(x509.load_pem_x509_certificate(certificate.encode()))
@@ -86,7 +86,7 @@ class TlsEnd:
         return None if found is None else found.public_bytes(serialization.Encoding.DER)
 
     def handshake(self) -> Wait:
-        """Go on with the handshake; DONE when it is complete. Raises TlsError when it fails."""
+        """Continue the handshake; DONE when it is complete. Raises TlsError when it fails."""
         while True:
             self._pending = True
             try:
@@ -99,7 +99,7 @@ class TlsEnd:
                         raise self._failure from None
                     return Wait.READ
             except SSL.Error as error:
-                # The alert tells the peer why; nothing can be done if it cannot be sent.
+                # The alert tells the peer the reason; a failure to send it is ignored.
                 with contextlib.suppress(OSError):
                     self.flush()
                 raise _translated(error) from error
@@ -107,10 +107,10 @@ class TlsEnd:
                 return Wait.DONE if self.flush() else Wait.WRITE
 
     def read_into(self, buffer: memoryview) -> int | None:
-        """As much as fits, over as many records as have come. Raises TlsError or TruncatedError."""
+        """As much as fits, over all records that have arrived. Raises TlsError or TruncatedError."""
         filled = 0
         while filled < len(buffer) and not self._ended:
-            # What came before a failure counts; the next call tells.
+            # Data before a failure counts; the next call reports the failure.
             if self._starved and ((filled and self._drained) or not self._receive()):
                 if self._failure is not None and not filled:
                     raise self._failure
@@ -165,7 +165,7 @@ class TlsEnd:
         self.flush()
 
     def _receive(self) -> bool:
-        """Hand over what the socket has; whether there was anything."""
+        """Pass the socket's data to OpenSSL; returns whether there was any."""
         try:
             count = self.sock.recv_into(_arrived)
         except BlockingIOError:

@@ -11,7 +11,7 @@ from ministream.tunnel.proxy._launch import FIRST_LISTENER
 from ministream.tunnel.proxy._program import path
 from ministream.tunnel.role import Role
 
-# HAProxy cuts idle connections after a time it must be given; 24 days is the most it takes.
+# HAProxy requires an idle timeout; 24 days is its maximum.
 _GLOBAL = """\
 global
     maxconn 1024

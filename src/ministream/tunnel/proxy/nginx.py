@@ -16,7 +16,7 @@ from ministream.tunnel.proxy._configured import CertifiedProxy, address_text
 from ministream.tunnel.proxy._program import path
 from ministream.tunnel.role import Role
 
-# Debian keeps the module in a file of its own; elsewhere it is compiled in.
+# Debian ships the module as a separate file; elsewhere it is compiled in.
 _MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 _HEAD = """\
 daemon off;
@@ -62,13 +62,13 @@ class Proxy(CertifiedProxy):
         return ["-e", "stderr", "-c", path(0)]
 
     def files(self, targets: Sequence[Addresses], peer: bytes | None) -> Sequence[bytes]:
-        # nginx insists on writing its process id somewhere: into a file that is nowhere.
+        # nginx requires a pid file: give it one in memory.
         return [*super().files(targets, peer), b""]
 
     def configuration(self, targets: Sequence[Addresses], *, secure: bool) -> str:
         accepts = self.setup.side is Role.PROD
         load = f"load_module {_MODULE};\n" if _MODULE.exists() else ""
-        # Over TLS nginx would end one direction without saying so, which the other side must take for a cut.
+        # Over TLS nginx would end one direction without close_notify, which the other side must treat as truncation.
         text = load + _HEAD.format(pid=path(3 if secure else 1), half_close="off" if secure else "on")
         if secure:
             tls = _ACCEPTED_TLS if accepts else _DIALLED_TLS

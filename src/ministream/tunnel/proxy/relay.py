@@ -17,7 +17,7 @@ from ministream.tunnel.proxy._process import RelayProcess
 from ministream.tunnel.role import Role
 
 _MAX_PROCESSES = 8
-# A process that dies is started again; one that keeps dying ends the session.
+# A process that dies is restarted; repeated deaths end the session.
 _MAX_RESTARTS = 5
 _RESTART_WINDOW_S = 60.0
 
@@ -25,7 +25,7 @@ _LOG = log.get(__name__)
 
 
 class Proxy:
-    """Listeners are dealt to as many processes as there are cores; a rate limit is kept by one process."""
+    """Listeners are distributed over one process per core; with a rate limit there is one process."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -34,7 +34,7 @@ class Proxy:
         self._shares = [setup.listeners[first::cores] for first in range(min(cores, len(setup.listeners)))]
         self._processes: list[RelayProcess] = []
         self._orders: list[dict[str, Any]] = []
-        # What processes that have died had carried, as they last reported it.
+        # Bytes carried by processes that have died, as last reported.
         self._past: Counter[str] = Counter()
         self._restarts: deque[float] = deque(maxlen=_MAX_RESTARTS)
         self._restarting: set[asyncio.Task[None]] = set()
@@ -120,4 +120,4 @@ class Proxy:
             try:
                 await process.order(self._orders[index])
             except TunnelError:
-                process.kill()  # if it has not died already: either way its end brings the next one
+                process.kill()  # if it has not died already: its end triggers the next restart

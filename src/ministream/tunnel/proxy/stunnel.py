@@ -1,4 +1,4 @@
-"""stunnel as a data server: TLS 1.3 with a pre-shared key that is made for the session and dies with it."""
+"""stunnel as a data server: TLS 1.3 with a pre-shared key that is made for the session and discarded with it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ENDED = {
     Role.PROD: re.compile(r"(?P<outward>\d+) byte\(s\) sent to TLS, (?P<inward>\d+) byte\(s\) sent to socket"),
     Role.CONS: re.compile(r"(?P<inward>\d+) byte\(s\) sent to TLS, (?P<outward>\d+) byte\(s\) sent to socket"),
 }
-# stunnel closes idle connections after a time it must be given.
+# stunnel requires an idle timeout.
 _YEAR_S = 31_536_000
 _GLOBAL = f"""\
 foreground = yes
@@ -38,12 +38,12 @@ socket = r:TCP_NODELAY=1
 socket = l:SO_KEEPALIVE=1
 socket = r:SO_KEEPALIVE=1
 """
-# Debian's stunnel 5.68 takes no SHA-384 suite together with a pre-shared key.
+# Debian's stunnel 5.68 accepts no SHA-384 suite with a pre-shared key.
 _TLS_1_3 = """\
 sslVersionMin = TLSv1.3
 ciphersuites = TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256
 """
-# Stock SciStream offers suites without encryption only; those without authentication stay out.
+# Stock SciStream offers only suites without encryption; those without authentication are excluded.
 _LEGACY = """\
 sslVersionMin = TLSv1.2
 sslVersionMax = TLSv1.2
@@ -55,7 +55,7 @@ _LOG = log.get(__name__)
 
 
 class Options(config.Section):
-    """`--legacy-psk`: speak with a stock SciStream stunnel."""
+    """`--legacy-psk`: interoperate with a stock SciStream stunnel."""
 
     legacy_psk: bool = False
 
@@ -73,13 +73,13 @@ class Proxy(ConfiguredProxy):
         self._legacy = config.parse(Options, setup.options, "[tunnel]").legacy_psk
         if self._legacy:
             _LOG.warning(
-                "session %s: legacy pre-shared key: whoever knows the uid can join, and stock peers do not encrypt",
+                "session %s: legacy pre-shared key: anyone who knows the uid can join, and stock peers do not encrypt",
                 setup.uid,
             )
 
     @property
     def offer(self) -> bytes | None:
-        """The session's key, from the producer's side; from the other only that it understands one."""
+        """The session's key, from the producer's side; the other side only signals support."""
         if self._legacy:
             return None
         return f"psk:{self._key if self.setup.side == 'PROD' else '0' * 64}".encode()
@@ -101,7 +101,7 @@ class Proxy(ConfiguredProxy):
             text += f"accept = {endpoint_of(listener)}\n"
             text += "".join(f"connect = {address_text(address)}\n" for address in addresses)
             text += f"PSKidentity = {identity}\nverifyChain = yes\nCAfile = {path(2)}\n" if dials else ""
-        # With the key no certificate is shown. A server that shows one instead is no peer of ours: the only
+        # With the key no certificate is shown. A server that presents one is not our peer: the only
         # authority that stunnel trusts has never signed anything.
         nobody = make_session_pair(SESSION_DAYS).certificate
         return [text.encode(), f"{identity}:{key}\n".encode(), nobody]
