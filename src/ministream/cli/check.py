@@ -71,7 +71,7 @@ def _check_scan(settings: config.Config, as_json: bool) -> None:
 
 def _render_scan(report: ScanReport) -> Table:
     scan = report.scan
-    verdict = {0: "[bold green]as it should be[/]", 2: "[bold red]not usable[/]", 3: "[bold yellow]odd[/]"}
+    verdict = {0: "[bold green]plausible[/]", 2: "[bold red]not usable[/]", 3: "[bold yellow]warnings[/]"}
     table = Table(title=f"Scan: {verdict[int(report.exit_code)]}", show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

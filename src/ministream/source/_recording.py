@@ -38,7 +38,7 @@ class RecordingOptions(config.Section):
     binning: int = Field(default=1, ge=1, description="mean of n x n pixels, as float32")
     angles: AngleRange | None = Field(default=None, description="{start, step} or {start, stop}; none: the file's")
     angle_unit: AngleUnit | None = Field(default=None, description="degrees or radians; none: as the file says")
-    unsigned: bool | None = Field(default=None, description="signed integers are unsigned counts; none: refuse doubt")
+    unsigned: bool | None = Field(default=None, description="read signed integers as unsigned; none: error if negative")
     pixel_size_um: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="none: the file's")
 
     @field_validator("exclude")

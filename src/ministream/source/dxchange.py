@@ -71,7 +71,7 @@ class Options(RecordingOptions):
     theta: str | None = Field(default=None, description="dataset of the angles; none: theta beside the projections")
     follow_links: bool = Field(default=False, description="follow links to files outside the scan's folder")
 
-    follow: bool = Field(default=False, description="the file is still being written: play images as they come")
+    follow: bool = Field(default=False, description="the file is still being written: play images as they arrive")
     stall_timeout_s: float = Field(default=30.0, gt=0, description="with follow: longest wait for the next image")
 
 

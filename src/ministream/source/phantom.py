@@ -88,7 +88,7 @@ class Options(_Phantom):
     zingers: float = Field(
         default=0.0, ge=0, le=1e4, description="mean number of pixels per image that stray photons hit"
     )
-    dead: int = Field(default=0, ge=0, description="pixels that see nothing")
+    dead: int = Field(default=0, ge=0, description="pixels without signal")
     saturated: int = Field(default=0, ge=0, description="pixels that are always at the top of their range")
     dtype: Literal["uint16", "float32"] = Field(default="uint16", description="uint16 saturates at 65535")
     seed: Seed = 0
@@ -224,7 +224,7 @@ def truth(recipe: str, slab: Slab) -> NDArray[np.float32]:
 
 @functools.lru_cache(maxsize=1)
 def _built(recipe: str) -> tuple[Recipe, Ellipsoids]:
-    """The recipe, validated, and its sample; kept because the truth is asked for slice by slice."""
+    """The recipe, validated, and its sample; kept because the truth is requested slice by slice."""
     try:
         known = Recipe.model_validate_json(recipe)
     except pydantic.ValidationError as error:

@@ -40,20 +40,22 @@ class Options(config.Section):
     """`[source]` with `kind = "pva"`."""
 
     channel: str = Field(description="PVAccess channel of the images, such as 13SP1:Pva1:Image")
-    servers: list[str] = Field(default=[], description="HOST[:PORT] of PVA servers; none: found as EPICS_PVA_* say")
-    projections: int = Field(default=0, description="projections of the scan; 0: until nothing comes any more")
+    servers: list[str] = Field(default=[], description="HOST[:PORT] of PVA servers; none: from EPICS_PVA_* variables")
+    projections: int = Field(default=0, description="projections of the scan; 0: until no more arrive")
     flats: int = Field(default=0, ge=0, description="flats to expect")
     darks: int = Field(default=0, ge=0, description="darks to expect")
     axis: float | None = Field(
         default=None, ge=0, allow_inf_nan=False, description="rotation axis column; none: middle"
     )
     pixel_size_um: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    angles: AngleRange | None = Field(default=None, description="{start, step}; none: as the attributes say")
+    angles: AngleRange | None = Field(default=None, description="{start, step}; none: from the attributes")
     angle_unit: AngleUnit = Field(default="degrees", description="unit of the angles: degrees or radians")
     angle_attribute: str = Field(default="SampleRotary", description="attribute with the angle of the image")
     start_attribute: str = Field(default="StartPos", description="attribute with the first angle, where there is none")
     step_attribute: str = Field(default="ScanDelta", description="attribute with the step between two angles")
-    type_attribute: str = Field(default="FrameType", description="attribute that tells projection, flat and dark")
+    type_attribute: str = Field(
+        default="FrameType", description="attribute with the frame type: projection, flat, dark"
+    )
     queue: int = Field(default=512, ge=4, description="updates that the client holds before some are lost")
     connect_timeout_s: float = Field(default=30.0, gt=0, description="longest wait for the channel and its image")
     stall_timeout_s: float = Field(default=30.0, gt=0, description="longest wait for the next image, or to reconnect")

@@ -1,4 +1,4 @@
-"""Who calls: a certificate, a bearer token, or nobody. Identities of different origin never share a name."""
+"""Authenticates callers by certificate or bearer token. Identities of different origin never share a name."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class ControlClient:
     def open(
         self, uid: str, role: str, *, num_conn: int, rate: int, targets: Sequence[str], timeout_s: float
     ) -> Answer:
-        """req and, while it waits, hello. Raises TunnelError also when other than `num_conn` listeners come back."""
+        """req and, while it waits, hello. Raises TunnelError also when the number of listeners is not `num_conn`."""
         request = messages.Request(uid=uid, role=role, num_conn=num_conn, rate=rate)
         with self._translated("req"):
             waiting = self._method("req").future(request, timeout=timeout_s, metadata=self._metadata)

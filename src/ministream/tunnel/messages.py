@@ -40,7 +40,7 @@ _MESSAGES: dict[str, list[tuple[str, Any, Any]]] = {
     "AppResponse": [("message", _STRING, _ONE), ("listeners", _STRING, _MANY)],
 }
 
-# Method of the service: what is sent, what comes back.
+# Method of the service: request, response.
 METHODS = {
     "req": ("Request", "Response"),
     "update": ("UpdateTargets", "Response"),

@@ -117,7 +117,7 @@ class TurnedAway:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """The receiver ended its connection and will come back; `text` says why."""
+    """The receiver ended its connection and will reconnect; `text` says why."""
 
     text: str
 

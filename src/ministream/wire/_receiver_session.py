@@ -178,7 +178,7 @@ class ReceiverSession:
 
         Raises ProtocolError when this connection must end, to be followed by another. Any other error, and
         VersionError, ends the session: PeerError when the producer refuses this receiver or describes a scan that it
-        cannot take, ConfigError when the scan's rows cannot be shared as asked for.
+        cannot take, ConfigError when the scan's rows cannot be shared as requested.
         """
         try:
             message = native.decode(parts)

@@ -50,7 +50,7 @@ class SenderSession:
     """Serves `band` of one scan's rows (None: all) to one receiver at a time, over as many connections as needed.
 
     A `peer` is the transport's name of one connection. `now` is a monotonic time in seconds. Frames are kept until
-    they are acknowledged; a receiver that comes back gets them again from where it asks. A producer that was started
+    they are acknowledged; a reconnecting receiver gets them again as requested. A producer that was started
     again, with a receiver that holds the first N frames already, takes these N without sending them.
     """
 

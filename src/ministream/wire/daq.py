@@ -95,9 +95,9 @@ class DaqStream:
         return self._missing + self._length - len(self._numbers)
 
     def receive(self, message: bytes | memoryview, arrived_s: float) -> list[Frame]:
-        """Take one TImage that arrived at UNIX time `arrived_s`; return what may go on.
+        """Take one TImage that arrived at UNIX time `arrived_s`; return the frames that may pass.
 
-        Raises FrameError, naming the peer and the field, for a message that cannot be used; the stream goes on.
+        Raises FrameError, naming the peer and the field, for an invalid message; the stream continues.
         """
         try:
             image = timage.decode(message)

@@ -33,7 +33,7 @@ class DaqSender:
     It waits for `subscribers` subscriptions, or with `sync_listen` for as many ready messages there, as
     the programs of aps-mini-apps do: their distributor subscribes once, but says ready once for each of its workers.
     A subscriber that lags by more than `queue` images makes `send` wait, but at most `stall_timeout_s`: then the
-    scan goes on without waiting for any, unless it is the only one.
+    scan continues without waiting for any, unless it is the only one.
     `pixel_dtype` converts the pixels; None sends them as they are. `drain_s` is how long `finish` waits for the
     subscribers to leave, where data in a tunnel that ends with this job would be lost.
     """

@@ -284,7 +284,7 @@ class FrameReceiver(Driver):
                 case Stalled(seconds=seconds):
                     _LOG.warning("%s: the producer is connected but has sent no frame for %.0f s", self._url, seconds)
                 case AskedAgain(text=text):
-                    _LOG.warning("%s: %s; asked for it again", self._url, text)
+                    _LOG.warning("%s: %s; requested it again", self._url, text)
                 case Lost(text=text, announced=announced):
                     self._events.put(Lost(f"{text}{self._because}", announced))
                 case _:

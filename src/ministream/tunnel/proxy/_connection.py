@@ -26,7 +26,7 @@ class RelayRoute:
     """Where a listener's connections go, and who must be at the other end.
 
     `addresses` are (family, socket address) to try in turn. `tls` belongs to the accepted side where `accepts_tls`,
-    else to the dialled one; the other side is plain. `peer` is the only certificate (DER) accepted.
+    else to the connecting one; the other side is plain. `peer` is the only certificate (DER) accepted.
     """
 
     addresses: Sequence[tuple[int, tuple[Any, ...]]]

@@ -34,7 +34,7 @@ class End(Protocol):
         """Whether everything taken has left for the kernel."""
 
     def finish(self) -> None:
-        """Say that nothing more will be written; reading goes on."""
+        """Signal the end of writing; reading continues."""
 
 
 class PlainEnd:

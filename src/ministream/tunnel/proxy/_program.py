@@ -113,7 +113,7 @@ class Program:
         except TimeoutError:
             raise TunnelError(f"{self._name} is not ready after {_START_S:g} s: {self._last_words()}") from None
         if self._process.returncode is not None:
-            raise TunnelError(f"{self._name} ended at once: {self._last_words()}")
+            raise TunnelError(f"{self._name} ended during start-up: {self._last_words()}")
 
     async def _watch(self) -> None:
         """Handle the program's end, expected or not."""
@@ -145,7 +145,7 @@ class Program:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def _last_words(self) -> str:
-        return " | ".join(self._said[-3:]) or "it said nothing"
+        return " | ".join(self._said[-3:]) or "no output"
 
 
 async def _ended(pid: int) -> None:
