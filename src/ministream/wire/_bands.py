@@ -109,11 +109,14 @@ class SenderBands:
             out += band.outgoing(now)
         return out
 
-    def check(self, now: float) -> None:
-        """Raises PeerLostError when a receiver stays away, or PeerError when it has left; the others are notified."""
+    def check(self, now: float, trouble: str = "") -> None:
+        """Raises PeerLostError when a receiver stays away, or PeerError when it has left; the others are notified.
+
+        `trouble` is how the last connection without a handshake ended, for the message.
+        """
         try:
             for band in self._bands.values():
-                band.check(now)
+                band.check(now, trouble)
             if not self.complete and now > self._contact_by:
                 raise PeerLostError(self._absence)
         except PeerError as error:

@@ -25,7 +25,7 @@ from ministream.app.recon.parts import Parts
 from ministream.app.recon.producer_link import ProducerLink
 from ministream.app.recon.reference import ReferenceComparison
 from ministream.config import Config
-from ministream.errors import IncompleteError, MinistreamError, PeerLostError
+from ministream.errors import IncompleteError, MinistreamError, PeerError, PeerLostError
 from ministream.ledger import Ledger
 from ministream.model import FrameKind, Scan
 from ministream.monitor import StageClock, Summary
@@ -252,6 +252,10 @@ class Job:
         """The reason, on rank 0, why there is no volume to write."""
         if self._ingress is None or self._ingress.failure is not None or self._window.held:
             return self._ingress.failure if self._ingress is not None else None
+        ledger = self._ingress.ledger
+        if ledger.received:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in ledger.refusals.get("projection", {}).items())
+            return PeerError(f"none of the {ledger.received} projections that arrived can be used: {reasons} refused")
         return PeerLostError(f"no projection arrived: {self._ingress.ending}")
 
     def _move_frames(self) -> None:

@@ -49,6 +49,10 @@ class Listener(Protocol):
     def address(self) -> str:
         """The URL to connect to, with the real port."""
 
+    @property
+    def trouble(self) -> str:
+        """How the last connection without a handshake ended; empty where there was none."""
+
     def send(self, peer: bytes, parts: Sequence[Part]) -> bool:
         """Queue a message, as `Channel.send` does. False: this peer is gone, or does not read."""
 

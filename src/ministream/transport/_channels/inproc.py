@@ -67,6 +67,7 @@ class InprocListener:
         self.address = url
         self.inbox: queue.SimpleQueue[tuple[bytes, _Parts] | None] = queue.SimpleQueue()
         self.max_message_bytes = max_message_bytes
+        self.trouble = ""
         self._peers: dict[bytes, InprocChannel] = {}
         self._names = itertools.count(1)
 

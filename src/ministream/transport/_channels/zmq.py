@@ -95,7 +95,6 @@ class _Endpoint(ABC):
         }
         for option, value in options.items():
             self._socket.setsockopt(option, value)
-        self._encrypted = encrypted
         self._disturbed = False  # woken, or a connection ended, during the last `recv`
         self._monitor = self._socket.get_monitor_socket(sum(_ENDINGS) | zmq.Event.ACCEPTED)
         self._poller = zmq.Poller()
@@ -138,7 +137,7 @@ class _Endpoint(ABC):
             return
         self._disturbed = True
         how = _MISMATCHES.get(value) or _ENDINGS[event]
-        if self._encrypted and event is zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
+        if event is zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
             how += _PERHAPS_THE_KEYS
         self._ended(how)
 
@@ -195,6 +194,7 @@ class ZmqListener(_Endpoint):
     def __init__(self, url: str, max_message_bytes: int, keys: CurveKeys | None) -> None:
         super().__init__(zmq.ROUTER, max_message_bytes, url, encrypted=keys is not None, threads=_LISTENER_THREADS)
         self._told: set[str] = set()
+        self.trouble = ""
         self._guard = ConnectionGuard()
         self._tcp = url.startswith("tcp:")
         self._last = b"", -1
@@ -246,6 +246,8 @@ class ZmqListener(_Endpoint):
         """Probes connect and leave, peers close after the end: expected. A rejected key is not."""
         rejected = how == _ENDINGS[zmq.Event.HANDSHAKE_FAILED_AUTH] and how not in self._told
         self._told.add(how)
+        if how != _ENDINGS[zmq.Event.DISCONNECTED]:
+            self.trouble = how
         _LOG.log(logging.WARNING if rejected else logging.DEBUG, "%s: connection ended: %s", self.address, how)
 
 

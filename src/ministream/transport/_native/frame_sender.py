@@ -207,7 +207,7 @@ class FrameSender(Driver):
         with self._changed:
             stopping = self._stopping
             if not stopping:
-                self._session.check(now)
+                self._session.check(now, self._listener.trouble)
             outgoing = self._session.outgoing(now)
             wait_s = self._session.wait_s(now)
         for peer, parts in outgoing:
