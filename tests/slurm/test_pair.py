@@ -201,7 +201,7 @@ def test_a_missing_partner_is_waited_for_and_named(runs: Runs, side: str, missin
     runs.file(**QUICK)
     runs.ended(runs.start(side, "--partner-timeout", "2"))
     assert runs.outcome(side)["code"] == 4
-    assert f"no sign of {missing}" in runs.log(side)
+    assert f"waiting for {missing} in" in runs.log(side)
 
 
 def test_a_partner_that_fails_ends_the_other_which_says_why(runs: Runs) -> None:
