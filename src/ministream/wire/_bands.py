@@ -116,9 +116,9 @@ class SenderBands:
         """
         try:
             for band in self._bands.values():
-                band.check(now, trouble)
+                band.check(now)
             if not self.complete and now > self._contact_by:
-                raise PeerLostError(self._absence)
+                raise PeerLostError(self._absence(trouble))
         except PeerError as error:
             self.abort(str(error))
             raise
@@ -130,15 +130,16 @@ class SenderBands:
 
     # the protocol
 
-    @property
-    def _absence(self) -> str:
+    def _absence(self, trouble: str) -> str:
         waited = f"timed out after {self._patience.first_contact_s:g} s waiting for "
         if self._bands:
             asked = ", ".join(f"{first} to {first + rows - 1}" for first, rows in (b.info.band for b in self.bands))
             waited += f"the receivers of all {self.info.rows} rows: only rows {asked} were requested"
         else:
             waited += "a receiver"
-        return f"{waited}; the last peer was rejected: {self._last_refusal}" if self._last_refusal else waited
+        if self._last_refusal:
+            return f"{waited}; the last peer was rejected: {self._last_refusal}"
+        return f"{waited}; the last connection failed: {trouble}" if trouble else waited
 
     def _welcome(self, peer: bytes, hello: Hello, parts: Sequence[Part], now: float) -> list[SenderEvent]:
         band = self._bands.get(hello.share)

@@ -176,19 +176,14 @@ class SenderSession:
             self._sent_at = now
         return out
 
-    def check(self, now: float, trouble: str = "") -> None:
-        """Raises PeerLostError when the receiver stays away, or PeerError when it has left.
-
-        `trouble` is how the last connection without a handshake ended, for the message.
-        """
+    def check(self, now: float) -> None:
+        """Raises PeerLostError when the receiver stays away, or PeerError when it has left."""
         if self._farewell is not None:
             raise self._farewell
         if self.state is SenderState.DONE or now - self._heard_at <= self._lost_after_s:
             return
         refusal = f"; the last peer was rejected: {self._last_refusal}" if self._last_refusal else ""
         if not self._receiver:
-            if trouble and not refusal:
-                refusal = f"; the last connection failed: {trouble}"
             raise PeerLostError(f"timed out after {self._lost_after_s:g} s waiting for a receiver{refusal}")
         used = f"{self.consumed} of {self.totals.next_seq} frames were used"
         raise PeerLostError(f"no contact with the receiver for {self._lost_after_s:g} s, {used}{refusal}")
