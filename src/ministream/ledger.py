@@ -82,9 +82,9 @@ class Ledger:
             return f"{ordered} must not increase, mended ({self.mended}) must not exceed used"
         return ""
 
-    def totals(self) -> Totals:
+    def totals(self) -> LedgerTotals:
         """The counts as plain numbers."""
-        return Totals(**{item.name: getattr(self, item.name) for item in dataclasses.fields(Totals)})
+        return LedgerTotals(**{item.name: getattr(self, item.name) for item in dataclasses.fields(LedgerTotals)})
 
     def copy(self) -> Self:
         """An independent copy."""
@@ -108,7 +108,7 @@ class Ledger:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Totals:
+class LedgerTotals:
     """The numbers of a ledger, for tables and attributes."""
 
     delivered: int

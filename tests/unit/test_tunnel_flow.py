@@ -12,7 +12,7 @@ import pytest
 
 from ministream.tunnel.certificates import KeyPair, make_session_pair
 from ministream.tunnel.proxy import _flow
-from ministream.tunnel.proxy._ends import End, PlainEnd, Wait
+from ministream.tunnel.proxy._ends import PlainEnd, ProxyEnd, Wait
 from ministream.tunnel.proxy._flow import Bucket, CopyFlow, SpliceFlow
 from ministream.tunnel.proxy._sockets import tune
 from ministream.tunnel.proxy._tls import TlsEnd, TlsError, TruncatedError, make_context
@@ -52,7 +52,7 @@ def tls() -> Iterator[tuple[TlsEnd, TlsEnd]]:
     far.close()
 
 
-def read_all(end: End, count: int | None = None) -> bytes:
+def read_all(end: ProxyEnd, count: int | None = None) -> bytes:
     """Until the end of the stream, or `count` bytes."""
     received, buffer = bytearray(), memoryview(bytearray(1 << 16))
     deadline = time.monotonic() + 10

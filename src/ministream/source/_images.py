@@ -89,7 +89,7 @@ class Held:
         return frozenset()
 
 
-class Joined:
+class JoinedImages:
     """The images of several stacks, one after the other; `name` is for messages."""
 
     def __init__(self, name: str, parts: Sequence[Images]) -> None:
@@ -128,7 +128,7 @@ class Joined:
         return bisect.bisect_right(self._starts, index) - 1
 
 
-class Part:
+class ImageRange:
     """The `count` images of a stack from `first` on."""
 
     def __init__(self, images: Images, first: int, count: int) -> None:
@@ -274,8 +274,8 @@ def picked(images: Images, indices: Sequence[int]) -> Images:
             runs[-1][1] += 1
         else:
             runs.append([index, index + 1])
-    parts = [Part(images, first, stop - first) for first, stop in runs]
-    return parts[0] if len(parts) == 1 else Joined(images.name, parts)
+    parts = [ImageRange(images, first, stop - first) for first, stop in runs]
+    return parts[0] if len(parts) == 1 else JoinedImages(images.name, parts)
 
 
 def mean(images: Images) -> Pixels:

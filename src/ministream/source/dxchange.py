@@ -24,7 +24,7 @@ from ministream.source import _angles
 from ministream.source._axes import axes_of
 from ministream.source._following import FollowedSource, check_followable
 from ministream.source._hdf5 import DataFile, written_in_swmr_mode
-from ministream.source._images import Images, Joined, Level, is_blank
+from ministream.source._images import Images, JoinedImages, Level, is_blank
 from ministream.source._recording import (
     AFTER,
     BEFORE,
@@ -196,7 +196,7 @@ class _DXchange:
         axes, found = axes_of(str(file.path), name, file.texts(name, "axes"))
         self._notices += found
         stacks = [file.images(part, axes=axes, unsigned=bool(self._options.unsigned)) for part in parts]
-        return stacks[0] if len(stacks) == 1 else Joined(f"{file.path}: {name}", stacks)
+        return stacks[0] if len(stacks) == 1 else JoinedImages(f"{file.path}: {name}", stacks)
 
     def _nxtomo_hint(self) -> str:
         return ", or read it as NXtomo with --source nxtomo" if self._file.named("image_key") else ""

@@ -20,7 +20,7 @@ from pydantic import Field
 from ministream.errors import InputError
 from ministream.model import Slab
 from ministream.source import _angles
-from ministream.source._images import Images, Joined
+from ministream.source._images import Images, JoinedImages
 from ministream.source._recording import CalibrationSet, RecordedSource, Recording, RecordingOptions, set_positions
 from ministream.source._watch import Unchanged
 
@@ -213,7 +213,7 @@ def _calibration(folder: Path, what: str, given: str | list[str] | None) -> list
 
 
 def _stack(name: str, files: Sequence[Path], options: Options) -> Images:
-    return Joined(name, [_File(file, bool(options.unsigned)) for file in files])
+    return JoinedImages(name, [_File(file, bool(options.unsigned)) for file in files])
 
 
 def _sets(what: str, found: Sequence[tuple[str, list[Path]]], like: Images, options: Options) -> list[CalibrationSet]:

@@ -32,7 +32,7 @@ _BLOCK_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class ArrayPart:
     """One rank's part of an array: bytes from `offset` of `file`, with `digest` their XXH3.
 
     It begins at `first` along `axis`; `held` is the distribution over ranks: the same array on all ranks, the rows
@@ -66,7 +66,7 @@ class Checkpoint:
 
     path: Path
     values: Mapping[str, Any]
-    parts: Mapping[str, Sequence[Part]]
+    parts: Mapping[str, Sequence[ArrayPart]]
 
     def read(self, slab: slice, share: slice) -> dict[str, Any]:
         """All values and arrays, cut to the rows `slab` and `share` of a rank. Raises InputError naming the file."""
@@ -135,18 +135,18 @@ def _load(path: Path) -> Checkpoint:
         raise InputError(f"{path / MANIFEST}: is damaged: {error}") from error
     if content["format"] != FORMAT:
         raise InputError(f"{path}: has format {content['format']}, this release reads {FORMAT}")
-    parts: dict[str, list[Part]] = {}
+    parts: dict[str, list[ArrayPart]] = {}
     for entry in content["parts"]:
-        part = Part(**{**entry, "shape": tuple(entry["shape"])})
+        part = ArrayPart(**{**entry, "shape": tuple(entry["shape"])})
         parts.setdefault(part.name, []).append(part)
     return Checkpoint(path=path, values=content["values"], parts=parts)
 
 
-def _offset(part: Part) -> int:
+def _offset(part: ArrayPart) -> int:
     return part.offset
 
 
-def _check(folder: Path, part: Part) -> None:
+def _check(folder: Path, part: ArrayPart) -> None:
     digest = xxhash.xxh3_64()
     path, left = folder / part.file, part.nbytes
     try:
@@ -161,7 +161,7 @@ def _check(folder: Path, part: Part) -> None:
         raise InputError(f"{path}: checksum of {part.name} does not match")
 
 
-def _cut(folder: Path, part: Part, wanted: slice) -> NDArray[Any]:
+def _cut(folder: Path, part: ArrayPart, wanted: slice) -> NDArray[Any]:
     """The entries of this part within `wanted`, an index range over all parts."""
     if not part.nbytes:
         return np.zeros(part.shape, part.dtype)

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from ministream import atomic
 from ministream.errors import StorageError
 from ministream.state import Shared, Slabwise, State, Value
-from ministream.storage.checkpoint import FORMAT, MANIFEST, Part, checkpoints
-from ministream.storage.comm import Communicator, Gathering, together
+from ministream.storage.checkpoint import FORMAT, MANIFEST, ArrayPart, checkpoints
+from ministream.storage.comm import Communicator, GatherHandle, together
 from ministream.storage.reserve import reserve
 
 KEPT = 2
@@ -30,13 +30,13 @@ _NAP_S = 1e-3
 
 
 @dataclass(kw_only=True)
-class _Pending:
+class _PendingCheckpoint:
     """A pending checkpoint; on rank 0 `naming` is the rename task, started when every rank has written its file."""
 
     part: Path
     values: Mapping[str, Value]
-    gathering: Gathering
-    writing: Future[list[Part]]
+    gathering: GatherHandle
+    writing: Future[list[ArrayPart]]
     told: bool = False
     naming: Future[None] | None = None
     over: bool = False
@@ -55,7 +55,7 @@ class CheckpointWriter:
         self._copies: dict[str, NDArray[Any]] = {}
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-writer")
         self._abandoned = threading.Event()
-        self._pending: _Pending | None = None
+        self._pending: _PendingCheckpoint | None = None
         self.seconds, self.nbytes = 0.0, 0
 
     def begin(self, state: State, *, copied: bool = True) -> None:
@@ -72,7 +72,7 @@ class CheckpointWriter:
         arrays = {name: _array(value) for name, value in held.items()}
         if copied:
             arrays = {name: self._copy_of(name, array) for name, array in arrays.items()}
-        self._pending = _Pending(
+        self._pending = _PendingCheckpoint(
             part=part,
             values={name: value for name, value in state.items() if not _is_array(value)},
             gathering=self._comm.gathering(),
@@ -142,12 +142,12 @@ class CheckpointWriter:
             raise
         return True
 
-    def _layout(self, held: Mapping[str, Value]) -> list[Part]:
+    def _layout(self, held: Mapping[str, Value]) -> list[ArrayPart]:
         """The positions of this rank's arrays in its file."""
         found, offset = [], 0
         for name, value in held.items():
             array = _array(value)
-            part = Part(
+            part = ArrayPart(
                 name=name,
                 file=f"rank-{self._comm.rank:04d}.bin",
                 offset=offset,
@@ -169,7 +169,7 @@ class CheckpointWriter:
         np.copyto(copy, array)
         return copy
 
-    def _write(self, folder: Path, parts: Sequence[Part], arrays: Mapping[str, NDArray[Any]]) -> list[Part]:
+    def _write(self, folder: Path, parts: Sequence[ArrayPart], arrays: Mapping[str, NDArray[Any]]) -> list[ArrayPart]:
         """Write this rank's file and sync it, in the thread; returns the parts with their checksums."""
         began = time.perf_counter()
         path, size, found = folder / f"rank-{self._comm.rank:04d}.bin", sum(part.nbytes for part in parts), []
@@ -190,7 +190,7 @@ class CheckpointWriter:
         self.nbytes += size
         return found
 
-    def _name(self, pending: _Pending, written: Sequence[list[Part] | None]) -> None:
+    def _name(self, pending: _PendingCheckpoint, written: Sequence[list[ArrayPart] | None]) -> None:
         """Write the manifest, rename the folder, remove all but the newest; on rank 0, in the thread."""
         if any(parts is None for parts in written):
             return

@@ -12,7 +12,7 @@ from ministream import atomic
 from ministream.errors import MinistreamError
 
 
-class Gathering(Protocol):
+class GatherHandle(Protocol):
     """A non-blocking gather of one small object per rank on rank 0."""
 
     def give(self, value: Any) -> None:
@@ -44,7 +44,7 @@ class Communicator(Protocol):
     def agree(self, error: MinistreamError | None) -> None:
         """Collective: raise on every rank the error of the lowest rank that has one."""
 
-    def gathering(self) -> Gathering:
+    def gathering(self) -> GatherHandle:
         """Prepare to gather one object of every rank; collective."""
 
     def send_array(self, array: NDArray[Any], destination: int) -> None:

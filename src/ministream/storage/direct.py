@@ -21,7 +21,7 @@ from ministream import atomic
 from ministream.errors import StorageError
 from ministream.model import Slab
 from ministream.storage import layout
-from ministream.storage.comm import Communicator, Gathering
+from ministream.storage.comm import Communicator, GatherHandle
 
 Image = NDArray[np.float32]
 
@@ -60,12 +60,12 @@ class Places:
 
 
 @dataclass(kw_only=True)
-class _Pending:
+class _PendingVolume:
     """A pending volume. On rank 0 `naming` is the rename task, started when every rank has written its slab."""
 
     part: Path
     path: Path
-    gathering: Gathering
+    gathering: GatherHandle
     writing: Future[float]
     told: bool = False
     naming: Future[None] | None = None
@@ -88,7 +88,7 @@ class Direct:
         self._copy: Image | None = None
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="volume-writer")
         self._abandoned = threading.Event()
-        self._pending: _Pending | None = None
+        self._pending: _PendingVolume | None = None
         self.hidden_s = 0.0
 
     def begin(self, part: Path, path: Path, places: Places, image: Image, *, copied: bool) -> None:
@@ -96,7 +96,7 @@ class Direct:
 
         With `copied` the image may change as soon as this returns, otherwise only after `finish`.
         """
-        self._pending = _Pending(
+        self._pending = _PendingVolume(
             part=part,
             path=path,
             gathering=self._comm.gathering(),

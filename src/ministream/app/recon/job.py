@@ -20,7 +20,7 @@ from ministream.app.recon.assignment import Assignment, assign, groups_of
 from ministream.app.recon.gate import ScanGate
 from ministream.app.recon.ingress import STOP_SIGNALS, Ingress
 from ministream.app.recon.observing import Observers, Run
-from ministream.app.recon.outcome import Outcome
+from ministream.app.recon.outcome import RunOutcome
 from ministream.app.recon.parts import Parts
 from ministream.app.recon.producer_link import ProducerLink
 from ministream.app.recon.reference import ReferenceComparison
@@ -147,7 +147,7 @@ class Job:
         stack.callback(run.writer.close)
         self._observers = Observers(run, self._clock)
         stack.callback(self._observers.close)
-        self._outcome = Outcome(run, self._books, self._observers, self._clock, telling, self._gate)
+        self._outcome = RunOutcome(run, self._books, self._observers, self._clock, telling, self._gate)
 
     def _run_of(self, assignment: Assignment, console: Console) -> Run:
         """The interface for the observers; collective."""

@@ -48,7 +48,7 @@ class Update:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Written:
+class VolumeWritten:
     """The end of a run: the path of the volume, and whether it contains every delivered projection."""
 
     volume: Path
@@ -100,7 +100,7 @@ class Observer(Protocol):
         """The stream has ended early; the image may not contain the whole window yet."""
         ...
 
-    def finished(self, written: Written) -> None:
+    def finished(self, written: VolumeWritten) -> None:
         """The volume and the summary are written."""
         ...
 
@@ -136,7 +136,7 @@ class Quiet:
     def interrupted(self) -> None:
         """Nothing."""
 
-    def finished(self, written: Written) -> None:
+    def finished(self, written: VolumeWritten) -> None:
         """Nothing."""
 
     def poll(self) -> None:
@@ -173,7 +173,7 @@ class Observers:
         """Notify all observers."""
         self._tell(lambda observer: observer.interrupted())
 
-    def finished(self, written: Written) -> None:
+    def finished(self, written: VolumeWritten) -> None:
         """Notify all observers."""
         self._tell(lambda observer: observer.finished(written))
 

@@ -13,7 +13,7 @@ from ministream import __version__, log
 from ministream.app.recon.books import Books
 from ministream.app.recon.gate import ScanGate
 from ministream.app.recon.ingress import Ingress
-from ministream.app.recon.observing import Observers, Run, Written
+from ministream.app.recon.observing import Observers, Run, VolumeWritten
 from ministream.errors import StorageError
 from ministream.monitor import StageClock, Summary, peak_memory_mib
 from ministream.storage import VolumeState
@@ -21,7 +21,7 @@ from ministream.storage import VolumeState
 _LOG = log.get(__name__)
 
 
-class Outcome:
+class RunOutcome:
     """Writes the results of a run; every rank has an instance, `ingress` is that of rank 0."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Outcome:
         with self._run.comm.together():
             self._store(summary)
         complete = self._run.comm.bcast(summary is not None and summary.complete)
-        self._observers.finished(Written(volume=volume, complete=complete))
+        self._observers.finished(VolumeWritten(volume=volume, complete=complete))
         if summary is None:
             return None
         drawn = [path for path in self._observers.files if path not in volumes]

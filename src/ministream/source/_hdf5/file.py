@@ -19,7 +19,7 @@ from ministream.errors import InputError
 from ministream.source._hdf5.failures import reading
 from ministream.source._hdf5.links import LinkPolicy, MappedImages, external_files, mappings
 from ministream.source._hdf5.stack import Stack, is_real
-from ministream.source._images import Gap, Held, Images, Joined, Part
+from ministream.source._images import Gap, Held, ImageRange, Images, JoinedImages
 from ministream.source._watch import Unchanged
 
 _LOG = log.get(__name__)
@@ -204,11 +204,11 @@ class DataFile:
         for part in found:
             images = self._images(self._source(path, dataset, part.file, part.dataset), axes, unsigned, links - 1)
             count = max(0, min(part.stop - part.first, images.count - part.source_first))
-            stacks += [Gap(images, part.first - end), Part(images, part.source_first, count)]
+            stacks += [Gap(images, part.first - end), ImageRange(images, part.source_first, count)]
             stacks += [Gap(images, part.stop - part.first - count)]
             end = part.stop
         stacks.append(Gap(stacks[0], dataset.shape[0] - end))
-        return Joined(f"{path}: {dataset.name}", [stack for stack in stacks if stack.count])
+        return JoinedImages(f"{path}: {dataset.name}", [stack for stack in stacks if stack.count])
 
     def _checked(self, dataset: h5py.Dataset, links: int) -> h5py.Dataset:
         """The dataset, whose raw data and sources are there and allowed."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from OpenSSL import SSL
 
-from ministream.tunnel.proxy._ends import End, PlainEnd, Wait
+from ministream.tunnel.proxy._ends import PlainEnd, ProxyEnd, Wait
 from ministream.tunnel.proxy._flow import Bucket, CopyFlow, Flow, SpliceFlow
 from ministream.tunnel.proxy._sockets import dial, tune
 from ministream.tunnel.proxy._tls import TlsEnd, TlsError
@@ -68,14 +68,14 @@ async def carry(
     sockets = [accepted]
     try:
         tune(accepted)
-        near: End = PlainEnd(accepted)
+        near: ProxyEnd = PlainEnd(accepted)
         # The caller authenticates before this relay contacts anything behind it.
         if route.tls and route.accepts_tls:
             near = await _secure(accepted, route, totals)
         known()
         dialled = await dial(route.addresses)
         sockets.append(dialled)
-        far: End = PlainEnd(dialled)
+        far: ProxyEnd = PlainEnd(dialled)
         if route.tls and not route.accepts_tls:
             far = await _secure(dialled, route, totals)
         totals.opened += 1
@@ -122,7 +122,7 @@ async def _ready(sock: socket.socket, wait: Wait) -> None:
         remove(sock)
 
 
-async def _exchange(near: End, far: End, bucket: Bucket, totals: ByteTotals) -> None:
+async def _exchange(near: ProxyEnd, far: ProxyEnd, bucket: Bucket, totals: ByteTotals) -> None:
     kind = SpliceFlow if isinstance(near, PlainEnd) and isinstance(far, PlainEnd) else CopyFlow
     inward = kind(near, far, bucket)
     try:

@@ -19,7 +19,7 @@ class Wait(enum.Enum):
     DONE = "for nothing: the source has ended and the sink knows"
 
 
-class End(Protocol):
+class ProxyEnd(Protocol):
     """One end of a connection."""
 
     sock: socket.socket

@@ -11,7 +11,7 @@ import os
 import time
 from typing import Protocol
 
-from ministream.tunnel.proxy._ends import CHUNK, End, Wait
+from ministream.tunnel.proxy._ends import CHUNK, ProxyEnd, Wait
 
 _PIPE_BYTES = 1024 * 1024
 # A flow yields to the others of its process after this many chunks.
@@ -55,8 +55,8 @@ class Bucket:
 class Flow(Protocol):
     """One direction of a connection."""
 
-    source: End
-    sink: End
+    source: ProxyEnd
+    sink: ProxyEnd
     wait: Wait
     moved: int
 
@@ -70,7 +70,7 @@ class Flow(Protocol):
 class SpliceFlow:
     """Plain to plain, inside the kernel."""
 
-    def __init__(self, source: End, sink: End, bucket: Bucket) -> None:
+    def __init__(self, source: ProxyEnd, sink: ProxyEnd, bucket: Bucket) -> None:
         self.source, self.sink, self._bucket = source, sink, bucket
         self.wait = Wait.READ
         self.moved = 0
@@ -120,7 +120,7 @@ class SpliceFlow:
 class CopyFlow:
     """Any end to any end, through one buffer that it has only while there are bytes in it."""
 
-    def __init__(self, source: End, sink: End, bucket: Bucket) -> None:
+    def __init__(self, source: ProxyEnd, sink: ProxyEnd, bucket: Bucket) -> None:
         self.source, self.sink, self._bucket = source, sink, bucket
         self.wait = Wait.READ
         self.moved = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ministream import log
-from ministream.app.recon.observing import Quiet, Run, Update, Written
+from ministream.app.recon.observing import Quiet, Run, Update, VolumeWritten
 from ministream.storage import CheckpointWriter
 
 _LOG = log.get(__name__)
@@ -41,7 +41,7 @@ class SaveCheckpoints(Quiet):
             if self._comm.rank == 0:
                 _LOG.info("checkpoint written: continue with `ministream recon --resume %s`", self._folder)
 
-    def finished(self, written: Written) -> None:
+    def finished(self, written: VolumeWritten) -> None:
         """Remove the checkpoints of a complete volume: there is nothing to resume."""
         if written.complete:
             self._writer.discard()

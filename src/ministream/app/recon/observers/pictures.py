@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ministream.app.recon.observing import Quiet, Run, Written
+from ministream.app.recon.observing import Quiet, Run, VolumeWritten
 from ministream.model import Scan, Slab
 from ministream.monitor import pictures
 from ministream.source import truth
@@ -29,7 +29,7 @@ class DrawPictures(Quiet):
         self._scan, self._directory = run.assignment.scan, run.assignment.config.output.directory
         self._n = run.assignment.n
 
-    def finished(self, written: Written) -> None:
+    def finished(self, written: VolumeWritten) -> None:
         """Draw all of them."""
         with ExitStack() as stack:
             volume = stack.enter_context(Volume(written.volume))

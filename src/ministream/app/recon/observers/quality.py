@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ministream.app.recon.observing import Quiet, Run, Update, Written
+from ministream.app.recon.observing import Quiet, Run, Update, VolumeWritten
 from ministream.monitor import curves
 from ministream.quality import LiveQuality
 
@@ -32,7 +32,7 @@ class FollowQuality(Quiet):
                         seconds=update.elapsed_s,
                     )
 
-    def finished(self, written: Written) -> None:
+    def finished(self, written: VolumeWritten) -> None:
         """Draw the table."""
         with self._run.comm.together():
             if self._run.comm.rank == 0 and self._table.rows and self._output.pictures:

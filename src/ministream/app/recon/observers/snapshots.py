@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ministream.app.recon.observing import Quiet, Run, Update, Written
+from ministream.app.recon.observing import Quiet, Run, Update, VolumeWritten
 
 
 class WriteSnapshots(Quiet):
@@ -24,7 +24,7 @@ class WriteSnapshots(Quiet):
         if update.index % self._every == 0:
             self._files.append(self._writer.snapshot(update.index, update.image, update.state))
 
-    def finished(self, written: Written) -> None:
+    def finished(self, written: VolumeWritten) -> None:
         """Check the result of the last snapshot."""
         self._writer.settle()
 

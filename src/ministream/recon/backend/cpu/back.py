@@ -48,7 +48,7 @@ class BackPlan(NamedTuple):
     blocks: int
 
 
-class Update(NamedTuple):
+class PixelUpdate(NamedTuple):
     """What happens to the image: x + factor · Aᵀy, or x · factor · Aᵀy, within the limits.
 
     With `interpolate` the weights are those of linear interpolation, d = 1.

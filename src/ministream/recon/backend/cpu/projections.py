@@ -98,7 +98,7 @@ def back(
     filtered back projection needs it, instead of weighted as in `forward`.
     """
     pixels = Pixels.of(image)
-    update = _back.Update(factor, multiply, interpolate, np.float32(lower), np.float32(upper))
+    update = _back.PixelUpdate(factor, multiply, interpolate, np.float32(lower), np.float32(upper))
     for lanes, first, blocks in lane_blocks(image.shape[2]):
         blocking = PROCESSOR.back(lanes)
         plan = _back.BackPlan(blocks * (-(-pixels.n // blocking.side)) ** 2, first, blocks)
