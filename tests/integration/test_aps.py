@@ -350,7 +350,7 @@ def test_corrected_projections_are_republished(jobs, tooth) -> None:
     ],
 )
 def test_what_the_wire_does_not_tell_must_be_said_rightly(jobs, tooth, words, code, said) -> None:
-    data, sync = publish(jobs, tooth, "--set", "producer.peer_timeout_s=3")
+    data, sync = publish(jobs, tooth, "--set", "producer.peer_timeout_s=12")
     job = jobs.recon(1, "--source-wire", "timage", "--connect", data, "--sync", sync, *words, *WINDOW)
     assert job.wait() == code, job.text
     assert said in job.text

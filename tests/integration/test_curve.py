@@ -132,7 +132,7 @@ def test_encryption_on_one_side_only_is_said(jobs: Lab, keys: dict[str, Path], s
 
 def assert_refused(jobs: Lab, scan: Path, ours: list[object], theirs: list[object], why: str) -> None:
     """Both jobs end in time with exit code 4, the reconstruction with one line that says why; nothing is written."""
-    patience = ["--set", "producer.peer_timeout_s=8.0"]
+    patience = ["--set", "producer.peer_timeout_s=15.0"]
     producer = jobs.produce("--file", str(scan), *map(str, ours), *patience)
     address = jobs.announced("producer", producer)["data"]
     reconstruction = jobs.recon(1, "--connect", address, *map(str, theirs), *PATIENCE)

@@ -135,3 +135,16 @@ def test_the_end_of_the_receiver_is_no_stranger(caplog: pytest.LogCaptureFixture
         assert sender.finish().written is not None
         assert isinstance(receiver.next(5), Ended)
     assert caplog.text == ""
+
+
+def test_bytes_that_are_no_handshake_disturb_nobody() -> None:
+    """ZeroMQ takes some of them for a peer of ZMTP 1.0, and delivers messages that came over no descriptor."""
+    noise = b"".join(bytes([2, 0, number]) for number in range(64))  # ZMTP 1.0: length, flags, body
+    with FrameSender("tcp://127.0.0.1:0", make_scan(), peer_timeout_s=30.0) as sender:
+        host, port = sender.address.removeprefix("tcp://").split(":")
+        for _ in range(4):
+            with socket.create_connection((host, int(port))) as stranger:
+                stranger.sendall(noise)
+        with FrameReceiver(sender.address, connect_timeout_s=20.0) as receiver:
+            assert receiver.scan() == make_scan()
+            sender.abort("enough")

@@ -230,7 +230,7 @@ class ZmqListener(_Endpoint):
         if frames is None:
             return None
         peer = frames[0].bytes
-        self._last = peer, int(frames[0].get(zmq.SRCFD)) if self._tcp else -1
+        self._last = peer, _descriptor_of(frames[0]) if self._tcp else -1
         return peer, [frame.buffer for frame in frames[1:]]
 
     def admit(self, peer: bytes) -> None:
@@ -259,6 +259,17 @@ def listen(url: str, max_message_bytes: int, keys: CurveKeys | None = None) -> Z
 def dial(url: str, max_message_bytes: int, keys: CurveKeys | None = None) -> ZmqChannel:
     """Begin a connection; see `transport._channels.dial`."""
     return ZmqChannel(url, max_message_bytes, keys)
+
+
+def _descriptor_of(frame: zmq.Frame) -> int:
+    """The file descriptor that a frame came over; -1 where ZeroMQ knows none.
+
+    Bytes that are no handshake pass for a ZMTP 1.0 peer's, and ZeroMQ delivers what it makes of them without one.
+    """
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return -1
 
 
 def _check_host(url: str) -> None:
