@@ -370,7 +370,7 @@ def test_data_without_tls_only_where_the_policy_says_so(secrets: Credentials, pr
         with ControlClient(prod.address, Access.of(secrets)) as control:
             with pytest.raises(AccessError, match="no data without TLS"):
                 control.update("s", "PROD", [], None)
-            with pytest.raises(TunnelError, match="no certificate"):
+            with pytest.raises(TunnelError, match="not a certificate"):
                 control.update("s", "PROD", [], b"not a certificate")
     assert producer.accepted == 0
 

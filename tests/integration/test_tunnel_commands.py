@@ -235,7 +235,7 @@ def test_certificates_by_command_line(tmp_path: Path) -> None:
     for word in ("gw2", "bob", "revoked", "operator", "valid"):
         assert word in shown
     token = run("certs", "token", authority, "--name", "carol").strip()
-    assert re.fullmatch(r"[A-Za-z0-9_-]{43}", token)
+    assert re.fullmatch(r"ministream_[A-Za-z0-9_-]{43}", token)
     assert token not in (authority / "tokens").read_text()
 
 

@@ -33,7 +33,13 @@ def producer() -> Iterator[Echo]:
 
 
 def workers() -> list[psutil.Process]:
-    return [child for child in children() if "_relay_worker" in " ".join(child.cmdline())]
+    """The relay's processes that run; one that was killed may not be reaped yet."""
+    found = []
+    for child in children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "_relay_worker" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def answers(listener: str) -> bool:
