@@ -1,6 +1,6 @@
 """`python -P -m ministream.tunnel.proxy._launch LISTENERS FILES PROGRAM ARG...`: start a program as a data server.
 
-LISTENERS and FILES are inherited descriptors, separated by commas. The program dies with the control server, has no
+LISTENERS and FILES are comma-separated inherited descriptors. The program dies with the control server, has no
 privileges of root, and finds its listening sockets where systemd would put them: descriptors 3, 4, … with
 LISTEN_FDS and LISTEN_PID set (NGINX names the same ones for nginx); its files are FIRST_FILE and up.
 """
