@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -22,18 +23,36 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_real_stderr] = os.dup(2)
     # Whoever ends the run lets the fixtures end what they started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    config.pluginmanager.register(_SilenceWatch(config.stash[_real_stderr]))
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.pluginmanager.register(_SilenceWatch(config.stash[_real_stderr]))
 
 
 class _SilenceWatch:
-    """Ends a run in which no test ends any more, with every thread's traceback."""
+    """Ends a run in which no test ends any more; says which tests were running, with every thread's traceback."""
 
     def __init__(self, stderr: int) -> None:
         self._stderr = stderr
+        self._running: list[str] = []
+        self._timer = threading.Timer(0, lambda: None)
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "teardown":
-            faulthandler.dump_traceback_later(SILENCE_S, exit=True, file=self._stderr)
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._running.append(nodeid)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self._running.remove(nodeid)
+        self._timer.cancel()
+        self._timer = threading.Timer(SILENCE_S, self._give_up)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def pytest_sessionfinish(self) -> None:
+        self._timer.cancel()
+
+    def _give_up(self) -> None:
+        running = "\n".join(self._running) or "none"
+        os.write(self._stderr, f"\nno test has ended for {SILENCE_S} s. Running:\n{running}\n".encode())
+        faulthandler.dump_traceback(file=self._stderr)
+        os._exit(1)
 
 
 @pytest.hookimpl(optionalhook=True)

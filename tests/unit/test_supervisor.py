@@ -228,3 +228,13 @@ def test_an_orderly_failure_is_not_restarted(pair: Pair, monkeypatch: pytest.Mon
     pair.add("recon", f"echo . >> {started}; echo 'ministream: the producer is silent' >&2; exit 4", restarts=3)
     assert pair.run() == [4]
     assert started.read_text() == ".\n"
+
+
+def test_the_code_that_the_job_tells_counts_not_that_of_mpirun(pair: Pair) -> None:
+    pair.add("producer", FOREVER)
+    tell = """printf '{"exit_code": 3}' > ANNOUNCEMENT.part; mv ANNOUNCEMENT.part ANNOUNCEMENT"""
+    tell = tell.replace("ANNOUNCEMENT", str(pair.folder / ".recon"))
+    recon = pair.add("recon", f"{tell}; echo 'ministream: the volume is incomplete: stopped' >&2; exit 138")
+    assert pair.run() == [3, 3]
+    assert recon.outcome is not None
+    assert recon.outcome.reason == "the recon job is incomplete: the volume is incomplete: stopped"

@@ -1,4 +1,4 @@
-"""A job's addresses, for its launcher, in a file that is written atomically."""
+"""What a job tells its launcher, in a file that is written atomically: its addresses, then how it ended."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from ministream import atomic
 
 
-def announce(path: Path | None, **addresses: str | None) -> None:
-    """Write the job's addresses and pid as JSON, readable by this user alone; replaces an earlier file.
+def announce(path: Path | None, **told: str | int | None) -> None:
+    """Write what is told, such as the job's addresses, and its pid as JSON for this user alone; replaces the file.
 
     Raises StorageError naming the file.
     """
@@ -20,4 +20,4 @@ def announce(path: Path | None, **addresses: str | None) -> None:
         # an existing file, perhaps a link, is never written to
         part.unlink(missing_ok=True)
         part.touch(0o600, exist_ok=False)
-        part.write_text(json.dumps(addresses | {"pid": os.getpid()}))
+        part.write_text(json.dumps(told | {"pid": os.getpid()}))

@@ -224,7 +224,8 @@ def recon(
 
         console.print(render(summary))
         if not summary.complete:
-            raise IncompleteError(f"the volume is incomplete: {summary.cause}")
+            used = summary.ledger.used
+            raise IncompleteError(f"the volume is incomplete: {summary.cause} ({used} projections are in the volume)")
 
 
 def _tunnel(control: str | None, credentials: Path | None, insecure: bool | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from ministream import log
 from ministream.app.launch.processes import KILL_AFTER_S, Child
@@ -122,7 +122,7 @@ class Supervisor:
             self._poll_at = now + POLL_S
             self._poll()
         if code is not None:
-            self._conclude(code)
+            self._conclude(self._told_code(code))
         elif self._end_by is not None and now > self._end_by:
             self._child.end(KILL_AFTER_S)
 
@@ -134,15 +134,23 @@ class Supervisor:
             self._end(Outcome(code=ended.code, reason=f"{JOB[PARTNER[self._side]]} ended first: {ended.reason}"))
         elif ended is not None and self._side == "producer" and self._end_by is None:
             self._end_by = time.monotonic() + LINGER_S
-        elif self._control is None and self._announcement.exists():
+        elif self._control is None and "control" in self._told():
             self._publish()
         elif self._control is not None and self._partner is None:
             self._find_partner(self._control)
         elif self._client is not None and not self._open:
             self._watch_client(self._client)
 
+    def _told(self) -> dict[str, Any]:
+        """What the job has told so far: its control address, then the exit code of its last decision."""
+        return dict(json.loads(self._announcement.read_text())) if self._announcement.exists() else {}
+
+    def _told_code(self, code: int) -> int:
+        """The exit code that the job itself told. That of mpirun or srun is another one if a signal came too late."""
+        return int(self._told().get("exit_code", code))
+
     def _publish(self) -> None:
-        self._control = str(json.loads(self._announcement.read_text())["control"])
+        self._control = str(self._told()["control"])
         self._rendezvous.publish(self._job, self._control)
         _LOG.info("%s listens on %s", self._job, self._control)
 

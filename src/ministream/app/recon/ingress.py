@@ -280,7 +280,7 @@ class Ingress:
             event = self._receiver.next(0) if self._stop_at is None or self._pulled < self._stop_at else None
             if event is None:
                 if self._stop_at is not None:
-                    self._end(f"stopped by {self._stop} after {self._pulled} frames")
+                    self._end(f"stopped by {self._stop}")
                 break
             self._take(event)
 

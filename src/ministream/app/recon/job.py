@@ -15,6 +15,7 @@ from rich.console import Console
 
 from ministream import log
 from ministream.app import placement
+from ministream.app.announce import announce
 from ministream.app.recon import resume
 from ministream.app.recon.assignment import Assignment, assign, groups_of
 from ministream.app.recon.gate import ScanGate
@@ -25,7 +26,7 @@ from ministream.app.recon.parts import Parts
 from ministream.app.recon.producer_link import ProducerLink
 from ministream.app.recon.reference import ReferenceComparison
 from ministream.config import Config
-from ministream.errors import IncompleteError, MinistreamError, PeerError, PeerLostError
+from ministream.errors import ExitCode, IncompleteError, MinistreamError, PeerError, PeerLostError
 from ministream.ledger import Ledger
 from ministream.model import FrameKind, Scan
 from ministream.monitor import StageClock, Summary
@@ -87,7 +88,11 @@ def recon(
             ingress.begin(
                 batch=assignment.batch, step=assignment.config.window.step, shape=(assignment.band[-1].stop, scan.cols)
             )
-        return job.run()
+        summary = job.run()
+        if summary is not None:
+            # mpirun and srun may end with a code of their own, for example after a signal that came too late
+            announce(announce_to, exit_code=ExitCode.COMPLETE if summary.complete else ExitCode.INCOMPLETE)
+        return summary
 
 
 def _on_signals(handler: Callable[[int, Any], None] | signal.Handlers) -> None:
