@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Self
+from typing import TypeAlias
 
+from ministream.app.producer.acquisition import Acquisition
 from ministream.model import Frame, FrameKind, Scan
 from ministream.source import Source
 from ministream.storage.archive import Archive
@@ -33,58 +31,20 @@ class ArchivedSource(Source):
         """The archive is closed by its opener."""
 
 
-class Spool:
-    """Reads a source in a separate thread and archives every frame, so that the acquisition never waits for the
-    receiver.
+# Kind and number in the archive, and the frame itself while it is in memory.
+_Spooled: TypeAlias = tuple[FrameKind, int, Frame | None]
 
-    Frames that wait stay in memory up to `hold_bytes`, and are read back from the archive beyond that. `stop` ends the
-    source's frames from another thread.
+
+class Spool(Acquisition[_Spooled]):
+    """Archives every frame, so that the acquisition never waits for the receiver.
+
+    Frames that wait stay in memory up to `hold_bytes`, and are read back from the archive beyond that.
     """
 
     def __init__(self, frames: Iterator[Frame], archive: Archive, *, hold_bytes: int, stop: Callable[[], None]) -> None:
-        self._frames, self._archive, self._hold_bytes, self._stop = frames, archive, hold_bytes, stop
-        self._waiting: deque[tuple[FrameKind, int, Frame | None]] = deque()
+        super().__init__(frames, stop=stop)
+        self._archive, self._hold_bytes = archive, hold_bytes
         self._held_bytes = 0
-        self._changed = threading.Condition()
-        self._over = self._stopping = False
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._acquire, name="acquisition", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopping = True
-        self._stop()
-        self._thread.join()
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Every frame, in order, until the source ends. Raises what the source or the archive raised."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._over)
-                if not self._waiting:
-                    break
-                kind, number, frame = self._waiting.popleft()
-                self._held_bytes -= frame.pixels.nbytes if frame is not None else 0
-            yield self._archive.read(kind, number) if frame is None else frame
-        if self._failure is not None:
-            raise self._failure
-
-    def _acquire(self) -> None:
-        try:
-            for frame in self._frames:
-                self._keep(frame)
-                if self._stopping:
-                    break
-        except BaseException as error:  # noqa: BLE001 any error is raised in the sending thread
-            self._failure = error
-        with self._changed:
-            self._over = True
-            self._changed.notify_all()
 
     def _keep(self, frame: Frame) -> None:
         number = self._archive.count(frame.kind)
@@ -94,3 +54,11 @@ class Spool:
             self._held_bytes += frame.pixels.nbytes if fits else 0
             self._waiting.append((frame.kind, number, frame if fits else None))
             self._changed.notify_all()
+
+    def _taken(self, waiting: _Spooled) -> None:
+        _, _, frame = waiting
+        self._held_bytes -= frame.pixels.nbytes if frame is not None else 0
+
+    def _frame(self, waiting: _Spooled) -> Frame:
+        kind, number, frame = waiting
+        return self._archive.read(kind, number) if frame is None else frame
