@@ -128,6 +128,16 @@ ALONE = ReceivingRank()
 """One receiver for all rows."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reception:
+    """What a receiver is made for; see `Wire.receiver`."""
+
+    urls: Sequence[str]
+    rank: ReceivingRank = ALONE
+    subscribers: int | None = None
+    keys: CurveKeys | None = None
+
+
 class Wire:
     """One wire, as a configuration sets it up; a plug-in's class `Wire` derives from it.
 
@@ -162,6 +172,9 @@ class Wire:
         `subscribers` says for how many subscribers it stands, `[aps] subscribers` unless given; a wire whose senders
         do not count them ignores it. Raises ConfigError for missing or invalid settings.
         """
+        return self._receiver(Reception(urls=urls, rank=rank, subscribers=subscribers, keys=keys))
+
+    def _receiver(self, asked: Reception) -> Receiver:
         raise ConfigError("the reconstruction job cannot receive on this wire: choose another with --source-wire")
 
     @property

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ministream.model import CurveKeys, Scan
 from ministream.transport import _wire
 from ministream.transport._native.frame_receiver import FrameReceiver
 from ministream.transport._native.frame_sender import FrameSender
-from ministream.transport._wire import ALONE, ReceivingRank
+from ministream.transport._wire import Reception
 
 __all__ = ["FrameReceiver", "FrameSender", "Wire"]
 
@@ -32,26 +30,19 @@ class Wire(_wire.Wire):
             keys=keys,
         )
 
-    def receiver(
-        self,
-        urls: Sequence[str],
-        *,
-        rank: ReceivingRank = ALONE,
-        subscribers: int | None = None,
-        keys: CurveKeys | None = None,
-    ) -> FrameReceiver:
+    def _receiver(self, asked: Reception) -> FrameReceiver:
         stream = self._config.stream
         return FrameReceiver(
-            urls[0],
+            asked.urls[0],
             credit_bytes=int(stream.credit_mib * 2**20),
             connect_timeout_s=stream.connect_timeout_s,
             stall_timeout_s=stream.stall_timeout_s,
             outage_timeout_s=stream.outage_timeout_s,
             silent_timeout_s=stream.silent_timeout_s,
-            keys=keys,
-            share=rank.share,
-            scan_id=rank.scan_id,
-            held=rank.held,
-            saves=rank.saves,
+            keys=asked.keys,
+            share=asked.rank.share,
+            scan_id=asked.rank.scan_id,
+            held=asked.rank.held,
+            saves=asked.rank.saves,
             reports=True,
         )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from ministream.errors import ConfigError
 from ministream.model import CurveKeys, Frame, Scan
 from ministream.transport import _wire
 from ministream.transport._aps.daq_receiver import DaqReceiver
 from ministream.transport._aps.daq_sender import DaqSender
-from ministream.transport._wire import ALONE, ReceivingRank
+from ministream.transport._wire import Reception
 from ministream.wire.daq_order import dataset_order, original_order
 
 __all__ = ["DaqReceiver", "DaqSender", "Wire"]
@@ -37,21 +37,14 @@ class Wire(_wire.Wire):
             drain_s=producer.peer_timeout_s if self._config.tunnel.control is not None else 0.0,
         )
 
-    def receiver(
-        self,
-        urls: Sequence[str],
-        *,
-        rank: ReceivingRank = ALONE,
-        subscribers: int | None = None,
-        keys: CurveKeys | None = None,
-    ) -> DaqReceiver:
+    def _receiver(self, asked: Reception) -> DaqReceiver:
         stream, aps = self._config.stream, self._config.aps
         if aps.pixel_dtype is None:
             raise ConfigError("TImage messages do not name the dtype of their pixels: give --pixel-dtype")
         return DaqReceiver(
-            urls[0],
-            sync_url=urls[1] if len(urls) > 1 else aps.sync,
-            ready=subscribers or aps.subscribers,
+            asked.urls[0],
+            sync_url=asked.urls[1] if len(asked.urls) > 1 else aps.sync,
+            ready=asked.subscribers or aps.subscribers,
             pixel_dtype=aps.pixel_dtype,
             angle_unit=aps.angle_unit or "degrees",
             hold_bytes=int(aps.hold_mib * 2**20),

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from ministream.model import CurveKeys
 from ministream.transport import _wire
 from ministream.transport._aps.tracemq_receiver import TraceMqReceiver
 from ministream.transport._aps.tracemq_server import TraceMqServer
-from ministream.transport._wire import ALONE, ReceivingRank
+from ministream.transport._wire import Reception
 
 __all__ = ["TraceMqReceiver", "TraceMqServer", "Wire"]
 
@@ -19,19 +16,12 @@ class Wire(_wire.Wire):
     every_rank = True
     corrected = True
 
-    def receiver(
-        self,
-        urls: Sequence[str],
-        *,
-        rank: ReceivingRank = ALONE,
-        subscribers: int | None = None,
-        keys: CurveKeys | None = None,
-    ) -> TraceMqReceiver:
+    def _receiver(self, asked: Reception) -> TraceMqReceiver:
         stream = self._config.stream
         return TraceMqReceiver(
-            urls[0],
-            rank=rank.number,
-            size=rank.count,
+            asked.urls[0],
+            rank=asked.rank.number,
+            size=asked.rank.count,
             angle_unit=self._config.aps.angle_unit or "radians",
             connect_timeout_s=stream.connect_timeout_s,
             stall_timeout_s=stream.stall_timeout_s,
