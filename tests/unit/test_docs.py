@@ -15,8 +15,8 @@ from ministream.cli.settings import PLUGINS
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "ministream"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
-# Tables of tests and of measurements, which are wider, and what is not for users.
-WIDE = {"security.md", "kernels.md", "tunnel-relay.md", "tunnel-grpclib.md", "CONTRIBUTING.md"}
+# A row of a table is one line: those that name tests or hold many measurements are wider here.
+WIDE = {"security.md", "kernels.md", "tunnel-relay.md", "tunnel-grpclib.md"}
 LINE = 100
 TABLES = set(config.Config.model_fields)
 
@@ -42,10 +42,12 @@ def named_keys(text: str) -> Iterator[tuple[str, str]]:
             yield found[1], found[2]
 
 
-@pytest.mark.parametrize("path", [path for path in DOCUMENTS if path.name not in WIDE], ids=lambda path: path.name)
+@document
 def test_lines_are_short(path: Path) -> None:
-    long = [number for number, line in enumerate(path.read_text().splitlines(), 1) if len(line) > LINE]
-    assert not long
+    lines = path.read_text().splitlines()
+    if path.name in WIDE:
+        lines = ["" if line.startswith("|") else line for line in lines]
+    assert not [number for number, line in enumerate(lines, 1) if len(line) > LINE]
 
 
 @document
