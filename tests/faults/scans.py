@@ -20,6 +20,8 @@ from tests.integration.jobs import MINISTREAM, Job, Lab, alive
 PROJECTIONS = 120
 RATE = 15  # projections per second: a test disturbs the scan while it is under way
 SCAN = ["source.rows=6", "source.cols=48", f"source.projections={PROJECTIONS}", "source.seed=3"]
+# Frames on the way are few: however slow the ranks start, the scan is not over when the first image is there.
+CREDIT = ["--set", "stream.credit_mib=0.01"]
 WINDOW = ["--window-length", "40", "--window-step", "20", "--window-iter", "2", "--write-freq", "1"]
 
 
@@ -87,7 +89,7 @@ class Pair:
 
     def reconstruct(self, *words: str) -> Pair:
         """Start a reconstruction of two ranks."""
-        command = ["mpirun", "-n", "2", *MINISTREAM, "recon", *words, *WINDOW, "--out", str(self.jobs.out)]
+        command = ["mpirun", "-n", "2", *MINISTREAM, "recon", *words, *WINDOW, *CREDIT, "--out", str(self.jobs.out)]
         command += ["--set", "output.pictures=false", "--ranks", "2"]
         self.recon = self.jobs.start("recon", self._on("consumer", command))
         return self

@@ -33,8 +33,8 @@ def test_the_same_source_serves_the_same_scan(jobs: Lab, undisturbed: NDArray[np
 
 def test_an_archive_is_sent_as_the_same_scan_and_what_was_never_acquired_is_said(jobs: Lab) -> None:
     archive = jobs.folder / "raw.h5"
-    # The archive does not wait for the receiver: slowly, so that the scan is not over before its first image is.
-    pair, address = killed_producer(jobs, "--archive", str(archive), "--rate", "3")
+    # The archive does not wait for the receiver: the scan is so long that it is not over before the first image.
+    pair, address = killed_producer(jobs, "--archive", str(archive), "--set", "source.projections=100000")
     pair.produce("--listen", address, "--resume", str(archive))
     assert (pair.producer.wait(), pair.recon.wait()) == (3, 3), pair.text
     assert not jobs.summary()["complete"]

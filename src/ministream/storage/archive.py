@@ -29,6 +29,8 @@ from ministream.model import Frame, FrameKind, Notice, Scan
 BLOCK_FRAMES = 256
 # Seconds between syncs of the written data to the disk.
 FLUSH_S = 1.0
+# Small frames share a chunk: HDF5 takes time with the square of the number of chunks to find all of them.
+_CHUNK_BYTES = 16 << 20
 
 _DATASETS = {FrameKind.DARK: "data_dark", FrameKind.FLAT: "data_white", FrameKind.PROJECTION: "data"}
 _RECORD = np.dtype(
@@ -183,7 +185,8 @@ class Archive:
     def _lay_out(self, file: h5py.File, kind: FrameKind, frames: int) -> None:
         name, rows, cols = _DATASETS[kind], self.scan.rows, self.scan.cols
         early = {"fillvalue": 0, "track_times": False}
-        _create(file, f"exchange/{name}", (frames, rows, cols), (1, rows, cols), self._dtype, **early)
+        together = max(1, min(frames or BLOCK_FRAMES, _CHUNK_BYTES // self.scan.frame_bytes))
+        _create(file, f"exchange/{name}", (frames, rows, cols), (together, rows, cols), self._dtype, **early)
         _create(file, f"ministream/{name}", (frames,), (BLOCK_FRAMES,), _RECORD, track_times=False)
         if kind is FrameKind.PROJECTION:
             theta = _create(file, "exchange/theta", (frames,), (BLOCK_FRAMES,), np.dtype("<f8"), **early)
@@ -199,8 +202,8 @@ class Archive:
     def _find(self, file: h5py.File, kind: FrameKind) -> None:
         place = self._places[kind]
         lists = (place.pixels, place.records, place.angles)
-        for found, dataset in zip(lists, self._datasets(file, _DATASETS[kind]), strict=False):
-            found += [_offset(dataset, number) for number in range(len(found), dataset.shape[0])]
+        for known, dataset in zip(lists, self._datasets(file, _DATASETS[kind]), strict=False):
+            known.extend(_offsets(dataset, len(known)))
 
     def _whole(self, kind: FrameKind) -> int:
         """The number of complete frames from the first on; the last one may be partially written."""
@@ -233,12 +236,17 @@ class Archive:
             view, offset = view[put:], offset + put
 
 
-def _offset(dataset: h5py.Dataset, number: int) -> int:
-    """The file position of one entry of a dataset whose chunks hold whole entries."""
-    first = number - number % int(dataset.chunks[0])
-    chunk = dataset.id.get_chunk_info_by_coord((first, *(0,) * (dataset.ndim - 1)))
-    entry_bytes: int = math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
-    return int(chunk.byte_offset) + (number - first) * entry_bytes
+def _offsets(dataset: h5py.Dataset, first: int) -> list[int]:
+    """The file positions of the entries from `first` on, of a dataset whose chunks hold whole entries."""
+    per_chunk, entry_bytes = int(dataset.chunks[0]), math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
+    starts: dict[int, int] = {}
+    for start in range(first - first % per_chunk, dataset.shape[0], per_chunk):
+        chunk = dataset.id.get_chunk_info_by_coord((start, *(0,) * (dataset.ndim - 1)))
+        starts[start] = int(chunk.byte_offset)
+    return [
+        starts[number - number % per_chunk] + number % per_chunk * entry_bytes
+        for number in range(first, dataset.shape[0])
+    ]
 
 
 def _create(
