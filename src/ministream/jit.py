@@ -16,8 +16,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,17 +139,29 @@ def inline(function: Callable[..., Any]) -> Any:
     return numba.njit(nogil=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy", forceinline=True)(function)
 
 
-@contextmanager
-def one_compiles_first() -> Iterator[None]:
-    """Hold this node's lock on the cache: two processes that write one entry concurrently can crash."""
+def compile_all(kernels: Mapping[str, Callable[[], object]]) -> None:
+    """Compile or load every kernel by a call of it; the processes of a node share the compiling.
+
+    Each compiles the first kernel that no other process holds, and loads the rest from the cache at the end. No two
+    processes compile the same kernel: concurrent writes of one entry of the cache can crash.
+    """
+    for wait in (False, True):
+        kernels = {name: call for name, call in kernels.items() if not _called_alone(name, call, wait=wait)}
+
+
+def _called_alone(name: str, call: Callable[[], object], *, wait: bool) -> bool:
+    """Call while this process holds the kernel's lock; False, without the call, if another one does."""
     if _SHARED is None:
-        yield
-        return
+        call()
+        return True
     # one lock per node, because flock does not work across nodes on every shared file system
-    path = _SHARED / f"lock-{os.uname().nodename}"
+    path = _SHARED / f"lock-{os.uname().nodename}-{name}"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        call()
+    except BlockingIOError:
+        return False
     finally:
         os.close(descriptor)
+    return True

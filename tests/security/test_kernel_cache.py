@@ -25,8 +25,7 @@ from ministream import jit
 @jit.jit
 def twice(x):
     return 2 * x
-with jit.one_compiles_first():
-    assert twice(21) == 42
+jit.compile_all({"twice": lambda: twice(21)})
 print(jit._FOLDER)
 """
 STRANGER = 54321
@@ -123,11 +122,11 @@ def test_what_others_can_plant_is_never_unpickled(tmp_path: Path) -> None:
 def test_the_lock_follows_no_link(tmp_path: Path) -> None:
     given = tmp_path / "kernels"
     given.mkdir(mode=0o700)
-    (given / f"lock-{os.uname().nodename}").symlink_to(tmp_path / "victim")
+    (given / f"lock-{os.uname().nodename}-twice").symlink_to(tmp_path / "victim")
     code = """
 from ministream import jit
 try:
-    jit.one_compiles_first().__enter__()
+    jit.compile_all({"twice": lambda: None})
 except OSError as error:
     print(error.errno)
 """

@@ -53,15 +53,22 @@ class Corrector:
     f and d are the means of the flats and darks seen so far, f interpolated between sets from different positions of
     the acquisition; a flat (dark) after a projection starts a new series. Without darks d is 0. With `flat_dark` off
     the pixels are transmissions; with `minus_log` also off they are line integrals. Pixels of
-    `mask` [rows, cols] are not used.
+    `mask` [rows, cols] are not used. The kernel for frames of `dtype` is compiled at once, that of others when
+    they come.
 
     `measures` [sampled rows, MEASURES] are those of the last projection; `sampled` are these rows.
     """
 
     def __init__(
-        self, *, rows: int, cols: int, options: config.PrepSection, mask: NDArray[np.bool_] | None = None
+        self,
+        *,
+        rows: int,
+        cols: int,
+        options: config.PrepSection,
+        mask: NDArray[np.bool_] | None = None,
+        dtype: str = "uint16",
     ) -> None:
-        kernels.warm_up()
+        kernels.warm_up(np.dtype(dtype))
         self._options, self._shape, self._mask = options, (rows, cols), mask
         self._frames = {kind: fields.CalibrationFrames((rows, cols)) for kind in (FrameKind.FLAT, FrameKind.DARK)}
         self._lines = np.zeros((kernels.BLOCK, cols), np.float32)
@@ -110,8 +117,8 @@ class Corrector:
         """
         current = self._fields or self.settle()
         top = np.iinfo(raw.dtype).max if raw.dtype.kind in "ui" else np.inf
-        if raw.dtype not in kernels.DTYPES:
-            raw = raw.astype(np.float32)
+        kernels.warm_up(raw.dtype)
+        raw = raw.astype(kernels.read_as(raw.dtype), copy=False)
         minus_log = self._options.minus_log
         smallest, repair = (MIN_TRANSMISSION, MIN_TRANSMISSION) if minus_log else (-np.inf, 0.0)
         largest = MAX_TRANSMISSION if minus_log else np.finfo(np.float32).max

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ministream.jit import inline, jit, one_compiles_first
+from ministream.jit import compile_all, inline, jit
 
 BLOCK = 16
 """Rows processed together: their transposed columns fill whole cache lines of the window."""
@@ -104,13 +104,20 @@ def edge_cols(cols: int) -> int:
 
 
 @functools.cache
-def warm_up() -> None:
-    """Compile or load the kernel for every pixel type; one process per node at a time."""
+def warm_up(dtype: np.dtype[Any]) -> None:
+    """Compile or load the kernel for one type of pixels; one process of a node compiles it for all."""
     line, measures = np.zeros((1, 1), np.float32), np.zeros((1, len(MEASURES)), np.float32)
-    with one_compiles_first():
-        for dtype in DTYPES:
-            raw, zero = read_only(np.zeros((1, 1), dtype)), np.float32(0)
-            correct(raw, line, line, False, zero, zero, zero, zero, 1, line.copy(), line.copy(), measures)
+    raw, zero = read_only(np.zeros((1, 1), read_as(dtype))), np.float32(0)
+
+    def call() -> None:
+        correct(raw, line, line, False, zero, zero, zero, zero, 1, line.copy(), line.copy(), measures)
+
+    compile_all({"correct": call})
+
+
+def read_as(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The pixel type that the kernel reads: itself, or float32, to which others are converted first."""
+    return dtype if dtype in DTYPES else np.dtype(np.float32)
 
 
 def read_only(raw: NDArray[Any]) -> NDArray[Any]:

@@ -54,7 +54,7 @@ class Parts:
         self.window = Window(length=window.length, step=window.step, cols=scan.cols, slices=slices)
         prep = assignment.config.prep
         mask = mask_of(prep.mask, assignment)
-        self.corrector = Corrector(rows=slices, cols=scan.cols, options=prep, mask=mask)
+        self.corrector = Corrector(rows=slices, cols=scan.cols, options=prep, mask=mask, dtype=scan.dtype)
         self.algorithm = open_algorithm(assignment.config.recon, geometry, slices, sharing)
         self.image = SlabImage(geometry, slices)
         self.pacing = Pacing(comm, assignment)

@@ -11,16 +11,31 @@ from ministream.recon.geometry import Beams
 
 
 def warm_up(slices: int) -> None:
-    """Compile or load every kernel that a slab of `slices` slices uses; one process of a node at a time."""
+    """Compile or load every kernel that a slab of `slices` slices uses, shared with the node's other processes."""
     beams, ones = Beams.at(np.zeros(1), 0.5), np.ones((2, 2), np.float32)
-    with jit.one_compiles_first():
-        for width in sorted({lanes for lanes, _, _ in projections.lane_blocks(padded_slices(slices))}):
-            image, sinogram = aligned_zeros((2, 2, width)), aligned_zeros((1, 2, width))
-            projections.forward(image, sinogram, beams)
-            projections.back(sinogram, image, beams, factor=ones)
-        projections.column_sums(beams, 2, 2)
-        projections.row_sums(beams, ones > 0, 2)
-        arrays.weigh(sinogram, beams, ones)
-        arrays.divide(sinogram, sinogram, beams, np.ones(width, np.float32))
-        arrays.combine(image, image, beta=arrays.dot(image, image))
-        arrays.denoise(image, image, aligned_zeros((2, *image.shape)), threshold=1.0, passes=1)
+    widths = sorted({lanes for lanes, _, _ in projections.lane_blocks(padded_slices(slices))})
+    image, sinogram = aligned_zeros((2, 2, widths[-1])), aligned_zeros((1, 2, widths[-1]))
+    per_slice, dual = np.ones(widths[-1]), aligned_zeros((2, *image.shape))
+
+    def forward() -> None:
+        for width in widths:
+            projections.forward(aligned_zeros((2, 2, width)), aligned_zeros((1, 2, width)), beams)
+
+    def back() -> None:
+        for width in widths:
+            projections.back(aligned_zeros((1, 2, width)), aligned_zeros((2, 2, width)), beams, factor=ones)
+
+    # those that take longest first
+    jit.compile_all(
+        {
+            "forward": forward,
+            "back": back,
+            "denoise": lambda: arrays.denoise(image, image, dual, threshold=1.0, passes=1),
+            "column_sums": lambda: projections.column_sums(beams, 2, 2),
+            "row_sums": lambda: projections.row_sums(beams, ones > 0, 2),
+            "dot": lambda: arrays.dot(image, image),
+            "divide": lambda: arrays.divide(sinogram, sinogram, beams, per_slice.astype(np.float32)),
+            "weigh": lambda: arrays.weigh(sinogram, beams, ones),
+            "combine": lambda: arrays.combine(image, image, beta=per_slice),
+        }
+    )
