@@ -72,6 +72,7 @@ class ProducerSection(Section):
     archive: Path | None = Field(
         default=None, strict=False, description="DXchange file to write every frame to, before it is sent"
     )
+    record: Path | None = Field(default=None, strict=False, description="such a file of what is sent, for replay")
     resume: Path | None = Field(default=None, strict=False, description="such a file, to be sent in the source's place")
     backlog: int = Field(default=64, ge=1, description="waiting projections before overflow drops some")
     wire: WireName = Field(default="native", description="native; timage: that of aps-mini-apps' DAQ")

@@ -20,6 +20,7 @@ from ministream.app.launch.plan import Plan
 from ministream.errors import ConfigError, UsageError
 from ministream.model import FrameKind, Scan, Slab
 from ministream.source._order import ORDERS
+from ministream.storage.archive import Archive
 
 
 def phantom_options(_folder):
@@ -54,22 +55,46 @@ def tiff_options(folder):
     return {"file": str(folder), "angles": {"step": 25.0}}
 
 
+def replay_options(folder):
+    path = folder / "recording.h5"
+    example = config.SourceSection(kind="phantom", **phantom_options(folder))
+    with opened(example) as played, Archive(path, dataclasses.replace(played.describe(), truth=None)) as archive:
+        for frame in played.frames():
+            archive.append(frame)
+        archive.dropped = 0
+    return {"file": str(path), "speed": "unlimited", "times": "now"}
+
+
 # A small scan of 7 projections, 2 flats and 3 darks of 3 x 10 pixels; a new source adds its own here.
-EXAMPLES = {"phantom": phantom_options, "dxchange": dxchange_options, "nxtomo": nxtomo_options, "tiff": tiff_options}
+EXAMPLES = {
+    "phantom": phantom_options,
+    "dxchange": dxchange_options,
+    "nxtomo": nxtomo_options,
+    "tiff": tiff_options,
+    "replay": replay_options,
+}
 
 
 LIVE = {"pva"}
+AS_RECORDED = {"replay"}
 
 
-def test_live_sources_are_those_that_say_so():
-    kinds = registry.names("ministream.source")
-    assert {kind for kind in kinds if issubclass(registry.load("ministream.source", kind).Source, source.Live)} == LIVE
+def test_sources_with_one_order_are_those_that_say_so():
+    plugins = {kind: registry.load("ministream.source", kind) for kind in registry.names("ministream.source")}
+    assert {kind for kind, plugin in plugins.items() if issubclass(plugin.Source, source.Live)} == LIVE
+    assert {kind for kind, plugin in plugins.items() if issubclass(plugin.Source, source.AsRecorded)} == AS_RECORDED
 
 
 @pytest.fixture(params=sorted(set(registry.names("ministream.source")) - LIVE))
 def section(request, tmp_path):
     """`[source]` of every registered source."""
     assert request.param in EXAMPLES, f"give source {request.param!r} an example here"
+    return config.SourceSection(kind=request.param, **EXAMPLES[request.param](tmp_path))
+
+
+@pytest.fixture(params=sorted(set(registry.names("ministream.source")) - LIVE - AS_RECORDED))
+def recorded(request, tmp_path):
+    """`[source]` of every source that is played in any order."""
     return config.SourceSection(kind=request.param, **EXAMPLES[request.param](tmp_path))
 
 
@@ -95,6 +120,10 @@ def test_every_option_but_the_plain_ones_is_described(section):
 @pytest.mark.parametrize("repeat", [1, 3])
 @pytest.mark.parametrize("order", ORDERS)
 def test_frames_are_those_that_the_scan_announces(section, order, repeat):
+    if section.kind in AS_RECORDED and (order, repeat) != ("sequential", 1):
+        with pytest.raises(ConfigError, match=f"order = '{order}', repeat = {repeat}: .* has one order.* Omit order"):
+            opened(section, order, repeat)
+        return
     with opened(section, order, repeat) as played:
         scan = played.describe()
         before = time.time()
@@ -113,8 +142,8 @@ def test_frames_are_those_that_the_scan_announces(section, order, repeat):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_passes_repeat_the_same_distinct_angles(section, order):
-    with opened(section, order, repeat=2) as played:
+def test_passes_repeat_the_same_distinct_angles(recorded, order):
+    with opened(recorded, order, repeat=2) as played:
         angles = [f.angle_rad for f in played.frames() if f.kind is FrameKind.PROJECTION]
     assert angles[:7] == angles[7:]
     assert len(set(angles)) == 7
@@ -139,13 +168,16 @@ def test_frames_are_made_when_they_are_asked_for(section):
 def test_a_scan_keeps_its_id_when_its_producer_starts_again(section):
     with opened(section) as one, opened(section) as other:
         assert one.describe().scan_id == other.describe().scan_id, "the same after a restart"
-    with opened(section, repeat=2) as longer:
-        assert longer.describe().scan_id != one.describe().scan_id, "another acquisition"
 
 
-def test_unknown_order_is_refused(section):
+def test_another_number_of_passes_is_another_scan(recorded):
+    with opened(recorded) as one, opened(recorded, repeat=2) as longer:
+        assert longer.describe().scan_id != one.describe().scan_id
+
+
+def test_unknown_order_is_refused(recorded):
     with pytest.raises(UsageError, match="unknown order 'random'"):
-        opened(section, order="random")
+        opened(recorded, order="random")
 
 
 def test_closing_twice_is_harmless(section):
@@ -212,7 +244,9 @@ def test_a_live_source_is_not_connected_to_before_it_runs(live):
 @pytest.mark.parametrize(("order", "repeat"), [("interlaced", 1), ("sequential", 2)])
 @pytest.mark.parametrize("use", [source.open_source, source.describe])
 def test_a_live_source_has_one_order_and_one_pass(live, use, order, repeat):
-    with pytest.raises(ConfigError, match=rf"order = '{order}', repeat = {repeat}: .*detector is live.*Omit order"):
+    with pytest.raises(
+        ConfigError, match=rf"order = '{order}', repeat = {repeat}: .*detector has one order.*Omit order"
+    ):
         use(live, order=order, repeat=repeat)
     assert Detector.connected == 0
 
@@ -226,9 +260,10 @@ def test_check_and_launch_leave_a_live_source_alone(live, tmp_path):
     assert Detector.connected == 0
 
 
-def test_describing_a_recording_is_what_opening_it_says(section):
-    described = source.describe(section, order="interlaced", repeat=2)
-    with opened(section, "interlaced", 2) as played:
+def test_describing_a_source_is_what_opening_it_says(section):
+    playback = ("sequential", 1) if section.kind in AS_RECORDED else ("interlaced", 2)
+    described = source.describe(section, order=playback[0], repeat=playback[1])
+    with opened(section, *playback) as played:
         facts = dataclasses.replace(described, scan_id=played.describe().scan_id)
         assert facts == played.describe()
         assert played.describe() is played.describe()

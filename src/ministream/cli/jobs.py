@@ -61,6 +61,10 @@ def produce(
     archive: Annotated[
         Path | None, typer.Option(help="Write every frame to this DXchange file before it is sent.", metavar="FILE")
     ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Record what is sent in this file, for --source replay.", metavar="FILE"),
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(help="Send a file that --archive wrote, under the id of its scan, in place of a source."),
@@ -93,6 +97,7 @@ def produce(
                 "order": order,
                 "repeat": repeat,
                 "archive": str(archive) if archive else None,
+                "record": str(record) if record else None,
                 "resume": str(resume) if resume else None,
                 "listen": listen,
                 "wire": wire,

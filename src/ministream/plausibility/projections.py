@@ -40,6 +40,20 @@ def _all(pixels: NDArray[Any], value: Any) -> bool:
     return bool(same.all())
 
 
+def lost(indices: Sequence[int]) -> list[Notice]:
+    """The notice about the projections that were lost before they reached the producer."""
+    if not indices:
+        return []
+    return [
+        notice(
+            "projections-lost",
+            f"{len(indices)} projections ({ranges(indices)}) were lost before they reached the producer: the detector "
+            "or the network dropped images, or the scan ended early. Acquire more slowly, or raise source.queue.",
+            frames=indices,
+        )
+    ]
+
+
 def unwritten(indices: Sequence[int]) -> list[Notice]:
     """The notice about the projections without image data, found by `never_written`."""
     if not indices:

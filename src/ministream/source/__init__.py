@@ -1,8 +1,9 @@
 """Where projections come from; one module per kind of source.
 
 A source module offers `Options`, a configuration section, and `Source`. A recording or a simulation subclasses
-`Recorded`: it is described without being played, and it can be played in another order or several times. A detector
-subclasses `Live`: it has one order, does not know its length, and nothing but the producer job connects to it.
+`Recorded`: it is described without being played, and it can be played in another order or several times. A recorded
+stream subclasses `AsRecorded`: it has one order. A detector subclasses `Live`: it has one order, does not know its
+length, and nothing but the producer job connects to it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ class Source(abc.ABC):
 
     dropped: int = 0
     """Projections of the acquisition that `frames` has left out because they are lost; the scan is incomplete."""
+
+    keeps_time: bool = False
+    """Whether frames come at times of their own, as from a detector, however fast they are taken."""
 
     @abc.abstractmethod
     def describe(self) -> Scan:
@@ -60,12 +64,18 @@ class Recorded(Source):
     """
 
 
+class AsRecorded(Source):
+    """A recorded stream, played as it was: one order, one pass. Opening it is cheap and has no side effects."""
+
+
 class Live(Source):
     """A detector: `describe` waits for its first image, `frames` ends when the acquisition does.
 
     The scan that it describes has 0 projections unless the options say how many come. Images that are not fetched are
     lost in the detector's own queue.
     """
+
+    keeps_time = True
 
 
 class _Recipe(pydantic.BaseModel):
@@ -81,13 +91,13 @@ class _Recipe(pydantic.BaseModel):
 def open_source(section: config.SourceSection, *, order: str, repeat: int) -> Source:
     """Open the source that `[source]` names, its projections in `order`, played `repeat` times.
 
-    Raises ConfigError for a wrong kind or option, and for an order or repetition of a live source; InputError for a
-    file that cannot be used.
+    Raises ConfigError for a wrong kind or option, and for an order or repetition of a source that has one order;
+    InputError for a file that cannot be used.
     """
     plugin = registry.load(__name__, section.kind)
     options = config.parse(plugin.Options, section.options, f"[source] {section.kind}")
     source: Source
-    if issubclass(plugin.Source, Live):
+    if issubclass(plugin.Source, Live | AsRecorded):
         _check_playback(section.kind, order, repeat)
         source = plugin.Source(options)
     else:
@@ -112,8 +122,8 @@ def describe(section: config.SourceSection, *, order: str, repeat: int) -> Scan 
 def _check_playback(kind: str, order: str, repeat: int) -> None:
     if order != "sequential" or repeat != 1:
         raise ConfigError(
-            f"[producer] order = {order!r}, repeat = {repeat}: [source] {kind} is live, and its images come once, in "
-            "the order of the acquisition. Omit order and repeat."
+            f"[producer] order = {order!r}, repeat = {repeat}: [source] {kind} has one order, and its images come "
+            "once. Omit order and repeat."
         )
 
 

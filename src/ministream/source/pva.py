@@ -291,9 +291,8 @@ class Source(source.Live):
         expected = self._options.projections
         if not self._stopping.is_set() and expected > counts[FrameKind.PROJECTION]:
             self.dropped += expected - counts[FrameKind.PROJECTION]
-        if self.dropped or late:
+        if late:
             _LOG.warning(
-                "%s: %d projections were lost before arrival, %d flats or darks came after the projections and "
-                "were left out",
-                *(self._options.channel, self.dropped, late),
+                "%s: %d flats or darks came after the first projection and are left out",
+                *(self._options.channel, late),
             )

@@ -1,8 +1,9 @@
-"""A scan on disk during acquisition: a DXchange file that is valid at any time, even after a crash.
+"""A stream of frames on disk: a DXchange file that is valid at any time, even after a crash.
 
 HDF5 only allocates the file, in blocks of frames, and closes it. Frames are written in place with pwrite(2), so that
 the metadata stay unchanged. Besides the datasets of DXchange every frame has a record in `/ministream`, written after
-its pixels, with a checksum over them: partially written frames are detected when the archive is reopened.
+its pixels, with its place in the stream and a checksum over its pixels: partially written frames are detected. The
+source `replay` plays the file.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,8 +22,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ministream.errors import InputError, StorageError
-from ministream.model import Frame, FrameKind, Notice, Scan
+from ministream.errors import StorageError
+from ministream.model import Frame, FrameKind, Scan
 
 # Frames allocated at once if the scan does not announce their number.
 BLOCK_FRAMES = 256
@@ -34,10 +34,10 @@ _CHUNK_BYTES = 16 << 20
 
 _DATASETS = {FrameKind.DARK: "data_dark", FrameKind.FLAT: "data_white", FrameKind.PROJECTION: "data"}
 _RECORD = np.dtype(
-    [("held", "<u8"), ("checksum", "<u8"), ("index", "<i8")]
-    + [(name, "<f8") for name in ("angle_rad", "acquired_s", "position")]
+    [("held", "<u8"), ("checksum", "<u8"), ("place", "<i8"), ("index", "<i8")]
+    + [(name, "<f8") for name in ("angle_rad", "acquired_s", "position", "recorded_s")]
 )
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(slots=True)
@@ -53,48 +53,26 @@ class _Place:
 class Archive:
     """Frames of one scan in the order of each kind; one thread at a time may `append`, any may `read`.
 
-    Raises StorageError naming the file when it cannot be written.
+    `path` must not exist. `dropped`, set at the end of the stream, counts the projections of the scan that
+    it lacks. Raises StorageError naming the file when it cannot be written.
     """
 
     def __init__(self, path: Path, scan: Scan) -> None:
         self.path, self.scan = path, scan
+        self.dropped: int | None = None
         self._dtype = np.dtype(scan.dtype)
         self._places = {kind: _Place() for kind in _DATASETS}
-        self._file = -1
-        self._flushed_s = time.monotonic()
-
-    @classmethod
-    def create(cls, path: Path, scan: Scan) -> Self:
-        """Create a new archive; `path` must not exist."""
-        archive = cls(path, scan)
+        self._flushed_s = self._started_s = time.monotonic()
+        self._started_at_s = time.time()
         try:
             with h5py.File(path, "x", libver=("earliest", "v110")) as file:
-                archive._describe(file)
+                self._describe(file)
                 for kind, count in zip(_DATASETS, (scan.darks, scan.flats, scan.projections), strict=True):
-                    archive._lay_out(file, kind, count or (BLOCK_FRAMES if kind is FrameKind.PROJECTION else 0))
-            archive._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                    self._lay_out(file, kind, count or (BLOCK_FRAMES if kind is FrameKind.PROJECTION else 0))
+            self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
-            remedy = "give another file, or continue an archive with --resume"
-            raise StorageError(f"{path}: cannot be created as an archive ({error}): {remedy}") from error
-        return archive
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open an existing archive, for reading and continuation.
-
-        Raises InputError for a file that is not an archive of Mini-Stream.
-        """
-        try:
-            with h5py.File(path, "r") as file:
-                archive = cls(path, _scan(json.loads(file["ministream"].attrs["scan"])))
-                for kind in _DATASETS:
-                    archive._find(file, kind)
-            archive._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: not an archive of `ministream produce --archive`: {error}") from None
-        for kind in _DATASETS:
-            archive._places[kind].count = archive._whole(kind)
-        return archive
+            remedy = "choose another name for the file; `produce --resume` sends one that exists"
+            raise StorageError(f"{path}: cannot be created ({error}): {remedy}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -116,7 +94,10 @@ class Archive:
                 self._extend(frame.kind)
             pixels = np.ascontiguousarray(frame.pixels, self._dtype)
             checksum = xxhash.xxh3_64_intdigest(pixels.data)
-            record = np.array([(1, checksum, frame.index, frame.angle_rad, frame.acquired_s, frame.position)], _RECORD)
+            now_s = self._started_at_s + time.monotonic() - self._started_s
+            stream_place = sum(each.count for each in self._places.values())
+            numbers = (frame.index, frame.angle_rad, frame.acquired_s, frame.position, now_s)
+            record = np.array([(1, checksum, stream_place, *numbers)], _RECORD)
             self._write(pixels, place.pixels[place.count])
             if place.angles:
                 self._write(np.array([math.degrees(frame.angle_rad)]), place.angles[place.count])
@@ -125,7 +106,7 @@ class Archive:
             if time.monotonic() - self._flushed_s > FLUSH_S:
                 self.flush()
         except OSError as error:
-            remedy = f"free space, then continue with --resume {self.path}"
+            remedy = f"free space; `produce --resume {self.path}` sends what it holds"
             raise StorageError(f"{self.path}: cannot be written ({error.strerror}): {remedy}") from error
 
     def read(self, kind: FrameKind, number: int) -> Frame:
@@ -142,12 +123,6 @@ class Archive:
             position=float(record["position"]),
         )
 
-    def frames(self) -> Iterator[Frame]:
-        """Darks, flats, then projections, in the order in which they were appended."""
-        for kind in _DATASETS:
-            for number in range(self.count(kind)):
-                yield self.read(kind, number)
-
     def flush(self) -> None:
         """Sync the written data to the disk."""
         os.fdatasync(self._file)
@@ -162,6 +137,8 @@ class Archive:
             os.close(self._file)
             self._file = -1
             with h5py.File(self.path, "r+") as file:
+                if self.dropped is not None:
+                    file["ministream"].attrs["dropped"] = self.dropped
                 for kind, name in _DATASETS.items():
                     for dataset in self._datasets(file, name):
                         dataset.resize(self._places[kind].count, axis=0)
@@ -204,16 +181,6 @@ class Archive:
         lists = (place.pixels, place.records, place.angles)
         for known, dataset in zip(lists, self._datasets(file, _DATASETS[kind]), strict=False):
             known.extend(_offsets(dataset, len(known)))
-
-    def _whole(self, kind: FrameKind) -> int:
-        """The number of complete frames from the first on; the last one may be partially written."""
-        count = 0
-        while count < len(self._places[kind].records) and self._record(kind, count)["held"]:
-            count += 1
-        last = count - 1
-        if count and self._record(kind, last)["checksum"] != xxhash.xxh3_64_intdigest(self._pixels(kind, last).data):
-            count = last
-        return count
 
     def _record(self, kind: FrameKind, number: int) -> Any:
         data = os.pread(self._file, _RECORD.itemsize, self._places[kind].records[number])
@@ -258,8 +225,3 @@ def _create(
     return file.create_dataset(
         name, shape, dtype, chunks=chunks, maxshape=(None, *shape[1:]), dcpl=properties, **options
     )
-
-
-def _scan(facts: dict[str, Any]) -> Scan:
-    notices = tuple(Notice(**{**one, "frames": tuple(one["frames"])}) for one in facts.pop("notices"))
-    return Scan(**facts, notices=notices)

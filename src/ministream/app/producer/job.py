@@ -1,4 +1,4 @@
-"""The producer job: source → backlog or archive → sender, beside its end of the tunnel."""
+"""The producer job: source → backlog or archive → sender and recording, beside its end of the tunnel."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from pathlib import Path
 from ministream import log
 from ministream.app.announce import announce
 from ministream.app.gateway.control_server import embedded
+from ministream.app.producer.accounting import AccountedSender
 from ministream.app.producer.backlog import Backlog
-from ministream.app.producer.spool import ArchivedSource, Spool
-from ministream.config import Config
+from ministream.app.producer.spool import Spool
+from ministream.config import Config, SourceSection
 from ministream.errors import ConfigError
 from ministream.model import Frame, FrameKind
-from ministream.source import Live, Source, open_source
+from ministream.source import Source, open_source
 from ministream.storage.archive import Archive
-from ministream.transport import Sender, SenderReport, Wire, open_wire
+from ministream.transport import SenderReport, Wire, open_wire
 from ministream.tunnel import curve
 from ministream.tunnel.address import parse_endpoint
 
@@ -42,9 +43,10 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
         _check_overflow(config, source)
         scan = source.describe()
         scan = replace(scan, scan_id=config.producer.scan_id or scan.scan_id)
-        archive = None
-        if config.producer.archive is not None:
-            archive = stack.enter_context(Archive.create(config.producer.archive, scan))
+        archive, record = (
+            stack.enter_context(Archive(path, scan)) if path is not None else None
+            for path in (config.producer.archive, config.producer.record)
+        )
         for found in scan.notices:
             _LOG.warning("[source] %s: %s", config.source.kind, found.text)
         keys = curve.load(config.stream.curve, "producer")
@@ -67,8 +69,11 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
             *(scan.scan_id, scan.darks, scan.flats, scan.projections, scan.rows, scan.cols, data),
         )
         frames = paced(wire.played(source.frames), config.producer.rate)
-        _send(frames, sender, source, config, archive)
-        return sender.finish(source.dropped)
+        accounted = AccountedSender(sender, scan, record)
+        _send(frames, accounted, source, config, archive)
+        if archive is not None:
+            archive.dropped = source.dropped
+        return accounted.finish(source.dropped)
 
 
 def _warn_of_open_sockets(urls: Sequence[str]) -> None:
@@ -88,10 +93,12 @@ def _is_loopback(url: str) -> bool:
 
 def _open(config: Config, wire: Wire, stack: ExitStack) -> Source:
     """The source, or in its place the archive to be sent."""
+    section, order, repeat = config.source, config.producer.order, wire.source_passes
     if config.producer.resume is not None:
-        return ArchivedSource(stack.enter_context(Archive.open(config.producer.resume)))
-    source = open_source(config.source, order=config.producer.order, repeat=wire.source_passes)
-    return stack.enter_context(source)
+        values = {"kind": "replay", "file": str(config.producer.resume), "speed": "unlimited"}
+        section = SourceSection.model_validate(values)
+        order, repeat = "sequential", 1
+    return stack.enter_context(open_source(section, order=order, repeat=repeat))
 
 
 def _check_overflow(config: Config, source: Source) -> None:
@@ -101,14 +108,16 @@ def _check_overflow(config: Config, source: Source) -> None:
             f"[producer] overflow = {producer.overflow!r} drops projections, but archive keeps all of them until the "
             "receiver takes them: omit one of the two."
         )
-    if producer.overflow != "block" and not isinstance(source, Live) and producer.rate is None:
+    if producer.overflow != "block" and not source.keeps_time and producer.rate is None:
         raise ConfigError(
             f"[producer] overflow = {producer.overflow!r} drops projections of a source that does not wait, but "
             f"[source] {config.source.kind} waits. Set producer.rate to play it like a detector, or omit overflow."
         )
 
 
-def _send(frames: Iterator[Frame], sender: Sender, source: Source, config: Config, archive: Archive | None) -> None:
+def _send(
+    frames: Iterator[Frame], sender: AccountedSender, source: Source, config: Config, archive: Archive | None
+) -> None:
     """Send the frames, and report which projections the overflow policy dropped."""
     overflow = config.producer.overflow
     if archive is not None:
@@ -122,11 +131,9 @@ def _send(frames: Iterator[Frame], sender: Sender, source: Source, config: Confi
         return
     with Backlog(frames, overflow=overflow, limit=config.producer.backlog, stop=source.stop) as backlog:
         for frame in backlog:
+            sender.drop(backlog.drops(), policy=overflow)
             sender.send(frame)
-            if dropped := backlog.drops():
-                sender.omit(dropped, reason=overflow, at_s=time.time())
-    if dropped := backlog.drops():
-        sender.omit(dropped, reason=overflow, at_s=time.time())
+    sender.drop(backlog.drops(), policy=overflow)
 
 
 def paced(

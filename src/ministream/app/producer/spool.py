@@ -6,30 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from ministream.app.producer.acquisition import Acquisition
-from ministream.model import Frame, FrameKind, Scan
-from ministream.source import Source
+from ministream.model import Frame, FrameKind
 from ministream.storage.archive import Archive
-
-
-class ArchivedSource(Source):
-    """Sends an archive instead of acquiring: the scan of a killed producer, under the same id."""
-
-    def __init__(self, archive: Archive) -> None:
-        self._archive = archive
-        expected, held = archive.scan.projections, archive.count(FrameKind.PROJECTION)
-        self.dropped = max(0, expected - held)
-
-    def describe(self) -> Scan:
-        """The scan as it was described when it was acquired."""
-        return self._archive.scan
-
-    def frames(self) -> Iterator[Frame]:
-        """Darks, flats, projections, as they were acquired."""
-        return self._archive.frames()
-
-    def close(self) -> None:
-        """The archive is closed by its opener."""
-
 
 # Kind and number in the archive, and the frame itself while it is in memory.
 _Spooled: TypeAlias = tuple[FrameKind, int, Frame | None]

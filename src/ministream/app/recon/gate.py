@@ -92,10 +92,11 @@ class ScanGate:
                 shares["starved"], level, flat_dark=prep.flat_dark, minus_log=prep.minus_log, signed=negative
             )
 
-    def conclude(self, unwritten: Sequence[int]) -> None:
+    def conclude(self, unwritten: Sequence[int], lost: Sequence[int] = ()) -> None:
         """Check the whole scan; collective. Raises InputError where the volume would be wrong, or the run is strict.
 
-        `unwritten`, on rank 0, are the projections that were skipped because they are empty.
+        On rank 0, `unwritten` are the projections that were skipped because they are empty, `lost` those that never
+        reached the producer.
         """
         shares, _ = self._shares()
         table = self._table()
@@ -108,7 +109,7 @@ class ScanGate:
                     self.book.add(self._judged(table, fits))
                 self.book.add(self._mended_notices(shares))
                 left_out = projections.unwritten(unwritten)
-                self.book.add(left_out)
+                self.book.add([*left_out, *projections.lost(lost)])
                 self.flaw = self.flaw or (left_out[0].text if left_out else "")
 
     def _judged(self, table: ProjectionTable, fits: moments.RowFits) -> list[Notice]:

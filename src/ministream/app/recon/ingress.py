@@ -26,7 +26,7 @@ from ministream.plausibility.projections import never_written
 from ministream.state import State
 from ministream.transport import Arrived, Ended, Event, Lost, Omitted, Receiver, ReceivingRank, Refused, open_wire
 from ministream.tunnel import curve
-from ministream.wire.native import Share, Totals
+from ministream.wire.native import AT_SOURCE, Share, Totals
 
 _LOG = log.get(__name__)
 
@@ -207,6 +207,11 @@ class Ingress:
             self.announced = None
         if self._comm.rank == 0:
             _LOG.info("end of the stream: %s", self.ending)
+
+    @property
+    def lost(self) -> list[int]:
+        """Projections that never reached the producer."""
+        return [index for omitted in self.omitted if omitted.reason == AT_SOURCE for index in omitted.indices]
 
     def report(self, *, complete: bool, missing: Sequence[str]) -> None:
         """Report to the producer that the volume is written, whether it is complete, and what is missing."""

@@ -201,7 +201,8 @@ class Job:
             self._observers.interrupted()
         if self._window.fresh:
             self._update()
-        self._gate.conclude(self._ingress.unwritten if self._ingress is not None else ())
+        ingress = self._ingress
+        self._gate.conclude(*((ingress.unwritten, ingress.lost) if ingress is not None else ((), ())))
         summary = self._outcome.write(self._parts.image.host(), scattered=self._scatter.bytes_scattered)
         if self._ingress is not None and summary is not None:
             self._ingress.report(complete=summary.complete, missing=summary.missing)

@@ -1,0 +1,69 @@
+"""The last step before the wire: says which projections are missing between the frames, and records what is sent."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from ministream import log
+from ministream.model import Frame, FrameKind, Scan, ranges
+from ministream.storage.archive import Archive
+from ministream.transport import Sender, SenderReport
+from ministream.wire.native import AT_SOURCE
+
+_LOG = log.get(__name__)
+
+
+class AccountedSender:
+    """Passes frames to `sender`, and reports the projections that do not come.
+
+    A gap between the indices of two projections means that those between were lost before they reached the producer,
+    unless the overflow policy dropped them. Nothing is reported before the first projection, since a report ends the
+    calibration. `record` keeps every frame that was sent.
+    """
+
+    def __init__(self, sender: Sender, scan: Scan, record: Archive | None = None) -> None:
+        self._sender, self._scan, self._record = sender, scan, record
+        self._next = self._lost = self._dropped = 0
+        self._reports: list[tuple[Sequence[int], str, float]] = []
+        self._expected_gaps: set[int] = set()
+
+    def drop(self, indices: Sequence[int], *, policy: str) -> None:
+        """Projections that the overflow policy dropped."""
+        if indices:
+            self._reports.append((indices, policy, time.time()))
+            self._expected_gaps.update(indices)
+            self._dropped += len(indices)
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame after the reports on those before it; wait for credit."""
+        if frame.kind is FrameKind.PROJECTION:
+            self._report(frame.index)
+            self._next = max(self._next, frame.index + 1)
+        self._sender.send(frame)
+        if self._record is not None:
+            self._record.append(frame)
+
+    def finish(self, dropped: int) -> SenderReport:
+        """Send the end; `dropped` projections were lost before they reached the producer, gaps included."""
+        self._report(self._scan.projections if dropped > self._lost else self._next)
+        lost = max(dropped, self._lost)
+        if lost:
+            _LOG.warning("%d projections were lost before they reached the producer", lost)
+        if self._record is not None:
+            self._record.dropped = lost + self._dropped
+        return self._sender.finish(lost)
+
+    def _report(self, stop: int) -> None:
+        """Report the projections below `stop` that were not sent."""
+        for indices, policy, at_s in self._reports:
+            self._sender.omit(indices, reason=policy, at_s=at_s)
+        self._reports.clear()
+        lost = [index for index in range(self._next, stop) if index not in self._expected_gaps]
+        if lost:
+            level = logging.DEBUG if self._lost else logging.WARNING
+            _LOG.log(level, "projections %s were lost before they reached the producer", ranges(lost))
+            self._sender.omit(lost, reason=AT_SOURCE, at_s=time.time())
+            self._lost += len(lost)
+        self._expected_gaps = {index for index in self._expected_gaps if index >= stop}
