@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import h5py
 import numpy as np
 import pydantic
 import xxhash
@@ -123,7 +122,7 @@ class Source(source.AsRecorded):
             raise self._damaged(f"scan {' '.join(map(str, problem['loc']))}: {problem['msg']}") from None
         return scan, None if dropped is None else int(dropped)
 
-    def _dataset(self, name: str) -> h5py.Dataset:
+    def _dataset(self, name: str) -> Any:
         found = self._file.find(name)
         if found is None:
             raise InputError(
