@@ -24,9 +24,9 @@ with atheris.instrument_imports(include=["ministream.tunnel"]):
     from ministream.tunnel.address import check_uid, parse_endpoint
     from ministream.tunnel.auth import TokenFile
     from ministream.tunnel.certificates import check_peer, make_session_pair
-    from ministream.tunnel.credentials import RevocationList, read_revoked
     from ministream.tunnel.policy import Policy, Target
     from ministream.tunnel.refusal import RefusedError
+    from ministream.tunnel.revocations import RevocationList, read_revoked
 
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
 UID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)

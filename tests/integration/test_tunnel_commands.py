@@ -77,6 +77,50 @@ def s2cs(tmp_path: Path, name: str, *words: str | Path) -> Iterator[Server]:
             process.wait()
 
 
+@contextlib.contextmanager
+def kept_open(tmp_path: Path, *words: str | Path) -> Iterator[None]:
+    """`connect --keep` for the length of a block."""
+    command = [*MINISTREAM, "connect", "--keep", "--json", *map(str, words)]
+    with (tmp_path / "connect.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        assert process.stdout is not None
+        assert "cons_listeners" in process.stdout.readline()
+        yield
+        process.terminate()
+        assert process.wait(HANG_S) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_connect_keeps_a_session_open_over_a_restarted_consumers_gateway(
+    tmp_path: Path, authority: Path, producer: Echo
+) -> None:
+    control = free_ports(2)
+    data = control + 1
+    beside_cons = ("--side", "CONS", "--listen", f"127.0.0.1:{control}", "--port-range", f"{data}-{data}")
+
+    def answers() -> bool:
+        try:
+            return ping(f"127.0.0.1:{data}") == b"ping"
+        except OSError:
+            return False
+
+    login = ("--credentials", authority)
+    with s2cs(tmp_path, "prod", "--side", "PROD", *login, "--target", producer.address) as prod:
+        with contextlib.ExitStack() as stack:
+            with s2cs(tmp_path, "cons", *beside_cons, *login) as cons:
+                stack.enter_context(kept_open(tmp_path, "--prod", prod.address, "--cons", cons.address, *login))
+                assert answers()
+            assert not answers()
+            with s2cs(tmp_path, "again", *beside_cons, *login):
+                eventually(answers)
+                stack.close()
+                assert not answers()
+        assert json.loads(run("sessions", "--s2cs", prod.address, *login, "--json")) == []
+
+
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("authority") / "d"

@@ -14,8 +14,9 @@ from ministream.errors import ConfigError
 from ministream.tunnel import certificates, credentials, curve
 from ministream.tunnel.auth import Introspection, IntrospectionSection, TokenFile
 from ministream.tunnel.control import ControlServer
-from ministream.tunnel.credentials import Credentials, RevocationList
+from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.policy import Policy
+from ministream.tunnel.revocations import RevocationList
 from tests.integration.tunnel_ends import make_credentials
 
 STRANGER = 54321
@@ -106,8 +107,13 @@ def test_a_revocation_list_that_has_gone_lets_nobody_in(party: Path) -> None:
     listed = RevocationList(party)
     assert 1 not in listed
     (party / "revoked").unlink()
-    with pytest.raises(ConfigError, match="is missing: restore it"):
+    with pytest.raises(ConfigError, match="is missing: copy it from the authority's directory"):
         assert 1 in listed
+    with pytest.raises(ConfigError, match=r"no certificate was ever revoked \(touch .*revoked\)"):
+        Credentials.load(party)
+    (party / "revoked").touch()
+    assert 1 not in listed
+    Credentials.load(party)
 
 
 def test_a_gateway_is_warned_of_an_authoritys_key(

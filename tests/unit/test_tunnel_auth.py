@@ -18,8 +18,8 @@ import pytest
 from ministream.errors import ConfigError
 from ministream.tunnel import credentials
 from ministream.tunnel.auth import Authenticator, Introspection, IntrospectionSection, TokenFile, Verifier
-from ministream.tunnel.credentials import RevocationList
 from ministream.tunnel.refusal import Code, RefusedError
+from ministream.tunnel.revocations import RevocationList
 from ministream.tunnel.tls_listener import Caller
 
 

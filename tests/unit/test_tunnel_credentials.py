@@ -10,9 +10,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ministream.errors import ConfigError
-from ministream.tunnel import certificates, credentials
-from ministream.tunnel.credentials import Credentials, RevocationList
+from ministream.tunnel import certificates, credentials, expiry
+from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.refusal import Code, RefusedError
+from ministream.tunnel.revocations import RevocationList, read_revoked
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_revocation_is_seen_at_once(authority: Path) -> None:
     assert serial in listed
     other = Credentials.load(authority).server.parsed().serial_number
     assert credentials.revoke(authority, f"{other:x}") == [other]
-    assert {serial, other} <= credentials.read_revoked(authority / "revoked")
+    assert {serial, other} <= read_revoked(authority / "revoked")
 
 
 def test_every_certificate_of_a_name_is_on_record_and_revoked_together(authority: Path) -> None:
@@ -108,7 +109,7 @@ def test_renewal_can_revoke_what_it_replaces(authority: Path, tmp_path: Path) ->
     old = Credentials.load(authority).client.parsed().serial_number
     out = tmp_path / "alice"
     credentials.renew(authority, "alice", days=10, out=out, revoke_old=True)
-    assert credentials.read_revoked(authority / "revoked") == credentials.read_revoked(out / "revoked") == {old}
+    assert read_revoked(authority / "revoked") == read_revoked(out / "revoked") == {old}
     assert Credentials.load(out).client.parsed().serial_number not in RevocationList(out)
 
 
@@ -119,13 +120,13 @@ def test_records_of_earlier_versions_are_read(authority: Path) -> None:
 
 
 def test_status_says_what_a_party_holds(authority: Path) -> None:
-    assert [(one.file, one.name, one.state) for one in credentials.status(authority)] == [
+    assert [(one.file, one.name, one.state) for one in expiry.status(authority)] == [
         ("ca.crt", "ca", "valid"),
         ("server.crt", "gw", "valid"),
         ("client.crt", "alice", "valid"),
     ]
     credentials.revoke(authority, "alice")
-    assert credentials.status(authority)[-1].state == "revoked"
+    assert expiry.status(authority)[-1].state == "revoked"
 
 
 def test_a_broken_revocation_list_lets_nobody_in(authority: Path) -> None:

@@ -17,7 +17,9 @@ OutOption = Annotated[Path | None, typer.Option(help="Directory to write to; non
 HostsOption = Annotated[
     list[str] | None, typer.Option("--host", help="Name or address that clients connect to; repeatable.")
 ]
-DaysOption = Annotated[float, typer.Option(help="Days of validity.")]
+DaysOption = Annotated[
+    float | None, typer.Option(help="Days of validity; none: 30 for a server, 365 for a client.", show_default=False)
+]
 
 
 def register(cli: typer.Typer) -> None:
@@ -32,7 +34,7 @@ def init(
     directory: AuthorityArgument,
     host: HostsOption = None,
     name: Annotated[str, typer.Option(help="Name of the client certificate.")] = "operator",
-    days: DaysOption = 365.0,
+    days: DaysOption = None,
 ) -> None:
     """Create an authority, a server certificate for `--host` (none: loopback) and a client certificate."""
     from ministream.tunnel import credentials
@@ -49,7 +51,7 @@ def server(
     name: Annotated[str, typer.Option(help="Name of the server, for the records.")],
     host: HostsOption = None,
     out: OutOption = None,
-    days: DaysOption = 365.0,
+    days: DaysOption = None,
 ) -> None:
     """Issue a server certificate with a new key."""
     from ministream.tunnel import credentials
@@ -64,7 +66,7 @@ def client(
     directory: AuthorityArgument,
     name: Annotated[str, typer.Option(help="Identity of this client in policies and sessions.")],
     out: OutOption = None,
-    days: DaysOption = 365.0,
+    days: DaysOption = None,
 ) -> None:
     """Issue a client certificate with a new key."""
     from ministream.tunnel import credentials
@@ -77,15 +79,22 @@ def renew(
     directory: AuthorityArgument,
     name: Annotated[str, typer.Argument(help="Name on the certificates, as `show` lists it.")],
     out: OutOption = None,
-    days: DaysOption = 365.0,
+    days: DaysOption = None,
     revoke_old: Annotated[bool, typer.Option("--revoke-old", help="Revoke all earlier certificates of NAME.")] = False,
+    if_due: Annotated[
+        bool, typer.Option("--if-due", help="Renew only what has less than a third of its life left; for cron.")
+    ] = False,
 ) -> None:
-    """Reissue the certificates of a name, with the same hosts and new keys."""
+    """Reissue the certificates of a name, with the same hosts and new keys; a running server takes them up."""
     from ministream.tunnel import credentials
 
-    for usage in credentials.renew(directory, name, days=days, out=out or directory, revoke_old=revoke_old):
-        typer.echo(f"{out or directory}: {usage} certificate of {name!r} renewed")
-    if revoke_old:
+    target = out or directory
+    renewed = credentials.renew(directory, name, days=days, out=target, revoke_old=revoke_old, if_due=if_due)
+    for usage in renewed:
+        typer.echo(f"{target}: {usage} certificate of {name!r} renewed")
+    if not renewed:
+        typer.echo(f"{target}: nothing of {name!r} is due")
+    if revoke_old and renewed:
         typer.echo(f"{directory / 'revoked'}: copy it to every server and client; it takes effect immediately")
 
 
@@ -104,15 +113,16 @@ def revoke(
 
 def show(directory: AuthorityArgument) -> None:
     """List the certificates that the authority has issued."""
-    from ministream.tunnel import certificates, credentials
+    from ministream.tunnel import certificates, credentials, expiry
+    from ministream.tunnel.revocations import read_revoked
 
-    revoked = credentials.read_revoked(directory / "revoked")
+    revoked = read_revoked(directory / "revoked")
     table = _table("name", "for", "hosts", "expires", "serial", "state")
     for one in credentials.issued(directory):
         _, hosts = certificates.names_of(one.certificate)
-        state = "revoked" if one.serial in revoked else credentials.state_of(one.certificate)
-        expiry = f"{one.certificate.not_valid_after_utc:%Y-%m-%d}"
-        table.add_row(one.name, one.usage, ", ".join(hosts), expiry, f"{one.serial:x}", state)
+        state = "revoked" if one.serial in revoked else expiry.state_of(one.certificate)
+        ends = f"{one.certificate.not_valid_after_utc:%Y-%m-%d}"
+        table.add_row(one.name, one.usage, ", ".join(hosts), ends, f"{one.serial:x}", state)
     Console(width=_WIDE).print(table)
 
 
@@ -120,16 +130,14 @@ def status(
     directory: Annotated[Path, typer.Argument(help="A party's directory of credentials.", metavar="DIR")],
 ) -> None:
     """Show one party's certificates: name, expiry, revocation. Exit code 2 when one is not usable."""
-    from ministream.tunnel import credentials
+    from ministream.tunnel import expiry
 
     table = _table("file", "name", "expires", "days left", "serial", "state")
     states = []
-    for one in credentials.status(directory):
-        expiry = f"{one.certificate.not_valid_after_utc:%Y-%m-%d}"
+    for one in expiry.status(directory):
+        ends = f"{one.certificate.not_valid_after_utc:%Y-%m-%d}"
         states.append(one.state)
-        table.add_row(
-            one.file, one.name, expiry, f"{one.days_left:.0f}", f"{one.certificate.serial_number:x}", one.state
-        )
+        table.add_row(one.file, one.name, ends, f"{one.days_left:.0f}", f"{one.certificate.serial_number:x}", one.state)
     Console(width=_WIDE).print(table)
     if (directory / "ca.key").exists():
         typer.echo(f"{directory / 'ca.key'}: the authority's key is here; only the issuing machine needs it", err=True)
@@ -147,7 +155,7 @@ def _table(*headings: str) -> Table:
 def token(
     directory: AuthorityArgument,
     name: Annotated[str, typer.Option(help="Identity of the bearer in policies and sessions, as token:NAME.")],
-    days: DaysOption = 30.0,
+    days: Annotated[float, typer.Option(help="Days of validity.")] = 30.0,
 ) -> None:
     """Print a new bearer token for a stock client, once; the server keeps only its hash, in DIR/tokens."""
     from ministream.tunnel import credentials

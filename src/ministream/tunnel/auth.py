@@ -12,7 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,8 +23,9 @@ from ministream import config, log
 from ministream.errors import ConfigError
 from ministream.tunnel import files
 from ministream.tunnel.address import parse_endpoint
-from ministream.tunnel.credentials import TOKEN_PREFIX, RevocationList, check_name
+from ministream.tunnel.credentials import TOKEN_PREFIX, check_name
 from ministream.tunnel.refusal import Code, RefusedError
+from ministream.tunnel.revocations import RevocationList
 from ministream.tunnel.tls_listener import Caller
 
 ANONYMOUS = "anonymous"
@@ -40,11 +41,18 @@ _ASKS_PER_MINUTE = 120
 _LOG = log.get(__name__)
 
 
+# Why a credential that was good is not any more; None: it is. Asked again while a session runs.
+Lapse = Callable[[], str | None]
+
+
 class Verifier(Protocol):
     """Decides which tokens are valid."""
 
     async def identity(self, token: str) -> str | None:
         """The name that the token belongs to; None for an invalid one."""
+
+    def lapse(self, token: str) -> Lapse:
+        """Watches a token that was valid."""
 
 
 class Authenticator:
@@ -59,19 +67,37 @@ class Authenticator:
 
     async def identify(self, caller: Caller | None, metadata: Mapping[str, Any]) -> str:
         """The caller's identity: NAME, token:NAME or oauth:NAME. Raises RefusedError (UNAUTHENTICATED)."""
-        if caller is not None and caller.name is not None and caller.serial is not None:
-            if self._revocations is not None and caller.serial in self._revocations:
-                text = f"the certificate of {caller.name!r} is revoked: ask this server's operator for a new one"
-                raise RefusedError(Code.UNAUTHENTICATED, text)
+        if caller is not None and caller.name is not None:
+            if (why := self._certificate_lapse(caller)) is not None:
+                raise RefusedError(Code.UNAUTHENTICATED, f"{why}: ask this server's operator for a new one")
             return caller.name
+        if (found := await self._by_token(metadata)) is not None:
+            return found[0]
+        if self._anonymous_allowed:
+            return ANONYMOUS
+        raise RefusedError(Code.UNAUTHENTICATED, self._remedy())
+
+    async def lapse(self, caller: Caller | None, metadata: Mapping[str, Any]) -> Lapse:
+        """Watches what the caller was identified by."""
+        if caller is not None and caller.name is not None:
+            return lambda: self._certificate_lapse(caller)
+        found = await self._by_token(metadata)
+        return _never if found is None else found[1]
+
+    def _certificate_lapse(self, caller: Caller) -> str | None:
+        if self._revocations is not None and caller.serial is not None and caller.serial in self._revocations:
+            return f"the certificate of {caller.name!r} is revoked"
+        if caller.expires_s is not None and caller.expires_s <= time.time():
+            return f"the certificate of {caller.name!r} has expired"
+        return None
+
+    async def _by_token(self, metadata: Mapping[str, Any]) -> tuple[str, Lapse] | None:
         token = str(metadata.get("authorization", "")).removeprefix("Bearer ")
         if token and token != NO_TOKEN and len(token) <= _TOKEN_CHARS:
             for verifier in self._verifiers:
                 if (identity := await verifier.identity(token)) is not None:
-                    return identity
-        if self._anonymous_allowed:
-            return ANONYMOUS
-        raise RefusedError(Code.UNAUTHENTICATED, self._remedy())
+                    return identity, verifier.lapse(token)
+        return None
 
     def _remedy(self) -> str:
         if self._verifiers:
@@ -91,7 +117,13 @@ class TokenFile:
         self._entries()
 
     async def identity(self, token: str) -> str | None:
-        digest = hashlib.sha256(token.encode()).hexdigest()
+        return self._name_of(_digest(token))
+
+    def lapse(self, token: str) -> Lapse:
+        digest = _digest(token)
+        return lambda: None if self._name_of(digest) else "the token has expired or was removed"
+
+    def _name_of(self, digest: str) -> str | None:
         found = None
         for name, expected, expiry in self._entries():
             if hmac.compare_digest(digest, expected) and time.time() < expiry:
@@ -147,8 +179,11 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
+    """The endpoint's answer; it is asked again after `until_s`. `expires_s` is the token's own end."""
+
     identity: str | None
     until_s: float
+    expires_s: float
 
 
 class Introspection:
@@ -174,7 +209,7 @@ class Introspection:
         """
         if token.startswith(TOKEN_PREFIX):
             return None
-        key = hashlib.sha256(token.encode()).hexdigest()
+        key = _digest(token)
         known = self._verdicts.get(key)
         if known is None or known.until_s <= time.time():
             self._check_rate()
@@ -188,6 +223,12 @@ class Introspection:
             known = self._judge(answer)
             self._remember(key, known)
         return known.identity
+
+    def lapse(self, token: str) -> Lapse:
+        """Until the expiry that the endpoint named; a session is not worth asking again and again."""
+        known = self._verdicts.get(_digest(token))
+        expires_s = float("inf") if known is None else known.expires_s
+        return lambda: None if time.time() < expires_s else "the token has expired"
 
     def _check_rate(self) -> None:
         now = time.monotonic()
@@ -219,7 +260,8 @@ class Introspection:
     def _judge(self, answer: dict[str, Any]) -> _Verdict:
         now = time.time()
         expiry = answer.get("exp")
-        until = min(now + _CACHE_S, float(expiry)) if isinstance(expiry, (int, float)) else now + _CACHE_S
+        ends = float(expiry) if isinstance(expiry, (int, float)) else float("inf")
+        until = min(now + _CACHE_S, ends)
         audience = answer.get("aud")
         audiences = audience if isinstance(audience, list) else [audience]
         name = answer.get("username") or answer.get("sub")
@@ -230,4 +272,12 @@ class Introspection:
             and (self._section.scope is None or self._section.scope in str(answer.get("scope", "")).split())
             and (self._section.audience is None or self._section.audience in audiences)
         )
-        return _Verdict(f"oauth:{name}" if good else None, until)
+        return _Verdict(f"oauth:{name}" if good else None, until, ends)
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _never() -> None:
+    """A caller without credentials, which only loopback admits."""

@@ -9,6 +9,7 @@ import asyncio
 import os
 import secrets
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -24,10 +25,12 @@ from ministream.errors import ConfigError, MinistreamError, TunnelError
 from ministream.tunnel import messages
 from ministream.tunnel.address import Endpoint, parse_endpoint
 from ministream.tunnel.auth import Authenticator, Introspection, TokenFile, Verifier
-from ministream.tunnel.credentials import Credentials, RevocationList, warn_of
+from ministream.tunnel.credentials import Credentials
+from ministream.tunnel.expiry import warn_of
 from ministream.tunnel.policy import Policy
 from ministream.tunnel.ports import PortPool
 from ministream.tunnel.refusal import RefusedError
+from ministream.tunnel.revocations import RevocationList
 from ministream.tunnel.role import Role
 from ministream.tunnel.service import Service
 from ministream.tunnel.session_info import SessionInfo
@@ -35,6 +38,8 @@ from ministream.tunnel.session_manager import SessionManager
 from ministream.tunnel.tls_listener import TlsListener
 
 _STOP_S = 1.0
+_RELOAD_S = 2.0
+_WARN_AGAIN_S = 86400.0
 _OPTIONS = [
     # Two servers must not share a port: the second one fails.
     ("grpc.so_reuseport", 0),
@@ -100,7 +105,7 @@ class ControlServer:
         )
         self._listener: TlsListener | None = None
         self._server: Any = None
-        self._sweeper: asyncio.Task[None] | None = None
+        self._caretakers: list[asyncio.Task[None]] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="s2cs", daemon=True)
 
@@ -159,9 +164,26 @@ class ControlServer:
         await self._server.start()
         if self._listener is not None:
             self._address = await self._listener.start(self._address)
-        self._sweeper = asyncio.create_task(self._manager.sweep())
+        self._caretakers = [asyncio.create_task(work()) for work in (self._manager.sweep, self._follow_files)]
         security = "insecure" if self._insecure else "mutual TLS 1.3"
         _LOG.info("control server on %s (%s, data server %s)", self._address, security, self._manager.kind)
+
+    async def _follow_files(self) -> None:
+        """Take up renewed certificates, and repeat the warnings about those that expire, until cancelled."""
+        warned = time.monotonic()
+        while self._listener is not None:
+            await asyncio.sleep(_RELOAD_S)
+            try:
+                renewed = self._listener.reload()
+            except ConfigError as error:
+                _LOG.error("%s; the certificate in use stays", error)
+                continue
+            if renewed is not None:
+                self._credentials = renewed
+                _LOG.info("certificates of %s read again", renewed.directory)
+            if self._credentials is not None and (renewed or time.monotonic() - warned > _WARN_AGAIN_S):
+                warned = time.monotonic()
+                warn_of(self._credentials)
 
     def _add_port(self, address: str) -> int:
         try:
@@ -171,8 +193,8 @@ class ControlServer:
             raise TunnelError(text) from error
 
     async def _stop(self) -> None:
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        for task in self._caretakers:
+            task.cancel()
         await self._manager.close()
         if self._server is not None:
             await self._server.stop(grace=_STOP_S)

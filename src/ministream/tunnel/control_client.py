@@ -21,8 +21,9 @@ from ministream.errors import AccessError, ConfigError, PeerLostError, TunnelErr
 from ministream.tunnel import messages
 from ministream.tunnel.address import parse_endpoint
 from ministream.tunnel.certificates import KeyPair
-from ministream.tunnel.credentials import Credentials, RevocationList
+from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.peer_certificate import certificate_at, context_for
+from ministream.tunnel.revocations import RevocationList
 
 _CALL_S = 20.0
 _RELEASE_S = 5.0

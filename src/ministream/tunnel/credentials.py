@@ -28,17 +28,18 @@ from typing import Self
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ministream import log, private
+from ministream import private
 from ministream.errors import ConfigError
 from ministream.tunnel import certificates, files
 from ministream.tunnel.certificates import KeyPair
+from ministream.tunnel.revocations import read_revoked
 
+# A server's key lies on a gateway, within reach of a network: what is stolen there is of use for a month.
+DAYS = {"server": 30.0, "client": 365.0}
+# What is left of a certificate's life when it is due for renewal.
+_DUE = 1 / 3
 # Tokens of `certs token` begin with this: they are never sent to an introspection endpoint.
 TOKEN_PREFIX = "ministream_"  # noqa: S105 - what every token begins with
-
-_WARN_BEFORE = datetime.timedelta(days=14)
-
-_LOG = log.get(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
@@ -54,10 +55,14 @@ class Credentials:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Self:
-        """Read and check a directory. Raises ConfigError: missing, expired, readable by others, not our CA's."""
+        """Read and check a directory.
+
+        Raises ConfigError: missing, expired, readable by others, not our CA's, without a list of revoked certificates.
+        """
         path = Path(directory)
-        _check_directory(path)
+        check_directory(path)
         ca = files.read(path / "ca.crt")
+        read_revoked(path / "revoked")
         authority = _parse(ca, path / "ca.crt")
         pairs = {usage: _load_pair(path, usage, authority) for usage in ("server", "client")}
         return cls(directory=path, ca=ca, server_pair=pairs["server"], client_pair=pairs["client"])
@@ -89,69 +94,6 @@ class Credentials:
         return pair
 
 
-def warn_of(credentials: Credentials) -> None:
-    """Log what a server's operator should change: a certificate that expires soon, a CA key that is not needed here."""
-    now = datetime.datetime.now(datetime.UTC)
-    pairs = {"ca.crt": credentials.ca, "server.crt": credentials.server.certificate}
-    for name, pem in pairs.items():
-        certificate = _decode(pem, credentials.directory / name)
-        left = certificate.not_valid_after_utc - now
-        # a certificate made for a few days, as a pair of jobs has, is not about to expire by mistake
-        long_lived = certificate.not_valid_after_utc - certificate.not_valid_before_utc > 2 * _WARN_BEFORE
-        if left < _WARN_BEFORE and long_lived:
-            days = left.total_seconds() / 86400
-            _LOG.warning("%s expires in %.1f days: ministream certs renew", credentials.directory / name, days)
-    if credentials.holds_authority:
-        text = (
-            "%s holds ca.key, which no server needs: move it away and issue with --out to a separate folder per party"
-        )
-        _LOG.warning(text, credentials.directory)
-
-
-class RevocationList:
-    """The file `revoked` of a credentials directory; read again whenever it has changed."""
-
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "revoked"
-        self._stamp: tuple[int, int, int] | None = None
-        self._serials: frozenset[int] = frozenset()
-        self._expected = self._path.exists()
-
-    def __bool__(self) -> bool:
-        """Whether it lists any certificate."""
-        return self._path.exists() and bool(read_revoked(self._path))
-
-    def __contains__(self, serial: int) -> bool:
-        """Raises ConfigError for a file that cannot be parsed or is missing: no caller is admitted by accident."""
-        try:
-            found = self._path.stat()
-        except FileNotFoundError:
-            if self._expected:
-                raise ConfigError(
-                    f"{self._path} is missing: restore it. Until then every certificate is rejected"
-                ) from None
-            return False
-        self._expected = True
-        stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
-        if stamp != self._stamp:
-            self._serials = read_revoked(self._path)
-            self._stamp = stamp
-        return serial in self._serials
-
-
-def read_revoked(path: Path) -> frozenset[int]:
-    """The serial numbers in a revocation file. Raises ConfigError naming the line."""
-    serials = set()
-    for number, line in enumerate(files.read(path).decode("utf-8", "replace").splitlines(), start=1):
-        text = line.partition("#")[0].strip()
-        try:
-            if text:
-                serials.add(int(text, 16))
-        except ValueError:
-            raise ConfigError(f"{path}:{number}: {text!r} is not a hexadecimal serial number") from None
-    return frozenset(serials)
-
-
 def create_authority(directory: Path, *, name: str, days: float) -> None:
     """A new CA in `directory`. Raises ConfigError if one exists: replacing it would invalidate every certificate."""
     if (directory / "ca.key").exists() or (directory / "ca.crt").exists():
@@ -161,8 +103,14 @@ def create_authority(directory: Path, *, name: str, days: float) -> None:
     files.write(directory / "revoked", b"# serial numbers of revoked certificates\n", 0o644)
 
 
-def issue(authority: Path, *, name: str, usage: str, hosts: Sequence[str], days: float, out: Path) -> x509.Certificate:
-    """Issue a server or client certificate into the directory `out` and record it. Returns the certificate."""
+def issue(
+    authority: Path, *, name: str, usage: str, hosts: Sequence[str], days: float | None, out: Path
+) -> x509.Certificate:
+    """Issue a server or client certificate into the directory `out` and record it. Returns the certificate.
+
+    `days` None: as long as is usual for its usage.
+    """
+    days = DAYS[usage] if days is None else days
     ca = KeyPair(certificate=files.read(authority / "ca.crt"), key=files.read_key(authority / "ca.key"))
     _check_lifetime(ca, days, authority)
     pair = certificates.issue(ca, name=check_name(name), usage=usage, hosts=hosts, days=days)
@@ -172,8 +120,8 @@ def issue(authority: Path, *, name: str, usage: str, hosts: Sequence[str], days:
     files.make_private(out)
     if out.resolve() != authority.resolve():
         files.write(out / "ca.crt", ca.certificate, 0o644)
-        if (authority / "revoked").exists():
-            files.write(out / "revoked", files.read(authority / "revoked"), 0o644)
+        read_revoked(authority / "revoked")
+        files.write(out / "revoked", files.read(authority / "revoked"), 0o644)
     _write_pair(out, usage, pair)
     return pair.parsed()
 
@@ -199,64 +147,36 @@ def issued(authority: Path) -> list[Issued]:
         # Versions before 0.2 kept the last certificate of a name alone, without its serial number.
         name, _, usage = path.stem.rpartition(".")
         name = re.sub(r"^[0-9a-f]{40}\.", "", name)
-        found.append(Issued(name=name, usage=usage, certificate=_decode(files.read(path), path)))
+        found.append(Issued(name=name, usage=usage, certificate=decode(files.read(path), path)))
     return sorted(found, key=lambda one: (one.name, one.usage, one.certificate.not_valid_after_utc))
 
 
-def renew(authority: Path, name: str, *, days: float, out: Path, revoke_old: bool = False) -> list[str]:
+def renew(
+    authority: Path, name: str, *, days: float | None, out: Path, revoke_old: bool = False, if_due: bool = False
+) -> list[str]:
     """Issue the last certificate of each usage of a name again, for the same hosts. Returns the usages.
 
-    `revoke_old` revokes all the earlier ones. Raises ConfigError if there are none.
+    `if_due` leaves those that have more than a third of their life left; `revoke_old` revokes all the earlier ones of
+    the usages that were renewed. Raises ConfigError if there are none.
     """
     known = [one for one in issued(authority) if one.name == name]
     if not known:
         raise ConfigError(f"{authority} has issued no certificate to {name!r}: see `ministream certs show`")
     last = {one.usage: one for one in known}
+    if if_due:
+        last = {usage: one for usage, one in last.items() if is_due(one.certificate)}
     for usage, one in last.items():
         _, hosts = certificates.names_of(one.certificate)
         issue(authority, name=name, usage=usage, hosts=hosts, days=days, out=out)
     if revoke_old:
-        _add_revoked(authority, [one.serial for one in known], name, also=out)
+        _add_revoked(authority, [one.serial for one in known if one.usage in last], name, also=out)
     return list(last)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HeldCertificate:
-    """One certificate in a party's directory, and whether it can be used."""
-
-    file: str
-    name: str
-    certificate: x509.Certificate
-    state: str
-
-    @property
-    def days_left(self) -> float:
-        """Days until it expires, negative afterwards."""
-        left = self.certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
-        return left.total_seconds() / 86400
-
-
-def status(directory: Path) -> list[HeldCertificate]:
-    """The certificates in a party's directory. Raises ConfigError for one that others can change, or that is none."""
-    _check_directory(directory)
-    revoked = RevocationList(directory)
-    found = []
-    for file in ("ca.crt", "server.crt", "client.crt"):
-        path = directory / file
-        if file == "ca.crt" or path.exists():
-            certificate = _decode(files.read(path), path)
-            name, _ = certificates.names_of(certificate)
-            state = "revoked" if certificate.serial_number in revoked else state_of(certificate)
-            found.append(HeldCertificate(file=file, name=name, certificate=certificate, state=state))
-    return found
-
-
-def state_of(certificate: x509.Certificate) -> str:
-    """valid, expired or not yet valid."""
-    now = datetime.datetime.now(datetime.UTC)
-    if now > certificate.not_valid_after_utc:
-        return "expired"
-    return "valid" if now >= certificate.not_valid_before_utc else "not yet valid"
+def is_due(certificate: x509.Certificate) -> bool:
+    """Whether less than a third of its life is left."""
+    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    return certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC) < _DUE * life
 
 
 def add_token(directory: Path, name: str, days: float) -> str:
@@ -304,7 +224,8 @@ def check_name(name: str) -> str:
     return name
 
 
-def _check_directory(directory: Path) -> None:
+def check_directory(directory: Path) -> None:
+    """Check that nobody else can change a party's directory. Raises ConfigError."""
     try:
         private.check_folder(directory)
     except OSError as error:
@@ -328,7 +249,8 @@ def _load_pair(directory: Path, usage: str, authority: x509.Certificate) -> KeyP
     return pair
 
 
-def _decode(pem: bytes, path: Path) -> x509.Certificate:
+def decode(pem: bytes, path: Path) -> x509.Certificate:
+    """A certificate file's content. Raises ConfigError for anything else."""
     try:
         return x509.load_pem_x509_certificate(pem)
     except ValueError as error:
@@ -336,7 +258,7 @@ def _decode(pem: bytes, path: Path) -> x509.Certificate:
 
 
 def _parse(pem: bytes, path: Path) -> x509.Certificate:
-    certificate = _decode(pem, path)
+    certificate = decode(pem, path)
     now = datetime.datetime.now(datetime.UTC)
     if certificate.not_valid_after_utc < now:
         raise ConfigError(f"{path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}: `ministream certs renew`")

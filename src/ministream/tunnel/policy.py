@@ -102,9 +102,10 @@ class Policy:
         self.section = section or PolicySection()
 
     @classmethod
-    def for_clients(cls, names: Iterable[str]) -> Self:
-        """Only these identities, with every default."""
-        return cls(PolicySection(identities={name: IdentitySection() for name in names}))
+    def for_job(cls, names: Iterable[str] = ()) -> Self:
+        """A job's own server: only these identities (none: everyone who authenticates); sessions last as the job."""
+        identities = {name: IdentitySection() for name in names}
+        return cls(PolicySection(identities=identities, quota=Quota(lifetime_s=0)))
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -65,8 +65,10 @@ class Service:
 
     async def req(self, caller: str, request: Any, context: Context) -> Any:
         """Answered when the session's hello has come."""
+        known = self._listener.caller(context.peer()) if self._listener else None
+        lapse = await self._authenticator.lapse(known, _metadata(context))
         session, offer = await self._manager.request(
-            caller, request.uid, role=_role(request.role), num_conn=request.num_conn, rate=request.rate
+            caller, request.uid, role=_role(request.role), num_conn=request.num_conn, rate=request.rate, lapse=lapse
         )
         try:
             await self._manager.wait_hello(session)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ministream import log, registry
-from ministream.errors import PeerLostError
+from ministream.errors import ConfigError, PeerLostError
 from ministream.tunnel.address import Endpoint
+from ministream.tunnel.auth import Lapse
 from ministream.tunnel.policy import Policy
 from ministream.tunnel.ports import PortPool, endpoint_of
 from ministream.tunnel.proxy import DataServer, Setup, Traffic
@@ -36,6 +37,7 @@ class _Live:
     server: DataServer
     said_hello: asyncio.Event
     lock: asyncio.Lock
+    lapse: Lapse
     secure: bool = False
 
 
@@ -69,13 +71,18 @@ class SessionManager:
         self._live: dict[str, _Live] = {}
         self._changed = asyncio.Condition()
         self._waiting_hellos: dict[str, int] = {}
+        self._doubt = ""
+        self._ending: set[asyncio.Task[None]] = set()
         # Why a data server failed last, for the last line of the embedding job.
         self.failure: str | None = None
 
     async def request(
-        self, caller: str, uid: str, *, role: Role, num_conn: int, rate: int
+        self, caller: str, uid: str, *, role: Role, num_conn: int, rate: int, lapse: Lapse
     ) -> tuple[Session, bytes | None]:
-        """Open a session with its listeners. Returns it, and the data server's offer to the other side."""
+        """Open a session with its listeners. Returns it, and the data server's offer to the other side.
+
+        It ends when the caller's credential lapses.
+        """
         if self._side is not None and role != self._side:
             raise RefusedError(
                 Code.PERMISSION_DENIED, f"this server is the {self._side} side: it opens no {role} session"
@@ -89,7 +96,7 @@ class SessionManager:
         except BaseException:
             self._sessions.end(session, State.RELEASED)
             raise
-        self._live[uid] = _Live(server=server, said_hello=asyncio.Event(), lock=asyncio.Lock())
+        self._live[uid] = _Live(server=server, said_hello=asyncio.Event(), lock=asyncio.Lock(), lapse=lapse)
         _LOG.info("session %s opened by %s: %s, %d connections", uid, caller, role, num_conn)
         await self._announce()
         return session, server.offer
@@ -177,26 +184,41 @@ class SessionManager:
         return await self._info(session)
 
     async def sweep(self) -> None:
-        """End overdue sessions until cancelled."""
+        """End overdue sessions, and those whose owner's credential has lapsed, until cancelled."""
         while True:
             await asyncio.sleep(_SWEEP_S)
             for session in self._sessions.overdue(time.monotonic()):
-                await self._end(session, State.EXPIRED, "expired")
+                self._end_soon(session, State.EXPIRED, "expired")
+            for session in self._sessions:
+                if (why := self._lapsed(session)) is not None:
+                    _LOG.warning("session %s ends: %s", session.uid, why)
+                    self._end_soon(session, State.EXPIRED, why)
 
     async def close(self) -> None:
         """End every session."""
-        await asyncio.gather(*(self._end(session, State.RELEASED, "server ends") for session in self._sessions))
+        for session in self._sessions:
+            self._end_soon(session, State.RELEASED, "server ends")
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
+    def _lapsed(self, session: Session) -> str | None:
+        """A list that is missing or broken for a moment ends no session; new callers are rejected meanwhile."""
+        live = self._live.get(session.uid)
+        try:
+            return None if live is None else live.lapse()
+        except ConfigError as error:
+            if self._doubt != str(error):
+                self._doubt = str(error)
+                _LOG.error("%s; open sessions go on", error)
+            return None
 
     def _serve(self, session: Session) -> DataServer:
         listeners = self._ports.bind(session.num_conn)
         session.listeners = tuple(map(endpoint_of, listeners))
-        loop = asyncio.get_running_loop()
 
         def failed(reason: str) -> None:
             self.failure = f"tunnel session {session.uid} lost: {reason}"
             _LOG.error("%s", self.failure)
-            ending = loop.create_task(self._end(session, State.RELEASED, reason))
-            ending.add_done_callback(lambda task: task.exception())
+            self._end_soon(session, State.RELEASED, reason)
 
         try:
             server: DataServer = self._proxy(
@@ -232,6 +254,17 @@ class SessionManager:
                 if left:
                     self._waiting_hellos[caller] = left
         return self._sessions.owned(uid, caller)
+
+    def _end_soon(self, session: Session, state: State, why: str) -> None:
+        """End it in a task of its own, which `close` waits for: half-ended, it would leave processes behind."""
+        task = asyncio.get_running_loop().create_task(self._end(session, state, why))
+        self._ending.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._ending.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.error("a session did not end in order", exc_info=error)
 
     async def _end(self, session: Session, state: State, why: str) -> None:
         if not self._sessions.end(session, state):

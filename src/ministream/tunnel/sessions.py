@@ -55,7 +55,7 @@ class Quota(config.Section):
     connections_per_session: int = Field(default=64, ge=1)
     sessions: int = Field(default=1024, ge=1)
     pending_s: float = Field(default=180.0, gt=0, description="how long a session waits for hello and update")
-    lifetime_s: float | None = Field(default=None, gt=0, description="none: until it is released")
+    lifetime_s: float = Field(default=7 * 86400.0, ge=0, description="0: until it is released")
 
 
 class Sessions:
@@ -150,7 +150,7 @@ class Sessions:
             session
             for session in self
             if (session.state is not State.ACTIVE and now_s - session.changed_s >= self._quota.pending_s)
-            or (lifetime_s is not None and now_s - session.opened_s >= lifetime_s)
+            or (lifetime_s and now_s - session.opened_s >= lifetime_s)
         ]
 
     def _check_quota(self, caller: str, num_conn: int) -> None:

@@ -52,11 +52,15 @@ _LOG = log.get(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caller:
-    """Who is at the other end of a TLS connection: the certificate's name and serial number, None without one."""
+    """Who is at the other end of a TLS connection: the certificate's name, serial number and end (UNIX seconds).
+
+    All three are None without a certificate.
+    """
 
     name: str | None
     serial: int | None
     address: str
+    expires_s: float | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -78,6 +82,8 @@ class TlsListener:
     """Listens for TLS on behalf of a gRPC server that listens on `backend`."""
 
     def __init__(self, credentials: Credentials) -> None:
+        self._source = credentials.directory
+        self._stamp = _stamp_of(credentials.directory)
         self._context = _server_context(credentials)
         self._directory = Path(tempfile.mkdtemp(prefix="s2cs-", dir=_short_directory()))
         self._numbers = itertools.count()
@@ -117,6 +123,22 @@ class TlsListener:
         for listener in self._sockets:
             self._keep(self._accept(listener))
         return Endpoint(endpoint.host, self._sockets[0].getsockname()[1])
+
+    def reload(self) -> Credentials | None:
+        """Use renewed certificates for new connections. Returns them, None where nothing has changed.
+
+        Raises ConfigError for files that do not fit together; the ones in use stay.
+        """
+        stamp = _stamp_of(self._source)
+        if stamp == self._stamp:
+            return None
+        self._stamp = stamp
+        credentials = Credentials.load(self._source)
+        try:
+            self._context = _server_context(credentials)
+        except ssl.SSLError as error:
+            raise ConfigError(f"{self._source}: server.crt and server.key do not fit: copy both again") from error
+        return credentials
 
     async def close(self) -> None:
         """Stop listening, end every connection, remove the folder."""
@@ -239,6 +261,12 @@ async def _secured(
     return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
+def _stamp_of(directory: Path) -> tuple[int, ...]:
+    """Changes whenever a certificate of the server is replaced; 0 for a file that is not there for a moment."""
+    paths = [directory / name for name in ("ca.crt", "server.crt", "server.key")]
+    return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in paths)
+
+
 def _short_directory() -> str:
     """The temporary directory, or /tmp where a socket's name would be too long for the kernel."""
     directory = tempfile.gettempdir()
@@ -264,7 +292,8 @@ def _caller_of(writer: asyncio.StreamWriter) -> Caller:
         check_name(name)
     except ConfigError as error:
         raise RefusedError(Code.UNAUTHENTICATED, f"certificate: {error}") from error
-    return Caller(name=name, serial=certificate.serial_number, address=host)
+    expires_s = certificate.not_valid_after_utc.timestamp()
+    return Caller(name=name, serial=certificate.serial_number, address=host, expires_s=expires_s)
 
 
 def _server_context(credentials: Credentials) -> ssl.SSLContext:

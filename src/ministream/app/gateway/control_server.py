@@ -45,7 +45,7 @@ def embedded(section: TunnelSection, side: str, targets: Sequence[str] = ()) -> 
 def _own_clients(section: TunnelSection, credentials: Credentials | None) -> Policy:
     """Without a policy file a job's server accepts sessions from the job's own client, or from the named clients."""
     if credentials is None:
-        return Policy()
+        return Policy.for_job()
     own = [] if credentials.client_name is None else [credentials.client_name]
     names = section.clients or own
     if not names:
@@ -54,7 +54,7 @@ def _own_clients(section: TunnelSection, credentials: Credentials | None) -> Pol
             " name the right client with --set 'tunnel.clients=[\"NAME\"]'",
             credentials.directory,
         )
-    return Policy.for_clients(names)
+    return Policy.for_job(names)
 
 
 @contextmanager
