@@ -33,10 +33,11 @@ def words_of(service: str, folder: Path) -> list[str]:
     """A service's command line, with the folders of its volumes in `folder` and the image's PATH."""
     found = SERVICES[service]
     words = [*found.get("entrypoint", ["ministream"]), *found["command"]]
-    mounts = {"/credentials": folder / "credentials", "/results": folder / "results", "/run.toml": folder / "run.toml"}
     text = shlex.join(words)
-    for inside, outside in mounts.items():
-        text = re.sub(rf"(?<![\w.]){inside}", str(outside), text)
+    for volume in found.get("volumes", []):
+        name, inside = volume.split(":")[:2]
+        outside = folder / ("run.toml" if name.startswith("./") else name)
+        text = re.sub(rf"(?<![\w.]){inside}\b", str(outside), text)
     return ["env", f"PATH={BIN}:/usr/bin:/bin:/usr/sbin", *shlex.split(text)]
 
 
@@ -45,7 +46,6 @@ def test_the_three_networks_carry_a_scan(tmp_path: Path) -> None:
     if not networks.available():
         pytest.skip("network namespaces need root")
     (tmp_path / "run.toml").write_text('[source]\nkind = "phantom"\nrows = 4\ncols = 32\nprojections = 30\n')
-    (tmp_path / "credentials").mkdir(mode=0o700)
     (tmp_path / "results").mkdir()
     subprocess.run(words_of("certs", tmp_path), check=True, timeout=60, capture_output=True)
     made = networks.Networks()
@@ -81,6 +81,19 @@ def test_the_addresses_are_those_of_the_original() -> None:
         if "networks" in found
     }
     assert assigned == networks.HOSTS
+
+
+def test_every_party_has_its_own_credentials_and_none_the_authority() -> None:
+    seen = {
+        service: {volume.split(":")[0] for volume in found.get("volumes", [])} & {"authority", "p2cs", "c2cs", "user"}
+        for service, found in SERVICES.items()
+    }
+    assert seen.pop("certs") == {"authority", "p2cs", "c2cs", "user"}
+    assert {service: held for service, held in seen.items() if held} == {
+        "p2cs": {"p2cs"},
+        "c2cs": {"c2cs"},
+        "s2uc": {"user"},
+    }
 
 
 def test_no_service_is_privileged() -> None:

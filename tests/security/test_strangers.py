@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import os
+import pwd
+import re
 import resource
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from ministream.tunnel import client
 from ministream.tunnel.control import ControlServer
 from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
+from ministream.tunnel.proxy import CALLERS_PER_ADDRESS
 from ministream.tunnel.strangers import Strangers
+from tests.integration.test_tunnel_proxies import need
 from tests.integration.tunnel_ends import children, dial, echoing, is_cut, make_credentials, ping
 
 MANY = 500
@@ -42,13 +49,17 @@ def idle(listener: str, count: int = MANY) -> Iterator[list[socket.socket]]:
         yield [stack.enter_context(dial(listener)) for _ in range(count)]
 
 
-def test_idle_strangers_on_the_producers_data_port_do_not_keep_the_session_out(secrets: Credentials) -> None:
+@pytest.mark.parametrize(("kind", "count"), [("relay", MANY), ("haproxy", 100), ("nginx", 100), ("stunnel", 100)])
+def test_idle_strangers_on_the_producers_data_port_do_not_keep_the_session_out(
+    secrets: Credentials, kind: str, count: int
+) -> None:
+    need(kind)
     with (
         echoing() as producer,
-        ControlServer(side="PROD", credentials=secrets, targets=[producer.address]) as prod,
-        ControlServer(side="CONS", credentials=secrets) as cons,
+        ControlServer(side="PROD", kind=kind, credentials=secrets, targets=[producer.address]) as prod,
+        ControlServer(side="CONS", kind=kind, credentials=secrets) as cons,
         client.session(prod.address, cons.address, secrets) as opened,
-        idle(opened.prod_listeners[0]) as strangers,
+        idle(opened.prod_listeners[0], count) as strangers,
     ):
         assert ping(opened.cons_listeners[0]) == b"ping"
         assert all(is_cut(sock) for sock in strangers), "each of them is gone within the handshake's time"
@@ -68,6 +79,59 @@ def test_idle_strangers_on_the_control_port_keep_nobody_out(tmp_path: Path, allo
         assert control.sessions() == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "limit"),
+    [("haproxy", "_GLOBAL", "timeout client 10s"), ("nginx", "_ACCEPTED_TLS", "ssl_handshake_timeout 5s")],
+)
+def test_one_address_does_not_take_every_connection(
+    secrets: Credentials, monkeypatch: pytest.MonkeyPatch, kind: str, text: str, limit: str
+) -> None:
+    """However long a handshake may take."""
+    need(kind)
+    module = importlib.import_module(f"ministream.tunnel.proxy.{kind}")
+    configured = getattr(module, text)
+    assert limit in configured
+    monkeypatch.setattr(module, text, configured.replace(limit, limit.rpartition(" ")[0] + " 1h"))
+    with (
+        echoing() as producer,
+        ControlServer(side="PROD", kind=kind, credentials=secrets, targets=[producer.address]) as prod,
+        ControlServer(side="CONS", kind=kind, credentials=secrets) as cons,
+        client.session(prod.address, cons.address, secrets) as opened,
+        idle(opened.prod_listeners[0], CALLERS_PER_ADDRESS),
+        dial(opened.prod_listeners[0]) as one_more,
+    ):
+        assert is_cut(one_more)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="has no privileges to give up")
+def test_a_relay_has_no_privileges(secrets: Credentials) -> None:
+    with (
+        echoing() as producer,
+        ControlServer(side="PROD", credentials=secrets, targets=[producer.address]) as prod,
+        ControlServer(side="CONS", credentials=secrets) as cons,
+        client.session(prod.address, cons.address, secrets) as opened,
+    ):
+        assert ping(opened.cons_listeners[0]) == b"ping"
+        relays = [process for process in children() if any("relay" in word for word in process.cmdline())]
+        assert relays
+        for process in relays:
+            assert process.username() == "nobody"
+            assert set(process.uids()) == {pwd.getpwnam("nobody").pw_uid}
+
+
+def test_a_relay_that_starts_after_its_server_has_ended_ends_at_once() -> None:
+    """The kernel tells a process of its parent's end only if that comes later."""
+    module = "ministream.tunnel.proxy._relay_worker"
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", module, str(gone.pid)], stdin=theirs, check=False, timeout=60
+            )
+    assert done.returncode == 1
+
+
 def test_a_relay_process_leaves_no_core_dump(secrets: Credentials) -> None:
     with (
         echoing() as producer,
@@ -79,7 +143,8 @@ def test_a_relay_process_leaves_no_core_dump(secrets: Credentials) -> None:
         relays = [process for process in children() if any("relay" in word for word in process.cmdline())]
         assert relays
         for process in relays:
-            assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0), process.cmdline()
+            limits = Path(f"/proc/{process.pid}/limits").read_text()
+            assert re.search(r"Max core file size +0 +0 ", limits), process.cmdline()
 
 
 def test_tls_without_an_authenticated_call_ends(secrets: Credentials, monkeypatch: pytest.MonkeyPatch) -> None:

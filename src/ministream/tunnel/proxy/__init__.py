@@ -14,6 +14,11 @@ from ministream.tunnel.role import Role
 
 # How long a session's certificate is valid for new connections.
 SESSION_DAYS = 30.0
+# How long a caller may take to prove that it is the session's peer.
+HANDSHAKE_S = 5.0
+# Connections from one address to one port that a stranger finds. The session's peer has at most the policy's
+# `connections_per_session`, by default half as many.
+CALLERS_PER_ADDRESS = 128
 # One target of one listener: the resolved addresses to try in turn, as (family, socket address).
 Addresses = tuple[tuple[int, tuple[Any, ...]], ...]
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from OpenSSL import SSL
 
+from ministream.tunnel.proxy import HANDSHAKE_S
 from ministream.tunnel.proxy._ends import PlainEnd, ProxyEnd, Wait
 from ministream.tunnel.proxy._flow import Bucket, CopyFlow, Flow, SpliceFlow
 from ministream.tunnel.proxy._sockets import dial, tune
 from ministream.tunnel.proxy._tls import TlsEnd, TlsError
 
-HANDSHAKE_S = 5.0
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 

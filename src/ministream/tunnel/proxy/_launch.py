@@ -1,30 +1,28 @@
-"""`python -P -m ministream.tunnel.proxy._launch LISTENERS FILES PROGRAM ARG...`: start a program as a data server.
+"""`python -P -m ministream.tunnel.proxy._launch PARENT LISTENERS FILES PROGRAM ARG...`: a program as a data server.
 
-LISTENERS and FILES are comma-separated inherited descriptors. The program dies with the control server, has no
-privileges of root, and finds its listening sockets where systemd would put them: descriptors 3, 4, … with
-LISTEN_FDS and LISTEN_PID set (NGINX names the same ones for nginx); its files are FIRST_FILE and up.
+PARENT is the control server's process number. LISTENERS and FILES are comma-separated inherited descriptors. The
+program dies with the control server, has no privileges of root, and finds its listening sockets where systemd would
+put them: descriptors 3, 4, … with LISTEN_FDS and LISTEN_PID set (NGINX names the same ones for nginx); its files are
+FIRST_FILE and up.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
-import pwd
-import resource
 import signal
 import sys
+
+from ministream.tunnel.proxy._confine import confine
 
 FIRST_LISTENER = 3
 FIRST_FILE = 500
 _PARK = 800
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Does not return."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the session's key
-    listeners, files = (_numbers(text) for text in sys.argv[1:3])
+    listeners, files = (_numbers(text) for text in sys.argv[2:4])
     wanted = {FIRST_LISTENER + i: fd for i, fd in enumerate(listeners)}
     wanted |= {FIRST_FILE + i: fd for i, fd in enumerate(files)}
     # Out of the way first, so that none is overwritten before it has been moved.
@@ -33,13 +31,8 @@ def main() -> None:
         os.close(fd)
     for number, fd in parked.items():
         os.dup2(fd, number, inheritable=True)
-    if os.geteuid() == 0:
-        nobody = pwd.getpwnam("nobody")
-        os.setgroups([])
-        os.setgid(nobody.pw_gid)
-        os.setuid(nobody.pw_uid)
-    # After the change of user, which would clear it.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if (kept := confine(int(sys.argv[1]), signal.SIGTERM)) is not None:
+        sys.stderr.write(kept + "\n")
     environment = {
         "PATH": os.defpath,
         "LISTEN_FDS": str(len(listeners)),
@@ -47,7 +40,7 @@ def main() -> None:
         "NGINX": "".join(f"{FIRST_LISTENER + i};" for i in range(len(listeners))),
     }
     os.chdir("/")
-    os.execve(sys.argv[3], sys.argv[3:], environment)  # noqa: S606 - no shell is wanted
+    os.execve(sys.argv[4], sys.argv[4:], environment)  # noqa: S606 - no shell is wanted
 
 
 def _numbers(text: str) -> list[int]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -53,6 +54,7 @@ class RelayProcess:
                 "-P",
                 "-m",
                 _MODULE,
+                str(os.getpid()),
                 *map(str, fds),
                 stdin=theirs.fileno(),
                 stdout=asyncio.subprocess.DEVNULL,

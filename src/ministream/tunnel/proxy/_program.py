@@ -69,7 +69,7 @@ class Program:
         listeners = [listener.fileno() for listener in setup.listeners]
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", _MODULE),
+                *(sys.executable, "-P", "-m", _MODULE, str(os.getpid())),
                 *(",".join(map(str, fds)) for fds in (listeners, memories)),
                 *(find(name), *arguments),
                 stdin=asyncio.subprocess.DEVNULL,

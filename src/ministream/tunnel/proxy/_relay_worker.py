@@ -1,29 +1,28 @@
-"""One process of the built-in relay: `python -P -m ministream.tunnel.proxy._relay_worker FD...`.
+"""One process of the built-in relay: `python -P -m ministream.tunnel.proxy._relay_worker PARENT FD...`.
 
-Standard input is a socket to the control server: orders come in and counters go out, one JSON object a line. The
-arguments are the numbers of the inherited listening sockets. When the socket closes, the process ends.
+PARENT is the control server's process number; the other arguments are the numbers of the inherited listening sockets.
+Standard input is a socket to the control server: orders come in and counters go out, one JSON object a line. When the
+socket closes, the process ends.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import json
 import os
-import resource
 import signal
 import socket
 import ssl
 import sys
 from typing import Any
 
+from ministream.tunnel.proxy._confine import confine
 from ministream.tunnel.proxy._connection import ByteTotals, RelayRoute, carry
 from ministream.tunnel.proxy._flow import Bucket
 from ministream.tunnel.proxy._tls import TruncatedError, make_context
 from ministream.tunnel.strangers import Strangers
 
-_PR_SET_PDEATHSIG = 1
 # Connections whose caller is known, and places for those whose TLS handshake is not finished.
 _MAX_CONNECTIONS = 256
 _MAX_STRANGERS = 64
@@ -138,13 +137,13 @@ def _say(text: str) -> None:
 
 def main() -> None:
     """Entry point of the process."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the session's key
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if (kept := confine(int(sys.argv[1]), signal.SIGKILL)) is not None:
+        _say(kept)
     # A terminal's Ctrl-C, mpirun's and Slurm's signals go to all processes of a job; the control server decides
     # when this one ends.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    listeners = [socket.socket(fileno=int(fd)) for fd in sys.argv[1:]]
+    listeners = [socket.socket(fileno=int(fd)) for fd in sys.argv[2:]]
     for listener in listeners:
         listener.setblocking(False)
     control = socket.socket(fileno=os.dup(0))

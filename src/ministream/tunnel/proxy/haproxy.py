@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ministream.tunnel.proxy import Addresses
+from ministream.tunnel.proxy import CALLERS_PER_ADDRESS, Addresses
 from ministream.tunnel.proxy._configured import CertifiedProxy, address_text
 from ministream.tunnel.proxy._launch import FIRST_LISTENER
 from ministream.tunnel.proxy._program import path
 from ministream.tunnel.role import Role
 
-# HAProxy requires an idle timeout; 24 days is its maximum.
+# HAProxy requires an idle timeout; 24 days is its maximum. `timeout tunnel` replaces `client` and `server` once both
+# sides are connected, so that those two limit the handshake. Without the `-fin` ones a half-closed connection whose
+# peer has vanished would stay for 24 days.
 _GLOBAL = """\
 global
     maxconn 1024
@@ -28,13 +30,21 @@ defaults
     option srvtcpka
     retries 10
     timeout connect 5s
-    timeout client 24d
-    timeout server 24d
+    timeout client 10s
+    timeout server 10s
+    timeout tunnel 24d
+    timeout client-fin 1h
+    timeout server-fin 1h
 """
 _LISTEN = """\
 listen connection-{index}
     bind fd@{fd}{accepted}
     {servers}
+"""
+_LIMIT_STRANGERS = f"""\
+    stick-table type ipv6 size 4k expire 1m store conn_cur
+    tcp-request connection track-sc0 src
+    tcp-request connection reject if {{ sc0_conn_cur gt {CALLERS_PER_ADDRESS} }}
 """
 
 
@@ -63,4 +73,5 @@ class Proxy(CertifiedProxy):
             )
             for index, addresses in enumerate(targets)
         ]
-        return _GLOBAL + "".join(blocks)
+        limit = _LIMIT_STRANGERS if accepts and secure else ""
+        return _GLOBAL + "".join(block + limit for block in blocks)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ministream.tunnel.certificates import SESSION_NAME
 from ministream.tunnel.ports import endpoint_of
-from ministream.tunnel.proxy import Addresses
+from ministream.tunnel.proxy import CALLERS_PER_ADDRESS, HANDSHAKE_S, Addresses
 from ministream.tunnel.proxy._configured import CertifiedProxy, address_text
 from ministream.tunnel.proxy._program import path
 from ministream.tunnel.role import Role
@@ -32,13 +32,16 @@ stream {{
     proxy_socket_keepalive on;
     tcp_nodelay on;
 """
-_ACCEPTED_TLS = """\
-    ssl_certificate {pair};
-    ssl_certificate_key {pair};
+_ACCEPTED_TLS = f"""\
+    ssl_handshake_timeout {HANDSHAKE_S:g}s;
+    limit_conn_zone $binary_remote_addr zone=callers:1m;
+    limit_conn callers {CALLERS_PER_ADDRESS};
+    ssl_certificate {{pair}};
+    ssl_certificate_key {{pair}};
     ssl_protocols TLSv1.3;
     ssl_session_tickets off;
     ssl_verify_client on;
-    ssl_client_certificate {peer};
+    ssl_client_certificate {{peer}};
 """
 _DIALLED_TLS = """\
     proxy_ssl on;

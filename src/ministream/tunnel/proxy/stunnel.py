@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ministream import config, log
 from ministream.tunnel.certificates import make_session_pair
 from ministream.tunnel.ports import endpoint_of
-from ministream.tunnel.proxy import SESSION_DAYS, Addresses, Setup
+from ministream.tunnel.proxy import HANDSHAKE_S, SESSION_DAYS, Addresses, Setup
 from ministream.tunnel.proxy._configured import ConfiguredProxy, address_text
 from ministream.tunnel.proxy._launch import FIRST_FILE
 from ministream.tunnel.proxy._program import path
@@ -33,6 +33,7 @@ syslog = no
 debug = notice
 TIMEOUTidle = {_YEAR_S}
 TIMEOUTconnect = 15
+TIMEOUTbusy = {HANDSHAKE_S:g}
 socket = l:TCP_NODELAY=1
 socket = r:TCP_NODELAY=1
 socket = l:SO_KEEPALIVE=1
