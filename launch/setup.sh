@@ -131,7 +131,7 @@ todo() {
         packages) [[ $missing ]] && can_install ;;
         venv) [[ $fresh || ! -e $env_file ]] || ! "$venv/bin/python" -c '' 2>/dev/null ;;
         h5py) [[ $way = build ]] && { [[ $fresh ]] || ! has_parallel_h5py; } ;;
-        ministream | proof) true ;;
+        ministream | kernels | proof) true ;;
     esac
 }
 
@@ -141,6 +141,7 @@ label() {
         venv) printf '.venv' ;;
         h5py) printf 'h5py %s for MPI, compiled or from the cache' "$H5PY_VERSION" ;;
         ministream) printf 'ministream[%s]' "$(extras)" ;;
+        kernels) printf 'kernels, compiled for this processor' ;;
         proof) printf 'proof: two ranks write one HDF5 file' ;;
     esac
 }
@@ -150,6 +151,7 @@ remedy() {
         packages) printf 'Try "apt-get update" by hand, or install the packages and repeat.' ;;
         venv | ministream) printf 'Is the network there, and does "pip config list" name the right index?' ;;
         h5py) printf 'HDF5 or MPI is incomplete, see above; another MPI: --mpi, another HDF5: HDF5_DIR.' ;;
+        kernels) printf 'Is the folder of compiled kernels writable? NUMBA_CACHE_DIR names another one.' ;;
         proof) printf 'Is another MPI first on the PATH? Load the modules that were loaded before, or use --fresh.' ;;
     esac
 }
@@ -208,7 +210,7 @@ main() {
     choose_way
     missing=$(missing_packages | paste -sd' ')
     [[ $missing != *-venv* ]] || can_install || die "$python cannot make environments: ask for the package $(python_name)-venv"
-    for name in packages venv h5py ministream proof; do
+    for name in packages venv h5py ministream kernels proof; do
         ! todo "$name" || steps+=("$name")
     done
     if [[ $check ]]; then

@@ -88,12 +88,10 @@ run_part() {
     table+=("$(printf '%-12s %7s s   %s' "$1" "$(seconds_since "$started")" "$outcome")")
 }
 
-# compile: modules and kernels once, before thousands of processes would do it again or wait for it.
+# compile: modules, and the kernels that setup.sh leaves out, before thousands of processes would wait for it.
 compile() {
-    python -m compileall -q src tests && python -c 'from ministream.config import PrepSection
-from ministream.prep.corrections import Corrector
-from ministream.recon.backend.cpu.startup import warm_up
-warm_up(1), warm_up(16), Corrector(rows=1, cols=1, options=PrepSection())'
+    python -m compileall -q src tests && python -c 'from ministream.recon import backend
+for slices in 1, 2, 4, 8: backend.default().warm_up(slices)'
 }
 
 # summary: what the test runs left in `report` (tests/conftest.py), over all parts.

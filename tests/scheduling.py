@@ -6,6 +6,7 @@ pytest-xdist's own mark for this, `xdist_group`, does nothing under pytest 9.2.
 from __future__ import annotations
 
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 # Module → group. A group's tests run on one worker, in their order; the largest group begins first.
 GROUPS = {
@@ -24,6 +25,14 @@ GROUPS = {
 
 class Scheduling(LoadScopeScheduling):
     """One test at a time goes to the next free worker, except for those of `GROUPS`."""
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        # pytest-xdist hands the whole list of a worker that died to the others: a worker that gets what is done already
+        # would wait for ever for its end
+        assigned = self.assigned_work[node]
+        for scope in [scope for scope, tests in assigned.items() if all(tests.values())]:
+            del assigned[scope]
+        return super().remove_node(node)
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0].rpartition("/")[2]

@@ -151,3 +151,15 @@ install_proof() {
     proof=$(in_venv timeout 120 mpirun -n 2 python "$lib/two_ranks.py" 2)
     printf '%s\n' "$proof"
 }
+
+# `kernels`: two processes share the compiling.
+install_kernels() {
+    local process processes=()
+    for process in 1 2; do
+        in_venv python "$lib/compile_kernels.py" &
+        processes+=($!)
+    done
+    for process in "${processes[@]}"; do
+        wait "$process"
+    done
+}

@@ -114,5 +114,5 @@ def is_cut(sock: socket.socket, timeout_s: float = HANG_S) -> bool:
 
 
 def children() -> list[psutil.Process]:
-    """This process's descendants, zombies included."""
-    return psutil.Process().children(recursive=True)
+    """This process's descendants, zombies included; without the daemon that h5py's MPI starts when it is imported."""
+    return [child for child in psutil.Process().children(recursive=True) if child.name() != "orted"]
