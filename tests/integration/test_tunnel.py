@@ -463,18 +463,6 @@ def test_an_idle_connection_stays(gateways: tuple[ControlServer, ControlServer],
         assert sock.recv(1) == b"b"
 
 
-def test_a_relay_that_dies_ends_its_session_loudly(
-    gateways: tuple[ControlServer, ControlServer], secrets: Credentials
-) -> None:
-    opened = client.connect(gateways[0].address, gateways[1].address, secrets)
-    for process in children():
-        process.kill()
-    eventually(lambda: gateways[0].sessions() == gateways[1].sessions() == [])
-    assert children() == []
-    with pytest.raises(ConnectionRefusedError):
-        dial(opened.prod_listeners[0])
-
-
 def test_the_session_of_a_block_ends_with_it(
     gateways: tuple[ControlServer, ControlServer], secrets: Credentials
 ) -> None:
