@@ -143,7 +143,7 @@ def test_a_failure_of_the_source_comes_out_after_what_it_gave(tmp_path):
 def test_small_frames_share_chunks(tmp_path):
     # HDF5 finds a chunk in a time that grows with their number: one per frame takes minutes for a long scan
     path, long = tmp_path / "a.h5", replace(SCAN, projections=50_000)
-    with Archive.create(path, long), h5py.File(path) as file:
+    with Archive(path, long), h5py.File(path) as file:
         projections = file["exchange/data"]
         assert projections.chunks[0] * long.frame_bytes <= 16 * 2**20
         assert len(projections) / projections.chunks[0] < 100
