@@ -78,9 +78,7 @@ class ProducerSection(Section):
     wire: WireName = Field(default="native", description="native; timage: that of aps-mini-apps' DAQ")
     scan_id: str | None = Field(default=None, min_length=1, max_length=128, description="none: follows from the source")
     listen: str = Field(default="tcp://127.0.0.1:0", description="data socket; port 0: any free port")
-    open_network: bool = Field(
-        default=False, description="data sockets off loopback without encryption are intended: no warning"
-    )
+    open_network: bool = Field(default=False, description="allow data sockets off loopback without encryption")
     peer_timeout_s: float = Field(default=120.0, gt=0, description="time to wait for a receiver")
 
 
@@ -246,6 +244,7 @@ class OutputSection(Section):
         description="where the volume goes if `directory` fails; none: the checkpoint folder",
     )
     publish: str | None = Field(default=None, description="publish reconstructions as TImage here, tcp://HOST:PORT")
+    open_network: bool = Field(default=False, description="allow `publish` off loopback: anyone may subscribe")
     writer: Literal["auto", "direct", "hdf5"] = Field(
         default="auto",
         description="auto: snapshots direct, the volume hdf5; direct: one writer per rank; hdf5: parallel HDF5",

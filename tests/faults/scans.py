@@ -43,7 +43,7 @@ class Pair:
 
     def directly(self, *, through: Any = None, recon: tuple[str, ...] = ()) -> Pair:
         """Join them without a tunnel; `through` makes of the producer's address the one that is connected to."""
-        self.produce("--listen", f"tcp://{self._host('producer')}:0")
+        self.produce("--open-network", "--listen", f"tcp://{self._host('producer')}:0")
         address = self.jobs.announced("producer", self.producer)["data"]
         return self.reconstruct("--connect", through(address) if through else address, *recon)
 

@@ -96,7 +96,7 @@ def test_a_scan_crosses_both_gateways(hosts, jobs, tooth) -> None:
     viewer = jobs.start("viewer", hosts.on("consumer", [sys.executable, "-c", READ_PUBLISHED]))
     words = ["recon", "--source-wire", "timage", "--connect", f"tcp://{data}", "--sync", f"tcp://{sync}"]
     words += ["--pixel-dtype", "float32", "-c", "296", "--window-length", "181", "--window-step", "91", "--ranks", "2"]
-    words += ["--pub-addr", f"tcp://*:{PUBLISHED}", "--pub-freq", "1", "--out", str(jobs.out)]
+    words += ["--open-network", "--pub-addr", f"tcp://*:{PUBLISHED}", "--pub-freq", "1", "--out", str(jobs.out)]
     reconstruction = jobs.start("recon", hosts.on("consumer", ["mpirun", "-n", "2", *MINISTREAM, *words]))
     assert reconstruction.wait() == 0, "\n".join(job.text for job in jobs.jobs)
     assert producer.wait() == 0, producer.text

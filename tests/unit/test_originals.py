@@ -17,6 +17,8 @@ def translated_line(line: str) -> list[str]:
 def options(words: list[str]) -> dict[str, list[str]]:
     """Option → its values, in order."""
     found: dict[str, list[str]] = {}
+    if "--open-network" in words:  # the originals' sockets are open
+        words.remove("--open-network")
     for name, value in zip(words[1::2], words[2::2], strict=True):
         found.setdefault(name, []).append(value)
     return found

@@ -39,6 +39,10 @@ StrictOption = Annotated[
 AcceptOption = Annotated[
     list[str] | None, typer.Option(help="Acknowledge a warning about the scan by its code; repeatable.", metavar="CODE")
 ]
+OpenNetworkOption = Annotated[
+    bool | None,
+    typer.Option("--open-network", help="Allow sockets off loopback that anyone can connect to, without encryption."),
+]
 AnnounceOption = Annotated[
     Path | None, typer.Option(help="Write this job's addresses here (JSON, 0600) once it listens.", metavar="FILE")
 ]

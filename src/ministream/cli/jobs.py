@@ -12,6 +12,7 @@ from ministream.cli import (
     ERRORS,
     AcceptOption,
     AnnounceOption,
+    OpenNetworkOption,
     RunArgument,
     SetOption,
     StrictOption,
@@ -70,6 +71,7 @@ def produce(
         typer.Option(help="Send a file that --archive wrote, under the id of its scan, in place of a source."),
     ] = None,
     listen: Annotated[str | None, typer.Option(help="Data socket, tcp://HOST:PORT.", metavar="URL")] = None,
+    open_network: OpenNetworkOption = None,
     wire: Annotated[str | None, typer.Option(help=f"Wire to send on: one of {_WIRES}.", metavar="WIRE")] = None,
     sync: SyncOption = None,
     pixel_dtype: PixelDtypeOption = None,
@@ -100,6 +102,7 @@ def produce(
                 "record": str(record) if record else None,
                 "resume": str(resume) if resume else None,
                 "listen": listen,
+                "open_network": open_network,
                 "wire": wire,
             },
             aps={"sync": sync, "pixel_dtype": pixel_dtype, "angle_unit": angle_unit},
@@ -162,6 +165,7 @@ def recon(
     pub_addr: Annotated[
         str | None, typer.Option(help="Publish reconstructions as TImage here, tcp://HOST:PORT.", metavar="URL")
     ] = None,
+    open_network: OpenNetworkOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Continue from the newest checkpoint in DIR.", metavar="DIR")
@@ -214,6 +218,7 @@ def recon(
         output={
             "directory": str(out) if out else None,
             "publish": pub_addr,
+            "open_network": open_network,
             "reference": str(reference) if reference else None,
         },
         plausibility={"strict": strict, "accept": accept or None},

@@ -60,7 +60,8 @@ def _taken(words: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], 
 
 def _produce(given: Mapping[str, str], rest: Sequence[str]) -> list[str]:
     mode = given.get("--mode", "1")
-    words = ["--wire", "timage", "--listen", given.get("--publisher_addr", DAQ_ADDRESS)]
+    # The original's sockets are open to the network, and its command line says where: that is consent.
+    words = ["--wire", "timage", "--open-network", "--listen", given.get("--publisher_addr", DAQ_ADDRESS)]
     for name, ours in (("--synch_addr", "--sync"), ("--d_iteration", "--repeat")):
         words += [ours, given[name]] if name in given else []
     if _number(given, "--publisher_hwm", int, 0) > 0:
@@ -126,7 +127,8 @@ def _number(given: Mapping[str, str], name: str, kind: Callable[[str], N], defau
 def _recon(given: Mapping[str, str], rest: Sequence[str]) -> list[str]:
     if given.get("--reconDatasetPath", "/data").strip("/") != "data":
         raise ConfigError(f"-r {given['--reconDatasetPath']}: the dataset is always /data. Leave -r out")
-    words: list[str] = []
+    named = {word.partition("=")[0] for word in rest}
+    words = ["--open-network"] if "--pub-addr" in named else []
     for name, ours in (("--thread", "--threads"), ("--recon-output-dir", "--out")):
         words += [ours, given[name]] if name in given else []
     if "--dest-port" in given and "--dest-host" not in given:
@@ -134,7 +136,6 @@ def _recon(given: Mapping[str, str], rest: Sequence[str]) -> list[str]:
     if "--dest-host" in given:
         url = f"tcp://{given['--dest-host']}:{given.get('--dest-port', DISTRIBUTOR_PORT)}"
         words += ["--source-wire", "tracemq", "--connect", url]
-        named = {word.partition("=")[0] for word in rest}
         words += [word for name, value in WINDOW.items() if name not in named for word in (name, value)]
     return words
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ministream import log
 from ministream.app.announce import announce
+from ministream.app.open_network import check_open
 from ministream.config import Config
 from ministream.errors import ConfigError, FrameError
 from ministream.ledger import Ledger, shortfalls
@@ -71,6 +72,8 @@ def distribute(config: Config, options: Distribution, announce_to: Path | None) 
     if config.stream.connect is None:
         raise ConfigError("no data source. Give --data_source_addr tcp://HOST:PORT")
     with ExitStack() as stack:
+        # The workers of aps-mini-apps know no authentication, and its distributor is open by default.
+        check_open((options.serve, options.publish), allowed=True, instead="")
         server = publisher = None
         if options.serve is not None:
             stall_s = options.workers_timeout_s

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from ministream import log
 from ministream.app.announce import announce
 from ministream.app.gateway.control_server import embedded
+from ministream.app.open_network import check_open
 from ministream.app.producer.accounting import AccountedSender
 from ministream.app.producer.backlog import Backlog
 from ministream.app.producer.spool import Spool
@@ -22,7 +23,6 @@ from ministream.source import Source, open_source
 from ministream.storage.archive import Archive
 from ministream.transport import SenderReport, Wire, open_wire
 from ministream.tunnel import curve
-from ministream.tunnel.address import parse_endpoint
 
 _LOG = log.get(__name__)
 
@@ -50,11 +50,15 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
         for found in scan.notices:
             _LOG.warning("[source] %s: %s", config.source.kind, found.text)
         keys = curve.load(config.stream.curve, "producer")
+        if keys is None:
+            check_open(
+                (config.producer.listen, config.aps.sync),
+                allowed=config.producer.open_network,
+                instead="Encrypt with --curve, listen on 127.0.0.1 behind a tunnel",
+            )
         sender = wire.sender(scan, keys=keys)
         stack.enter_context(sender)
         data, *sync = sender.addresses
-        if keys is None and not config.producer.open_network:
-            _warn_of_open_sockets(sender.addresses)
         server = embedded(config.tunnel, "PROD", targets=sender.addresses)
         if server is not None:
             gateway.enter_context(server)
@@ -74,21 +78,6 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
         if archive is not None:
             archive.dropped = source.dropped
         return accounted.finish(source.dropped)
-
-
-def _warn_of_open_sockets(urls: Sequence[str]) -> None:
-    """Warn: a socket off loopback without authentication serves the first peer that connects."""
-    found = [url for url in urls if url.startswith("tcp://") and not _is_loopback(url)]
-    if found:
-        _LOG.warning(
-            "%s: anyone who can reach this address can receive the scan: no authentication. Encrypt with --curve,"
-            " listen on 127.0.0.1 behind a tunnel, or accept it with --set producer.open_network=true",
-            ", ".join(found),
-        )
-
-
-def _is_loopback(url: str) -> bool:
-    return parse_endpoint(url.removeprefix("tcp://")).is_loopback
 
 
 def _open(config: Config, wire: Wire, stack: ExitStack) -> Source:

@@ -16,6 +16,7 @@ from rich.console import Console
 from ministream import log
 from ministream.app import placement
 from ministream.app.announce import announce
+from ministream.app.open_network import check_open
 from ministream.app.recon import resume
 from ministream.app.recon.assignment import Assignment, assign, groups_of
 from ministream.app.recon.gate import ScanGate
@@ -60,6 +61,8 @@ def recon(
         _on_signals(_stop_before_the_scan if comm.rank == 0 else signal.SIG_IGN)
         with comm.together():
             config = load_config()
+            if comm.rank == 0:
+                check_open((config.output.publish,), allowed=config.output.open_network, instead="Publish on 127.0.0.1")
             group = next(group for group in groups_of(config, comm.size) if comm.rank in group)
             link = stack.enter_context(ProducerLink(config, announce_to)) if comm.rank == 0 else None
         log.setup(f"rank {comm.rank}", log_level or config.log_level)
