@@ -22,6 +22,7 @@ from ministream.model import Frame, FrameKind, Notice, Scan
 from ministream.parallel import mpi
 from ministream.parallel.row_scatter import SlabFrame
 from ministream.plausibility.projections import never_written
+from ministream.plausibility.record import SkippedProjection
 from ministream.prep.corrections import Corrector
 from ministream.recon import backend as backends
 from ministream.recon import open_algorithm
@@ -159,7 +160,7 @@ def reconstruct(odd: OddScan, **tables: Any) -> Result:
             if frame.kind is not FrameKind.PROJECTION:
                 corrector.add(frame.kind, frame.pixels, frame.position)
             elif never_written(frame.pixels):
-                unwritten.append(frame.index)
+                unwritten.append(SkippedProjection(frame.index, frame.position))
             else:
                 _correct(gate, corrector, window, frame)
         gate.updated()

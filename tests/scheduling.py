@@ -16,6 +16,8 @@ GROUPS = {
     # one volume to compare with, which takes a job of its own
     "test_aps.py": "aps",
     "test_aps_deployment.py": "aps",
+    # a pair of jobs that stays
+    "test_scan_files.py": "scan files",
     # a Slurm cluster
     "test_pair.py": "slurm",
     "test_lab.py": "slurm",

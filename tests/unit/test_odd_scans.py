@@ -52,12 +52,16 @@ def test_radians_taken_as_degrees_are_refused_until_the_unit_is_decided() -> Non
     assert "span 3.11 degrees" in refused
     assert "source.angle_unit=radians" in refused
     decided = reconstruct(radians, stream={"wire": "timage"}, aps={"angle_unit": "degrees"})
+    assert "--accept angles-unit" in decided.flaw
+    known = reconstruct(radians, stream={"wire": "timage"}, plausibility={"accept": ["angles-unit"]},
+                        aps={"angle_unit": "degrees"})  # fmt: skip
+    assert not known.flaw
     assert decided.notices["angles-unit"].numbers["span_deg"] == pytest.approx(np.ptp(np.radians(DEGREES)))
 
 
 def test_line_integrals_are_not_logged_twice() -> None:
     logged = good(data=(INTEGRALS - 0.01).astype(np.float32), flats=None, darks=None)
-    assert "prep.input = transmission" in reconstruct(logged).refused
+    assert "--set prep.input=transmission" in reconstruct(logged).refused
     assert "--set prep.input=attenuation" in reconstruct(logged, prep={"input": "transmission"}).refused
     assert_right(reconstruct(logged, prep={"input": "attenuation"}))
 
@@ -203,6 +207,23 @@ def test_a_half_acquisition_gives_the_doubled_field(axis: float) -> None:
     assert result.correlation(expected) > reconstruct(full).correlation(expected) - 0.01
     for disk in WIDE:
         assert result.level(disk, 116) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize(("axis", "column"), [(6.0, "0"), (57.0, "63")])
+def test_a_half_acquisition_whose_axis_nobody_says_is_refused(axis: float, column: str) -> None:
+    degrees = np.arange(180) * 2.0
+    data = counts(line_integrals(degrees, axis=axis, disks=WIDE))
+    refused = reconstruct(good(data=data, degrees=degrees)).refused
+    assert f"near column {column}. Set the axis with --set recon.axis=COLUMN; --set recon.axis=31.5 if" in refused
+    insisted = reconstruct(good(data=data, degrees=degrees), recon={"axis": 31.5})
+    assert set(insisted.notices) == {"sample-truncated"}
+
+
+def test_a_sample_that_is_cut_on_both_sides_of_a_full_turn_is_no_half_acquisition() -> None:
+    degrees = np.arange(180) * 2.0
+    wide = ((9.0, 0.0, 30.0, 0.005),)
+    result = reconstruct(good(data=counts(line_integrals(degrees, disks=wide)), degrees=degrees))
+    assert set(result.notices) == {"sample-truncated"}
 
 
 def test_a_half_acquisition_of_half_a_turn_is_noticed() -> None:

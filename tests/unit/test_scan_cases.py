@@ -132,6 +132,23 @@ def test_radians_in_any_spelling(cases: Path, base: Played, units: str, factor: 
     assert same_as_base(Played(path), base)
 
 
+@pytest.mark.parametrize(("said", "values", "other"), [
+    ("degrees", np.radians(DEG), "radians"), ("deg", 2 * np.radians(DEG), "radians"), ("rad", DEG, "degrees"),
+    ("[rad]", 2 * DEG, "degrees"),
+])  # fmt: skip
+def test_units_that_contradict_the_values_are_refused_with_a_remedy(
+    cases: Path, said: str, values: np.ndarray, other: str
+) -> None:
+    path = changed(cases / "base.h5", theta=values)
+    with h5py.File(path, "a") as file:
+        file["exchange/theta"].attrs["units"] = said
+    with pytest.raises(InputError, match=rf"--set source\.angle_unit={other}, or"):
+        Played(path)
+    turns = round(np.ptp(Played(path, angle_unit=other).deg) / 178)
+    np.testing.assert_allclose(Played(path, angle_unit=other).deg, turns * DEG)
+    assert Played(path, angle_unit="degrees" if other == "radians" else "radians").codes == []
+
+
 def test_unknown_units_are_refused_with_a_remedy_that_works(cases: Path, base: Played) -> None:
     path = cases / "base.h5"
     with h5py.File(path, "a") as file:
@@ -425,6 +442,19 @@ def test_images_on_their_side_are_turned(cases: Path, base: Played) -> None:
     assert same_as_base(Played(path), base)
 
 
+@pytest.mark.parametrize("flats", ["image, row, column", "like the projections"])
+def test_the_user_may_say_the_axes(cases: Path, flats: str) -> None:
+    said, silent = Played(cases / "sinograms-said.h5"), cases / "sinograms.h5"
+    if flats == "like the projections":
+        silent = changed(
+            silent, data_white=np.full((64, 5, 64), 20100, "u2"), data_dark=np.full((64, 5, 64), 100, "u2")
+        )
+    played = Played(silent, axes="y:theta:x", projections=[0, 64])
+    np.testing.assert_array_equal(played.pixels(), said.pixels())
+    with pytest.raises(ConfigError, match=r"axes = 'y:x', expected theta, y and x in any order, such as y:theta:x"):
+        Played(silent, axes="y:x")
+
+
 def test_axes_nobody_knows_are_said(cases: Path, base: Played) -> None:
     path = cases / "base.h5"
     with h5py.File(path, "a") as file:
@@ -606,7 +636,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(cases: Path) -> None:
 
 
 def test_nxtomo_is_not_taken_for_dxchange(cases: Path) -> None:
-    with pytest.raises(InputError, match=r"missing.*--source nxtomo"):
+    with pytest.raises(InputError, match=r"missing.*--set source.kind=nxtomo"):
         Played(cases / "scan.nxs")
-    with pytest.raises(InputError, match=r"image_key says .*Read the file with --source nxtomo"):
+    with pytest.raises(InputError, match=r"image_key says .*Read the file with --set source.kind=nxtomo"):
         Played(cases / "scan.nxs", data="/entry1/tomo_entry/data/data")

@@ -14,6 +14,7 @@ from ministream.model import Frame, FrameKind, Notice, Scan
 from ministream.parallel import mpi
 from ministream.parallel.row_scatter import SlabFrame
 from ministream.plausibility.projections import never_written
+from ministream.plausibility.record import SkippedProjection
 from ministream.prep.corrections import Corrector
 from ministream.source import Source, open_source
 
@@ -71,13 +72,13 @@ def check_scan(config: Config) -> ScanReport:
 
 def _judge(source: Source, scan: Scan, gate: ScanGate, corrector: Corrector) -> None:
     gate.started()
-    unwritten: list[int] = []
+    unwritten: list[SkippedProjection] = []
     integrals = np.zeros((scan.cols, scan.rows), np.float32)
     for frame in source.frames():
         if frame.kind is not FrameKind.PROJECTION:
             corrector.add(frame.kind, frame.pixels, frame.position)
         elif never_written(frame.pixels):
-            unwritten.append(frame.index)
+            unwritten.append(SkippedProjection(frame.index, frame.position))
         else:
             if not corrector.settled:
                 gate.settle()

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from ministream.errors import InputError
 from ministream.model import Notice, notice, ranges
+from ministream.plausibility.record import ProjectionTable
+from ministream.plausibility.remedies import exclude
 
 HALF_TURN_LEAST = 3.0
 """A span of at least this many radians, one step included, counts as half a turn."""
@@ -20,27 +22,28 @@ SAME_RAD = 1e-7
 LIMITED_GAP_RAD = math.radians(5)
 
 UNIT_CODE = "angles-unit"
+"""A scan with this notice is not complete unless the user accepts it."""
 
 
-def judge(angles_rad: NDArray[np.float64], *, cols: int, unit_decided: bool) -> list[Notice]:
-    """Check the angles [projections] of a scan, in the order of the projections; returns notices.
+def judge(table: ProjectionTable, *, cols: int, unit_decided: bool) -> list[Notice]:
+    """Check the angles of a scan, in the order of the projections; returns notices.
 
     `unit_decided`: the user has set the unit, so that a span that suggests another unit is only a notice.
 
     Raises InputError for angles that are not finite, all equal, or apparently in another unit.
     """
-    count = angles_rad.size
-    if not np.isfinite(angles_rad).all():
-        bad = np.flatnonzero(~np.isfinite(angles_rad))
+    angles_rad, count = table.angle_rad, len(table)
+    bad = table.only(~np.isfinite(angles_rad))
+    if len(bad):
         raise InputError(
-            f"{bad.size} of {count} angles are not finite (projections {ranges(bad.tolist())}). Every projection needs "
-            f"an angle: exclude these with --set source.exclude={_listed(bad)}"
+            f"{len(bad)} of {count} angles are not finite (projections {ranges(bad.index.tolist())}). Every projection "
+            f"needs an angle: exclude these with {exclude(bad.position)}"
         )
     if count < 2:
         return []
     check_turning(angles_rad, fewest=2)
     unit = _unit(float(np.ptp(angles_rad)), count, unit_decided)
-    return [*unit, *_duplicates(angles_rad), *_coverage(angles_rad, cols)]
+    return [*unit, *_duplicates(table), *_coverage(angles_rad, cols)]
 
 
 def check_turning(angles_rad: NDArray[np.float64], fewest: int = FEWEST_TO_TURN) -> None:
@@ -70,13 +73,6 @@ def judge_half_acquisition(angles_rad: NDArray[np.float64]) -> list[Notice]:
     ]
 
 
-def _listed(indices: NDArray[np.intp]) -> str:
-    """Indices as a TOML list of single ones and [first, stop] ranges."""
-    edges = np.flatnonzero(np.diff(indices) > 1)
-    firsts, lasts = indices[np.r_[0, edges + 1]], indices[np.r_[edges, indices.size - 1]]
-    return "[" + ",".join(f"[{a},{b + 1}]" if b > a else f"{a}" for a, b in zip(firsts, lasts, strict=True)) + "]"
-
-
 def _unit(span_rad: float, count: int, decided: bool) -> list[Notice]:
     """Detect a half turn in radians that was read as degrees: it spans 3.1 degrees."""
     span_deg = math.degrees(span_rad)
@@ -85,28 +81,30 @@ def _unit(span_rad: float, count: int, decided: bool) -> list[Notice]:
         return []
     found = f"the {count} angles span {span_deg:.3g} degrees, which would be {span_deg:.3g} radians of a whole scan"
     if decided:
-        return [notice(UNIT_CODE, f"{found}. They are taken as degrees, as set.", span_deg=span_deg)]
+        text = f"{found}. They are taken as degrees, as set: the volume is not complete. If the span is right, give "
+        return [notice(UNIT_CODE, f"{text}--accept {UNIT_CODE}.", span_deg=span_deg)]
     raise InputError(
         f"{found}. A scan in degrees spans 180: set the unit with --set source.angle_unit=radians "
         "(or =degrees if the span is right); on the wires of aps-mini-apps with --angle-unit radians (or degrees)"
     )
 
 
-def _duplicates(angles_rad: NDArray[np.float64]) -> list[Notice]:
+def _duplicates(table: ProjectionTable) -> list[Notice]:
+    angles_rad = table.angle_rad
     order = np.argsort(angles_rad, kind="stable")
     same = np.diff(angles_rad[order]) < SAME_RAD
-    repeated = order[1:][same]
+    repeated = table.only(np.sort(order[1:][same]))
     counts = np.diff(np.r_[0, np.flatnonzero(~same) + 1, angles_rad.size])
-    if repeated.size < 2 or (counts.min() == counts.max()):  # the whole scan was repeated
+    if len(repeated) < 2 or (counts.min() == counts.max()):  # the whole scan was repeated
         return []
     return [
         notice(
             "angles-duplicate",
-            f"{repeated.size} of {angles_rad.size} projections have the angle of another one "
-            f"({ranges(repeated.tolist())}): the encoder may have stopped. "
-            "If so, exclude them with source.exclude.",
-            frames=repeated.tolist(),
-            share=repeated.size / angles_rad.size,
+            f"{len(repeated)} of {len(table)} projections have the angle of another one "
+            f"({ranges(repeated.index.tolist())}): the encoder may have stopped. "
+            f"If so, exclude them with {exclude(repeated.position)}.",
+            frames=repeated.index.tolist(),
+            share=len(repeated) / len(table),
         )
     ]
 

@@ -144,8 +144,8 @@ def _total(fits: RowFits) -> list[Notice]:
         notice(
             "attenuation-varies",
             f"the total attenuation of a slice varies by {spread:.0%} over the projections, noise explains "
-            f"{noise:.0%}: for one sample it is constant. Rows and angles of the dataset may be swapped (set "
-            "source.axes, or transpose), the beam not steady, or the values not line integrals.",
+            f"{noise:.0%}: for one sample it is constant. Rows and angles of the dataset may be swapped (--set "
+            "source.axes=y:theta:x reads them so), the beam not steady, or the values not line integrals.",
             spread=spread,
             noise=noise,
         )
@@ -182,7 +182,7 @@ def _rows_disagree(fits: RowFits, cols: int) -> list[Notice]:
         notice(
             "rows-disagree",
             f"the detector rows turn about axes that differ by {apart:.3g} columns: rows and angles of the dataset are "
-            "probably swapped. Set source.axes to the order of its axes, or transpose it to theta, y, x.",
+            "probably swapped. Read them so with --set source.axes=y:theta:x.",
             apart_cols=apart,
         )
     ]

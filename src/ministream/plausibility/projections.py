@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ministream.errors import InputError
 from ministream.model import Notice, notice, ranges
-from ministream.plausibility.record import ProjectionTable
+from ministream.plausibility.record import ProjectionTable, SkippedProjection
+from ministream.plausibility.remedies import exclude
 
 BLOCKED_JUMP = 0.7
 """A view is blocked where its mean line integral rises by this much from one direction to the next: half the light."""
@@ -20,6 +21,11 @@ MOSTLY_BRIGHT = 0.2
 AIR_TOLERANCE = 0.05
 EDGE_SHARE = 0.15
 """A sample with this fraction of its mean line integral at the detector's edge extends beyond the edge."""
+ONE_SIDED = 0.5
+"""The fractions of projections that are cut on the left and on the right may differ by this much."""
+HALF_ACQUISITION_EDGE = 0.75
+"""In a half acquisition an edge of the detector sees this fraction of the mean line integral, or more."""
+FULL_TURN_LEAST_RAD = np.radians(350)
 STARVED_SHARE = 0.05
 
 _PROBE = 64
@@ -54,16 +60,18 @@ def lost(indices: Sequence[int]) -> list[Notice]:
     ]
 
 
-def unwritten(indices: Sequence[int]) -> list[Notice]:
+def unwritten(skipped: Sequence[SkippedProjection]) -> list[Notice]:
     """The notice about the projections without image data, found by `never_written`."""
-    if not indices:
+    if not skipped:
         return []
+    indices = [one.index for one in skipped]
+    excluding = exclude(np.array([one.position for one in skipped]))
     return [
         notice(
             "projections-unwritten",
             f"{len(indices)} projections ({ranges(indices)}) are constant (one value in all pixels) and are skipped: "
-            "the scan was probably aborted, or the detector lost them. Select the others with source.projections or "
-            "source.exclude.",
+            "the scan was probably aborted, the detector lost them, or the beam was blocked. If the others are enough, "
+            f"exclude them with {excluding}.",
             frames=indices,
         )
     ]
@@ -107,7 +115,7 @@ def _blocked(table: ProjectionTable, dark: NDArray[np.bool_]) -> list[Notice]:
         notice(
             "views-blocked",
             f"{len(frames)} of {len(table)} projections ({ranges(frames)}) transmit {np.exp(-extra):.1%} of the "
-            "light of the others: an object blocked the beam. Exclude them with source.exclude.",
+            f"light of the others: an object blocked the beam. Exclude them with {exclude(table.position[dark])}.",
             frames=frames,
             transmission=float(np.exp(-extra)),
         )
@@ -172,11 +180,37 @@ def _edges(table: ProjectionTable) -> list[Notice]:
     return truncated(table)
 
 
+def check_sides(table: ProjectionTable, *, cols: int) -> None:
+    """Raise InputError where one side of the sample is cut in most projections of a full turn, the other in none.
+
+    Half a turn later the sample is mirrored about the axis: with the axis in the middle both sides are cut equally.
+    """
+    if not len(table) or float(np.ptp(table.angle_rad)) < FULL_TURN_LEAST_RAD:
+        return
+    beyond = _beyond(table)
+    left, right = float(beyond["left"].mean()), float(beyond["right"].mean())
+    edge = float(np.median(table.left if left > right else table.right))
+    if abs(left - right) < ONE_SIDED or edge < HALF_ACQUISITION_EDGE * float(np.median(table.mean)):
+        return
+    side, near = ("left", "0") if left > right else ("right", f"{cols - 1}")
+    raise InputError(
+        f"the sample reaches beyond the {side} edge of the detector in {max(left, right):.0%} of the projections of a "
+        f"full turn, beyond the other in {min(left, right):.0%}, expected the same share for an axis in the middle: "
+        f"this is probably a half acquisition with its axis near column {near}. Set the axis with --set "
+        f"recon.axis=COLUMN; --set recon.axis={(cols - 1) / 2:g} if it is in the middle"
+    )
+
+
+def _beyond(table: ProjectionTable) -> dict[str, NDArray[np.bool_]]:
+    """In which projections the sample extends beyond each edge of the detector."""
+    limit = EDGE_SHARE * float(np.median(table.mean)) + AIR_TOLERANCE
+    return {"left": table.left > limit, "right": table.right > limit}
+
+
 def truncated(table: ProjectionTable) -> list[Notice]:
     """Check whether the sample extends beyond the detector, on which side, and in how many projections."""
     usual = float(np.median(table.mean))
-    limit = EDGE_SHARE * usual + AIR_TOLERANCE
-    beyond = {side: values > limit for side, values in (("left", table.left), ("right", table.right))}
+    beyond = _beyond(table)
     cut = beyond["left"] | beyond["right"]
     if cut.mean() <= 0.1:
         return []

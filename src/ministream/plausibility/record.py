@@ -18,12 +18,14 @@ _FIRST_ROOM = 256
 class ProjectionTable:
     """One entry per projection, means over sampled rows; values are line integrals unless stated.
 
-    `mean`: over the columns; `left` and `right`: over the columns at each edge; `bright` and `saturated`: fractions of
-    the pixels below -0.1, and at the maximum of their dtype.
+    `position`: the number in the recording, 0 where unknown. `mean`: over the columns; `left` and `right`: over the
+    columns at each edge; `bright` and `saturated`: fractions of the pixels below -0.1, and at the maximum of their
+    dtype.
     """
 
     index: NDArray[np.int64]
     angle_rad: NDArray[np.float64]
+    position: NDArray[np.float64]
     mean: NDArray[np.float64]
     left: NDArray[np.float64]
     right: NDArray[np.float64]
@@ -38,9 +40,17 @@ class ProjectionTable:
         air = np.zeros_like(self.left)
         return dataclasses.replace(self, left=air) if side == "left" else dataclasses.replace(self, right=air)
 
-    def only(self, kept: NDArray[np.bool_]) -> ProjectionTable:
-        """The projections that are `kept` [projections]."""
+    def only(self, kept: NDArray[np.bool_] | NDArray[np.intp]) -> ProjectionTable:
+        """The projections that are `kept`: a mask [projections], or their places in the wanted order."""
         return ProjectionTable(**{name: getattr(self, name)[kept] for name in ProjectionTable.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedProjection:
+    """A projection that was not used: its index, and its number in the recording, 0 where unknown."""
+
+    index: int
+    position: float
 
 
 class ProjectionRecord:
@@ -54,10 +64,10 @@ class ProjectionRecord:
         self._cols = cols
         self._place: dict[int, int] = {}
         self._index = np.zeros(_FIRST_ROOM, np.int64)
-        self._angle_rad = np.zeros(_FIRST_ROOM)
+        self._angle_rad, self._position = np.zeros(_FIRST_ROOM), np.zeros(_FIRST_ROOM)
         self._measures = np.zeros((_FIRST_ROOM, rows, 6), np.float32)
 
-    def add(self, index: int, angle_rad: float, measures: NDArray[np.float32]) -> None:
+    def add(self, index: int, angle_rad: float, position: float, measures: NDArray[np.float32]) -> None:
         """Keep the measures [rows, 6] of one projection."""
         place = self._place.setdefault(index, len(self._place))
         if place >= MOST_FRAMES:
@@ -65,7 +75,8 @@ class ProjectionRecord:
             return
         if place >= self._index.size:
             self._grow()
-        self._index[place], self._angle_rad[place], self._measures[place] = index, angle_rad, measures
+        self._index[place], self._angle_rad[place], self._position[place] = index, angle_rad, position
+        self._measures[place] = measures
 
     @property
     def count(self) -> int:
@@ -112,6 +123,7 @@ class ProjectionRecord:
         return ProjectionTable(
             index=self.index.copy(),
             angle_rad=self.angle_rad.copy(),
+            position=self._position[: self.count].copy(),
             mean=mean,
             left=left,
             right=right,
@@ -122,4 +134,5 @@ class ProjectionRecord:
     def _grow(self) -> None:
         self._index = np.concatenate([self._index, np.zeros_like(self._index)])
         self._angle_rad = np.concatenate([self._angle_rad, np.zeros_like(self._angle_rad)])
+        self._position = np.concatenate([self._position, np.zeros_like(self._position)])
         self._measures = np.concatenate([self._measures, np.zeros_like(self._measures)])

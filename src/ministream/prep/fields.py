@@ -147,9 +147,9 @@ def measured(
     sets = flats.means()
     if not sets:
         raise InputError(
-            "no flat field came before the first projection. Record flats, or set prep.input = transmission if the "
-            "data are divided by their flats already, or prep.input = attenuation if they are line integrals (-log "
-            "taken)"
+            "no flat field came before the first projection. Record flats, or give --set prep.input=transmission if "
+            "the data are divided by their flats already, --set prep.input=attenuation if they are line integrals "
+            "(-log taken)"
         )
     shape = sets[0][1].shape
     levels = darks.means()
@@ -172,8 +172,8 @@ def _check_brightness(
         raise InputError(
             f"flat field is not brighter than the dark field in {np.count_nonzero(~alive)} of {alive.size} pixels "
             f"({levels}). Check that the flats were taken with the beam on and that flats and darks are not swapped "
-            "(source.flats and source.darks name their datasets); prep.input = transmission or attenuation if the "
-            "data are corrected already"
+            "(source.flats and source.darks name their datasets). If the data are corrected already, give --set "
+            "prep.input=transmission or --set prep.input=attenuation"
         )
 
 

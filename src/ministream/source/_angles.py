@@ -49,7 +49,7 @@ class AngleRange(config.Section):
 def to_rad(values: NDArray[np.float64], *, units: str, wanted: AngleUnit | None, where: str) -> NDArray[np.float64]:
     """Angles in radians; `units` as the file spells them, such as `[deg]`, unless the user gives the unit.
 
-    Raises InputError for units that are not known.
+    Raises InputError for units that are not known, and for values that make a whole scan in the other unit alone.
     """
     if wanted is not None:
         return values * (_RADIAN if wanted == "radians" else _DEGREE)
@@ -59,16 +59,32 @@ def to_rad(values: NDArray[np.float64], *, units: str, wanted: AngleUnit | None,
             f"{where} has units {units!r}, expected degrees or radians in any spelling. Give "
             "--set source.angle_unit=degrees or --set source.angle_unit=radians"
         )
-    if not bare and _looks_like_radians(values):
+    if not bare and _makes_turn(values, math.pi):
         return values
-    return values * _TO_RAD.get(bare, _DEGREE)
+    factor = _TO_RAD.get(bare, _DEGREE)
+    _check_unit(values, factor, units, where)
+    return values * factor
+
+
+def _check_unit(values: NDArray[np.float64], factor: float, units: str, where: str) -> None:
+    """Raise InputError where the file says one of degrees and radians, and the values look like the other."""
+    half_turns = {_DEGREE: math.pi, _RADIAN: 180.0}
+    if factor not in half_turns or not _makes_turn(values, half_turns[factor]):
+        return
+    said, other = ("degrees", "radians") if factor == _DEGREE else ("radians", "degrees")
+    span = _span(values)
+    raise InputError(
+        f"{where} has units {units!r} and spans {span:.4g}: that is {math.degrees(span * factor):.4g} degrees, "
+        f"expected a half or a full turn, which it is in {other}. Give --set source.angle_unit={other}, or "
+        f"--set source.angle_unit={said} if the file is right"
+    )
 
 
 def unit_notice(values: NDArray[np.float64], *, units: str, wanted: AngleUnit | None, where: str) -> Notice | None:
     """The assumption about the unit of these angles, where none is given and it is not the usual one."""
-    if wanted is not None or units or not _looks_like_radians(values):
+    if wanted is not None or units or not _makes_turn(values, math.pi):
         return None
-    span = float(np.nanmax(values) - np.nanmin(values))
+    span = _span(values)
     return notice(
         "angles-unit",
         f"{where} spans {span:.4g} without units: taken as radians, {math.degrees(span):.4g} degrees. Give "
@@ -77,12 +93,16 @@ def unit_notice(values: NDArray[np.float64], *, units: str, wanted: AngleUnit | 
     )
 
 
-def _looks_like_radians(values: NDArray[np.float64]) -> bool:
-    """Whether the angles, with one more step, make a half or a full turn in radians."""
+def _span(values: NDArray[np.float64]) -> float:
+    return float(np.nanmax(values) - np.nanmin(values))
+
+
+def _makes_turn(values: NDArray[np.float64], half_turn: float) -> bool:
+    """Whether the angles, with one more step, make a half or a full turn."""
     finite = values[np.isfinite(values)]
     if finite.size < _FEW:
         return False
-    span = float(finite.max() - finite.min())
+    span = _span(finite)
     with_end = span * finite.size / (finite.size - 1)
-    turns = (math.pi, 2 * math.pi)
+    turns = (half_turn, 2 * half_turn)
     return any(abs(reach - turn) <= _TURN_TOLERANCE * turn for reach in (span, with_end) for turn in turns)

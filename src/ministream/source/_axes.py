@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ministream.errors import InputError
+from ministream.errors import ConfigError, InputError
 from ministream.model import Notice, notice
 
 _ANGLE = {"theta", "angle", "angles", "rotationangle", "rotation", "omega", "phi", "projection", "projections"}
@@ -22,13 +22,11 @@ def axes_of(path: str, name: str, said: Sequence[str]) -> tuple[Axes, list[Notic
     `said` is the attribute `axes` in whatever form: `theta:y:x`, `['y', 'theta', 'x']`, one text per axis. Without it
     the order is image, row, column. Raises InputError for contradictory names.
     """
-    words = re.findall(r"[a-z_]+\d*|\.", " ".join(said).lower())
-    # flats and darks have axes such as theta_white
-    known = [_kind(re.sub(r"_(white|dark|flat).*|[_\d]", "", word)) for word in words]
+    words, known = _kinds(" ".join(said))
     if not words:
         return (0, 1, 2), []
-    if len(words) == 3 and sorted(kind or "" for kind in known) == ["angle", "col", "row"]:
-        return (known.index("angle"), known.index("row"), known.index("col")), []
+    if (order := _order(known)) is not None:
+        return order, []
     if len(words) == 3 and known[1:] == [None, None] and known[0] in ("angle", None):
         text = f"{name} has axes {':'.join(words)}, which are not known: taken as theta:y:x"
         return (0, 1, 2), [notice("axes-unknown", text)]
@@ -36,6 +34,27 @@ def axes_of(path: str, name: str, said: Sequence[str]) -> tuple[Axes, list[Notic
         f"{path}: {name} has axes {':'.join(words)}, expected theta, y and x in any order. Correct the attribute, for "
         f"example with h5py: file['{name}'].attrs['axes'] = 'theta:y:x'"
     )
+
+
+def chosen_axes(said: str) -> Axes:
+    """The axes that hold image, row and column, as the user says. Raises ConfigError for what is no such order."""
+    order = _order(_kinds(said)[1])
+    if order is None:
+        raise ConfigError(f"[source]: axes = {said!r}, expected theta, y and x in any order, such as y:theta:x")
+    return order
+
+
+def _kinds(said: str) -> tuple[list[str], list[str | None]]:
+    """The words of a description of axes, and what each stands for."""
+    words = re.findall(r"[a-z_]+\d*|\.", said.lower())
+    # flats and darks have axes such as theta_white
+    return words, [_kind(re.sub(r"_(white|dark|flat).*|[_\d]", "", word)) for word in words]
+
+
+def _order(known: Sequence[str | None]) -> Axes | None:
+    if sorted(kind or "" for kind in known) != ["angle", "col", "row"]:
+        return None
+    return known.index("angle"), known.index("row"), known.index("col")
 
 
 def _kind(word: str) -> str | None:

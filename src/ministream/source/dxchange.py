@@ -21,7 +21,7 @@ from ministream import source
 from ministream.errors import InputError
 from ministream.model import Frame, Notice, Scan
 from ministream.source import _angles
-from ministream.source._axes import axes_of
+from ministream.source._axes import Axes, axes_of, chosen_axes
 from ministream.source._following import FollowedSource, check_followable
 from ministream.source._hdf5 import DataFile, written_in_swmr_mode
 from ministream.source._images import Images, JoinedImages, Level, is_blank
@@ -69,6 +69,9 @@ class Options(RecordingOptions):
     flats_at: list[int] | None = Field(default=None, description="projections recorded before each dataset of flats")
     darks_at: list[int] | None = Field(default=None, description="projections recorded before each dataset of darks")
     theta: str | None = Field(default=None, description="dataset of the angles; none: theta beside the projections")
+    axes: str | None = Field(
+        default=None, description="order of the axes of the projections, such as y:theta:x; none: as the file says"
+    )
     follow_links: bool = Field(default=False, description="follow links to files outside the scan's folder")
 
     follow: bool = Field(default=False, description="the file is still being written: play images as they arrive")
@@ -193,13 +196,20 @@ class _DXchange:
                 )
             parts = [dataset]
         self._refuse_nxtomo(int(sum(part.shape[0] for part in parts if part.shape)))
-        axes, found = axes_of(str(file.path), name, file.texts(name, "axes"))
-        self._notices += found
+        axes = self._axes(file, name, self._options.axes)
         stacks = [file.images(part, axes=axes, unsigned=bool(self._options.unsigned)) for part in parts]
         return stacks[0] if len(stacks) == 1 else JoinedImages(f"{file.path}: {name}", stacks)
 
+    def _axes(self, file: DataFile, name: str, chosen: str | None = None) -> Axes:
+        """The axes of a dataset that hold image, row and column: as the user, else the file says."""
+        if chosen is not None:
+            return chosen_axes(chosen)
+        axes, found = axes_of(str(file.path), name, file.texts(name, "axes"))
+        self._notices += found
+        return axes
+
     def _nxtomo_hint(self) -> str:
-        return ", or read it as NXtomo with --source nxtomo" if self._file.named("image_key") else ""
+        return ", or read it as NXtomo with --set source.kind=nxtomo" if self._file.named("image_key") else ""
 
     def _refuse_nxtomo(self, images: int) -> None:
         for name in self._file.named("image_key"):
@@ -207,7 +217,7 @@ class _DXchange:
             if keys is not None and keys.size == images:
                 raise InputError(
                     f"{self._file.path}: {name} says that flats, darks and projections lie in one dataset, as in "
-                    "NXtomo. Read the file with --source nxtomo"
+                    "NXtomo. Read the file with --set source.kind=nxtomo"
                 )
 
     # flats and darks
@@ -261,9 +271,9 @@ class _DXchange:
         if dataset.ndim == 2:
             images: Images = file.image(dataset, unsigned=unsigned)
         else:
-            axes, found = axes_of(str(file.path), inside, file.texts(inside, "axes"))
-            self._notices += found
-            images = file.images(dataset, axes=axes, unsigned=unsigned)
+            images = file.images(dataset, axes=self._axes(file, inside), unsigned=unsigned)
+            if self._options.axes is not None and (images.rows, images.cols) != (like.rows, like.cols):
+                images = file.images(dataset, axes=chosen_axes(self._options.axes), unsigned=unsigned)
         if (images.rows, images.cols) != (like.rows, like.cols):
             raise InputError(
                 f"{file.path}: {inside} has images of {images.rows} x {images.cols} pixels, expected those of "

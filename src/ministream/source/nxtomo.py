@@ -98,7 +98,8 @@ class _NXtomo:
         if not entries:
             raise InputError(
                 f"{self._file.path}: no group has {DETECTOR}/image_key, expected a NXtomo scan. Name its group with "
-                f"--set source.entry=NAME, or read the file with --source dxchange (it has: {self._file.contents()})"
+                "--set source.entry=NAME, or read the file with --set source.kind=dxchange "
+                f"(it has: {self._file.contents()})"
             )
         if len(entries) > 1:
             raise InputError(

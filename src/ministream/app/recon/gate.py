@@ -15,7 +15,7 @@ from ministream.model import FrameKind, Notice, notice
 from ministream.parallel.mpi import Comm
 from ministream.parallel.row_scatter import SlabFrame
 from ministream.plausibility import NoticeBook, angles, calibration, moments, projections
-from ministream.plausibility.record import ProjectionRecord, ProjectionTable
+from ministream.plausibility.record import ProjectionRecord, ProjectionTable, SkippedProjection
 from ministream.prep import kernels
 from ministream.prep.corrections import Corrector, Mended
 
@@ -74,7 +74,7 @@ class ScanGate:
 
     def accepted(self, rows: SlabFrame, mended: Mended) -> None:
         """Measure the projection that the corrector has just processed."""
-        self._record.add(rows.index, rows.angle_rad, self._corrector.measures)
+        self._record.add(rows.index, rows.angle_rad, rows.position, self._corrector.measures)
         self._mended = self._mended.plus(mended)
         self._pixels += rows.pixels.size
         if rows.pixels.dtype.kind == "i" and not self._negative:
@@ -92,7 +92,7 @@ class ScanGate:
                 shares["starved"], level, flat_dark=prep.flat_dark, minus_log=prep.minus_log, signed=negative
             )
 
-    def conclude(self, unwritten: Sequence[int], lost: Sequence[int] = ()) -> None:
+    def conclude(self, unwritten: Sequence[SkippedProjection], lost: Sequence[int] = ()) -> None:
         """Check the whole scan; collective. Raises InputError where the volume would be wrong, or the run is strict.
 
         On rank 0, `unwritten` are the projections that were skipped because they are empty, `lost` those that never
@@ -106,25 +106,38 @@ class ScanGate:
                 if self._resumed:
                     _LOG.info("resumed from a checkpoint: checks of the whole scan are skipped")
                 else:
-                    self.book.add(self._judged(table, fits))
+                    self._judge(table, fits)
                 self.book.add(self._mended_notices(shares))
                 left_out = projections.unwritten(unwritten)
                 self.book.add([*left_out, *projections.lost(lost)])
                 self.flaw = self.flaw or (left_out[0].text if left_out else "")
 
+    def _judge(self, table: ProjectionTable, fits: moments.RowFits) -> None:
+        found = self._judged(table, fits)
+        self.book.add(found)
+        unit = next((one for one in found if one.code == angles.UNIT_CODE), None)
+        if unit is not None and not self.book.accepts(unit.code):
+            self.flaw = unit.text
+
     def _judged(self, table: ProjectionTable, fits: moments.RowFits) -> list[Notice]:
         scan, prep = self._assignment.scan, self._assignment.config.prep
-        order = np.argsort(table.index)
-        found = angles.judge(table.angle_rad[order], cols=scan.cols, unit_decided=self._unit_decided)
+        found = angles.judge(table.only(np.argsort(table.index)), cols=scan.cols, unit_decided=self._unit_decided)
         half = is_half_acquisition(self._assignment.config, scan, self._assignment.axis_col)
         if half:
             found += angles.judge_half_acquisition(table.angle_rad)
             table = table.without_edge("left" if self._assignment.axis_col < (scan.cols - 1) / 2 else "right")
+        elif not self._axis_decided:
+            projections.check_sides(table, cols=scan.cols)
         found += projections.judge(table, minus_log=prep.minus_log)
         cut = half or any(noticed.code in ("sample-truncated", "air-not-zero") for noticed in found)
         if not cut and moments.applicable(table.angle_rad):
             found += moments.judge(fits, cols=scan.cols, axis_col=self._assignment.axis_col)
         return found
+
+    @property
+    def _axis_decided(self) -> bool:
+        """Whether the user or the scan says where the rotation axis is; otherwise the middle is assumed."""
+        return self._assignment.config.recon.axis_col is not None or self._assignment.scan.axis_col is not None
 
     @property
     def _unit_decided(self) -> bool:

@@ -23,6 +23,7 @@ from ministream.ledger import Ledger
 from ministream.model import Frame, FrameKind, Scan
 from ministream.parallel.mpi import Comm, Request
 from ministream.plausibility.projections import never_written
+from ministream.plausibility.record import SkippedProjection
 from ministream.state import State
 from ministream.transport import Arrived, Ended, Event, Lost, Omitted, Receiver, ReceivingRank, Refused, open_wire
 from ministream.tunnel import curve
@@ -92,7 +93,7 @@ class Ingress:
         self._walltime_ends_s = _job_ends_s() - config.checkpoint.walltime_margin_s
         self._taken = 0
         self._strict = config.stream.strict
-        self.unwritten: list[int] = []
+        self.unwritten: list[SkippedProjection] = []
         self.omitted: list[Omitted] = []
         self._stop = ""
         self._stop_at: int | None = None
@@ -343,7 +344,7 @@ class Ingress:
             if reason or due.frame is None:
                 self.ledger.refuse(due.kind, reason)
                 if reason == _NEVER_WRITTEN and due.frame is not None:
-                    self.unwritten.append(due.frame.index)
+                    self.unwritten.append(SkippedProjection(due.frame.index, due.frame.position))
                 continue
             frames.append(due.frame)
             if due.kind is FrameKind.PROJECTION:
