@@ -163,7 +163,7 @@ def test_a_flat_no_brighter_than_the_dark_is_refused(flat: int, dark: int) -> No
 
 
 def test_missing_flats_are_named_with_the_remedy() -> None:
-    with pytest.raises(InputError, match=r"prep\.input = transmission"):
+    with pytest.raises(InputError, match=r"prep\.input=transmission"):
         correct(corrector(), np.ones((ROWS, COLS), np.float32))
 
 
