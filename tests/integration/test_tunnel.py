@@ -391,8 +391,43 @@ def test_the_consumers_side_goes_anywhere_but_only_to_the_sessions_peer(secrets:
         assert cons.sessions()[0].traffic.inward == 0
 
 
-def test_the_rate_is_kept(plain: ControlServer, producer: Echo) -> None:
-    (listener,) = single(plain, "s", [producer.address], rate=2000)
+def test_a_clients_rate_limits_nothing_by_default(
+    gateways: tuple[ControlServer, ControlServer], secrets: Credentials
+) -> None:
+    """Stock s2uc sends --rate 10000 with every request, and stock servers only store it."""
+    prod, cons = gateways
+    opened = client.connect(prod.address, cons.address, secrets, rate=10)
+    assert opened.limit == ", ".join(
+        f"{server.address}: no rate limit (its policy does not obey --rate)" for server in gateways
+    )
+    assert [session.rate_kbytes_s for server in gateways for session in server.sessions()] == [0, 0]
+    client.release(opened.uid, (prod.address, cons.address), Access.of(secrets))
+
+
+@pytest.mark.parametrize("kind", ["haproxy", "stunnel", "nginx"])
+def test_a_limit_that_cannot_be_held_is_refused(kind: str) -> None:
+    operators = Policy(PolicySection(rate_kbytes_s=500))
+    with pytest.raises(ConfigError, match=f"{kind} cannot limit a session's rate: choose --kind relay"):
+        ControlServer(side=None, insecure=True, kind=kind, policy=operators)
+    clients = Policy(PolicySection(client_rate=True))
+    with (
+        ControlServer(side=None, insecure=True, kind=kind, policy=clients) as server,
+        ControlClient(server.address, Access()) as control,
+    ):
+        with pytest.raises(TunnelError, match=f"{kind} cannot limit the rate to 7 kB/s: leave --rate out"):
+            control.open("s", "PROD", num_conn=1, rate=7, targets=[], timeout_s=10)
+        assert server.sessions() == []
+
+
+def test_the_rate_is_kept(producer: Echo) -> None:
+    policy = Policy(PolicySection(targets=("127.0.0.1:*",), client_rate=True, rate_kbytes_s=5000))
+    with ControlServer(side=None, insecure=True, policy=policy) as server:
+        (listener,) = single(server, "s", [producer.address], rate=2000)
+        assert server.sessions()[0].rate_kbytes_s == 2000
+        _takes_its_time(listener)
+
+
+def _takes_its_time(listener: str) -> None:
     started = time.monotonic()
     assert exchange(listener, bytes(2_000_000)) == bytes(2_000_000)
     # 4 MB in all at 2 MB/s, less the first burst.

@@ -140,3 +140,19 @@ def test_every_test_that_the_threat_model_names_exists() -> None:
     named = set(re.findall(r"::(test_\w+)", (root / "docs" / "security.md").read_text()))
     assert len(named) > 30
     assert {name for name in named if f"def {name}(" not in sources} == set()
+
+
+@pytest.mark.parametrize(
+    ("own", "obeys", "asked", "limit"),
+    [
+        (0, False, 10000, 0),
+        (0, True, 10000, 10000),
+        (500, False, 10000, 500),
+        (500, True, 10000, 500),
+        (500, True, 9, 9),
+    ],
+)
+def test_a_limit_is_the_operators_and_a_clients_only_where_it_may_ask(
+    own: int, obeys: bool, asked: int, limit: int
+) -> None:
+    assert Policy(PolicySection(rate_kbytes_s=own, client_rate=obeys)).rate_for(asked) == limit

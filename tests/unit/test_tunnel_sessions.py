@@ -66,11 +66,11 @@ def test_ending_twice_is_harmless_and_frees_the_uid() -> None:
     assert sessions.find("a") is again
 
 
-@pytest.mark.parametrize(("num_conn", "rate"), [(0, 0), (1, -1)])
-def test_nonsense_is_refused(num_conn: int, rate: int) -> None:
+@pytest.mark.parametrize("num_conn", [0, -1])
+def test_nonsense_is_refused(num_conn: int) -> None:
     sessions = Sessions(Quota())
     with refused(Code.INVALID_ARGUMENT):
-        sessions.open(uid="a", caller="alice", role=Role.PROD, num_conn=num_conn, rate_kbytes_s=rate, now_s=0)
+        sessions.open(uid="a", caller="alice", role=Role.PROD, num_conn=num_conn, rate_kbytes_s=0, now_s=0)
     assert len(sessions) == 0
 
 

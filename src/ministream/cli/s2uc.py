@@ -24,7 +24,7 @@ CertificateOption = Annotated[
 ]
 TokenOption = Annotated[Path | None, typer.Option("--token-file", help="File with the bearer token.", metavar="FILE")]
 ConnectionsOption = Annotated[int, typer.Option("--num_conn", "--num-conn", help="Connections.")]
-RateOption = Annotated[int, typer.Option("--rate", help="Limit in kB/s over all connections; 0: none.")]
+RateOption = Annotated[int, typer.Option("--rate", help="Limit in kB/s, where the server's policy obeys it; 0: none.")]
 ScopeOption = Annotated[
     str, typer.Option("--scope", help="Use the token that stock `s2uc login --scope` left in .storage.db.")
 ]
@@ -52,7 +52,7 @@ def register(cli: typer.Typer) -> None:
 
 def inbound_request(
     num_conn: ConnectionsOption = 5,
-    rate: RateOption = 10000,
+    rate: RateOption = 0,
     s2cs: Annotated[str, typer.Option("--s2cs", help="Control server beside the producer.")] = "localhost:5000",
     server_cert: CertificateOption = None,
     scope: ScopeOption = "",
@@ -81,7 +81,7 @@ def outbound_request(
     uid: Annotated[str, typer.Argument(help="The session, as inbound-request printed it.")],
     prod_lstn: Annotated[str, typer.Argument(help="Listeners that inbound-request printed, comma-separated.")],
     num_conn: ConnectionsOption = 5,
-    rate: RateOption = 10000,
+    rate: RateOption = 0,
     s2cs: Annotated[str, typer.Option("--s2cs", help="Control server beside the consumer.")] = "localhost:6000",
     server_cert: CertificateOption = None,
     scope: ScopeOption = "",

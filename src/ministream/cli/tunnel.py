@@ -93,7 +93,7 @@ def connect(
     server_cert: CertificateOption = None,
     token_file: TokenOption = None,
     num_conn: Annotated[int, typer.Option("--num-conn", "--num_conn", help="Connections.")] = 1,
-    rate: Annotated[int, typer.Option(help="Limit in kB/s over all connections; 0: none.")] = 0,
+    rate: s2uc.RateOption = 0,
     target: Annotated[
         list[str] | None, typer.Option(help="Producer's data address; none: the one its own server knows.")
     ] = None,
@@ -140,7 +140,8 @@ def _show(opened: Connection, form: str, token: str | None) -> None:
         table = Table("side", "control server", "listeners", title=f"session {opened.uid}")
         table.add_row("PROD", opened.prod, "\n".join(opened.prod_listeners))
         table.add_row("CONS", opened.cons, "\n".join(opened.cons_listeners))
-        table.caption = "TLS between the gateways" if opened.secure else "plain bytes between the gateways"
+        caption = "TLS between the gateways" if opened.secure else "plain bytes between the gateways"
+        table.caption = f"{caption}, {opened.limit}" if opened.limit else caption
         Console().print(table)
 
 
@@ -161,7 +162,18 @@ def sessions(
         typer.echo(json.dumps(found))
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("uid", "role", "state", "age/s", "owner", "MB in", "MB out", "between gateways", "listeners"):
+    for heading in (
+        "uid",
+        "role",
+        "state",
+        "age/s",
+        "owner",
+        "MB in",
+        "MB out",
+        "limit kB/s",
+        "between gateways",
+        "listeners",
+    ):
         table.add_column(heading, no_wrap=heading == "uid")
     for one in found:
         table.add_row(*_row(one))
@@ -175,6 +187,7 @@ def _row(one: dict[str, Any]) -> list[str]:
     return [
         *(one["uid"], one["role"], one["state"], f"{one['age_s']:.0f}", one["owner"]),
         *carried,
+        str(one.get("rate_kbytes_s") or "-"),
         traffic["cipher"] or ("TLS" if one["secure"] else "plain"),
         " ".join(one["listeners"]),
     ]

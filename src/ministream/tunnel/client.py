@@ -6,11 +6,11 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ministream import log
 from ministream.errors import PeerError, PeerLostError, TunnelError
-from ministream.tunnel.control_client import Access, ControlClient
+from ministream.tunnel.control_client import Access, ControlClient, UnimplementedError
 from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.joint import Joint, Reopening
 
@@ -19,7 +19,10 @@ _LOG = log.get(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Connection:
-    """A session open on both sides. The consumer connects to `cons_listeners`."""
+    """A session open on both sides. The consumer connects to `cons_listeners`.
+
+    `limit` says which rate limits hold; None where none was asked for.
+    """
 
     uid: str
     prod: str
@@ -27,6 +30,7 @@ class Connection:
     prod_listeners: tuple[str, ...]
     cons_listeners: tuple[str, ...]
     secure: bool
+    limit: str | None = None
 
 
 def connect(
@@ -65,7 +69,8 @@ def connect(
         if probe:
             prod_client.probe(joint.producer.listeners)
             cons_client.probe(joint.consumer.listeners)
-    return _connection(joint, prod, cons)
+        limit = _limit_of(uid, (prod_client, cons_client)) if rate else None
+    return replace(_connection(joint, prod, cons), limit=limit)
 
 
 @contextmanager
@@ -131,6 +136,19 @@ def _connection(joint: Joint, prod: str, cons: str) -> Connection:
         cons_listeners=joint.consumer.listeners,
         secure=joint.producer.offer is not None and joint.consumer.offer is not None,
     )
+
+
+def _limit_of(uid: str, clients: Sequence[ControlClient]) -> str:
+    """The rate limits in force, as the servers tell them."""
+    found = []
+    for client in clients:
+        try:
+            rates = [one.get("rate_kbytes_s", 0) for one in client.sessions() if one["uid"] == uid]
+            text = f"at most {rates[0]} kB/s" if any(rates) else "no rate limit (its policy does not obey --rate)"
+        except UnimplementedError:
+            text = "does not tell its rate limit"
+        found.append(f"{client.endpoint}: {text}")
+    return ", ".join(found)
 
 
 def _let_go(uid: str, clients: Sequence[ControlClient]) -> None:

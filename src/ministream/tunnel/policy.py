@@ -81,6 +81,8 @@ class PolicySection(config.Section):
     targets: tuple[str, ...] | None = Field(default=None, strict=False)
     port_range: tuple[int, int] | None = Field(default=None, strict=False)
     plain_data: bool = Field(default=False, description="allow sessions without TLS between the gateways")
+    rate_kbytes_s: int = Field(default=0, ge=0, description="limit of every session in kB/s; 0: none")
+    client_rate: bool = Field(default=False, description="obey a client's --rate; stock s2uc always sends 10000")
     quota: Quota = Quota()
     introspection: IntrospectionSection | None = None
     identities: dict[str, IdentitySection] = Field(default={}, description="none: everyone who authenticates")
@@ -122,6 +124,11 @@ class Policy:
     def quota(self) -> Quota:
         """The limits."""
         return self.section.quota
+
+    def rate_for(self, asked_kbytes_s: int) -> int:
+        """The limit of a session in kB/s, 0 for none: the server's, and the client's where it may ask for one."""
+        limits = (self.section.rate_kbytes_s, asked_kbytes_s if self.section.client_rate else 0)
+        return min((limit for limit in limits if limit), default=0)
 
     def admit(self, identity: str) -> None:
         """Whether this identity may use the server at all."""

@@ -22,6 +22,7 @@ class SessionInfo:
     listeners: tuple[str, ...]
     targets: tuple[str, ...]
     age_s: float
+    rate_kbytes_s: int
     secure: bool
     traffic: Traffic
 
@@ -42,6 +43,7 @@ class SessionInfo:
             listeners=tuple(map(str, session.listeners)),
             targets=tuple(map(str, session.targets)),
             age_s=now_s - session.opened_s,
+            rate_kbytes_s=session.rate_kbytes_s,
             secure=secure,
             traffic=traffic,
         )

@@ -61,6 +61,8 @@ class SessionManager:
         """`side` restricts the sessions' role; raises ConfigError for an unknown `kind`."""
         self.kind = kind
         self._proxy = registry.load(PROXIES, kind).Proxy
+        if policy.rate_for(0) and not self._proxy.limits_rate:
+            raise ConfigError(f"rate_kbytes_s of the policy: {kind} cannot limit a session's rate: choose --kind relay")
         self._side = side
         self._ports = ports
         self._policy = policy
@@ -87,8 +89,14 @@ class SessionManager:
             raise RefusedError(
                 Code.PERMISSION_DENIED, f"this server is the {self._side} side: it opens no {role} session"
             )
+        if rate < 0:
+            raise RefusedError(Code.INVALID_ARGUMENT, f"rate is {rate}; kB/s, 0 for no limit")
+        limit = self._policy.rate_for(rate)
+        if limit and not self._proxy.limits_rate:
+            text = f"this server's {self.kind} cannot limit the rate to {limit} kB/s: leave --rate out"
+            raise RefusedError(Code.FAILED_PRECONDITION, text)
         session = self._sessions.open(
-            uid=uid, caller=caller, role=role, num_conn=num_conn, rate_kbytes_s=rate, now_s=time.monotonic()
+            uid=uid, caller=caller, role=role, num_conn=num_conn, rate_kbytes_s=limit, now_s=time.monotonic()
         )
         try:
             self._policy.check_role(caller, role)
@@ -97,7 +105,8 @@ class SessionManager:
             self._sessions.end(session, State.RELEASED)
             raise
         self._live[uid] = _Live(server=server, said_hello=asyncio.Event(), lock=asyncio.Lock(), lapse=lapse)
-        _LOG.info("session %s opened by %s: %s, %d connections", uid, caller, role, num_conn)
+        limited = f", at most {limit} kB/s" if limit else ", no rate limit" if rate else ""
+        _LOG.info("session %s opened by %s: %s, %d connections%s", uid, caller, role, num_conn, limited)
         await self._announce()
         return session, server.offer
 

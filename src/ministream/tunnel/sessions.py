@@ -90,8 +90,6 @@ class Sessions:
         """A new pending session. Raises RefusedError: INVALID_ARGUMENT, ALREADY_EXISTS or RESOURCE_EXHAUSTED."""
         if num_conn < 1:
             raise RefusedError(Code.INVALID_ARGUMENT, f"num_conn is {num_conn}; it must be at least 1")
-        if rate_kbytes_s < 0:
-            raise RefusedError(Code.INVALID_ARGUMENT, f"rate is {rate_kbytes_s}; kB/s, 0 for no limit")
         if uid in self._live:
             raise RefusedError(Code.ALREADY_EXISTS, f"session {uid} exists: release it or choose another uid")
         self._check_quota(caller, num_conn)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ministream.tunnel.role import Role
 
@@ -52,7 +52,9 @@ class Traffic:
 
 
 class DataServer(Protocol):
-    """One session's data server."""
+    """One session's data server. `limits_rate` says whether it can keep to `Setup.rate_kbytes_s`."""
+
+    limits_rate: ClassVar[bool]
 
     def __init__(self, setup: Setup) -> None: ...
 

@@ -20,6 +20,7 @@ class ConfiguredProxy(ABC):
     `inward` and `outward`, the payload's bytes.
     """
 
+    limits_rate = False
     program: str
     ready: str
     ended: re.Pattern[str]

@@ -27,6 +27,8 @@ _LOG = log.get(__name__)
 class Proxy:
     """Listeners are distributed over one process per core; with a rate limit there is one process."""
 
+    limits_rate = True
+
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._pair = make_session_pair(SESSION_DAYS)
