@@ -55,8 +55,8 @@ def test_a_reference_is_compared_with_by_all_ranks(comm, reference, volume):
     comparison = ReferenceComparison(comm, assignment)
     assert comparison.known
     assert comparison.live
-    assert comparison.sums(slab_image(volume, assignment)).mean()["ssim"] == pytest.approx(1.0)
-    assert comparison.sums(slab_image(volume[::-1], assignment)).mean()["ssim"] < 0.5
+    assert comparison.sums(slab_image(volume, assignment), 1.0).mean()["ssim"] == pytest.approx(1.0)
+    assert comparison.sums(slab_image(volume[::-1], assignment), 1.0).mean()["ssim"] < 0.5
 
 
 def test_a_reference_that_goes_away_is_told_and_left_alone(comm, reference, volume, caplog):
@@ -66,7 +66,7 @@ def test_a_reference_that_goes_away_is_told_and_left_alone(comm, reference, volu
     if comm.rank == 0:
         reference.unlink()
     comm.barrier()
-    assert comparison.sums(slab_image(volume, assignment)) is None
+    assert comparison.sums(slab_image(volume, assignment), 1.0) is None
     assert (comparison.known, comparison.live) == (False, False)
     told = [record.getMessage() for record in caplog.records if "quality is not measured" in record.getMessage()]
     assert len(told) == (comm.rank == 0)

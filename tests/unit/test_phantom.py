@@ -23,8 +23,8 @@ def opened(order="sequential", repeat=1, **options):
     return open_source(config.SourceSection(kind="phantom", **options), order=order, repeat=repeat)
 
 
-def whole_truth(scan):
-    return truth(scan, Slab(0, scan.rows))
+def whole_truth(scan, n=None, at=0.0):
+    return truth(scan, Slab(0, scan.rows), n=n or scan.cols, at=at)
 
 
 def ray_sums(image, angle_rad, axis_col):
@@ -103,7 +103,7 @@ def test_foam_is_the_same_on_every_machine():
 @samples
 def test_slabs_of_the_truth_are_parts_of_the_whole(sample):
     scan = opened(sample=sample, rows=7).describe()
-    parts = [truth(scan, slab) for slab in (Slab(0, 3), Slab(3, 1), Slab(4, 3))]
+    parts = [truth(scan, slab, n=scan.cols, at=0.0) for slab in (Slab(0, 3), Slab(3, 1), Slab(4, 3))]
     assert all(part.dtype == np.float32 for part in parts)
     np.testing.assert_array_equal(np.concatenate(parts), whole_truth(scan))
 
@@ -202,6 +202,7 @@ def test_wrong_options_are_named(options, message):
 
 def recipe(**changes):
     known = {"source": "phantom", "sample": "foam", "rows": 6, "cols": 48, "axis": None, "absorption": 2.0, "seed": 0}
+    known |= {"shrinkage": 0.0, "fills": "detector"}
     return json.dumps({key: value for key, value in (known | changes).items() if value != "absent"})
 
 
@@ -222,6 +223,9 @@ def recipe(**changes):
         recipe(absorption=0),
         recipe(absorption=1e300),
         recipe(sample="brain"),
+        recipe(shrinkage="0.1"),
+        recipe(shrinkage=1.0),
+        recipe(fills="room"),
         recipe(extra=1),
         recipe(source="absent"),
         recipe(source="dxchange"),
@@ -235,17 +239,17 @@ def recipe(**changes):
 def test_a_malformed_recipe_from_the_network_is_refused(text):
     scan = dataclasses.replace(opened().describe(), truth=text)
     with pytest.raises(ProtocolError, match=r"(truth|phantom) recipe"):
-        truth(scan, Slab(0, 1))
+        truth(scan, Slab(0, 1), n=48, at=0.0)
 
 
 @pytest.mark.parametrize("slab", [Slab(0, 7), Slab(6, 1), Slab(-1, 1), Slab(0, 0)])
 def test_rows_that_the_recipe_does_not_have_are_refused(slab):
     with pytest.raises(ProtocolError, match="truth recipe has 6 rows"):
-        phantom.truth(recipe(), slab)
+        phantom.truth(recipe(), slab, n=48, at=0.0)
 
 
 def test_no_recipe_is_no_truth():
-    assert truth(dataclasses.replace(opened().describe(), truth=None), Slab(0, 1)) is None
+    assert truth(dataclasses.replace(opened().describe(), truth=None), Slab(0, 1), n=48, at=0.0) is None
 
 
 def stack(source, kind):
@@ -293,3 +297,72 @@ def test_defects_leave_the_truth_and_the_noise_as_they_are():
     np.testing.assert_array_equal(whole_truth(plain.describe()), whole_truth(spoiled.describe()))
     one, other = (stack(source, FrameKind.PROJECTION) for source in (plain, spoiled))
     assert np.count_nonzero((one != other).any(axis=0)) == 1
+
+
+TURN = {"noise": False, "fixed_pattern": 0.0, "dtype": "float32"}
+
+
+def test_a_sample_that_shrinks_has_its_truth_at_any_time():
+    """The head is an ellipse at its rim: its width scales, its mass stays, its projections are those of the truth."""
+    source = opened(rows=2, cols=128, shrinkage=0.4, projections=10)
+    scan = source.describe()
+    whole = whole_truth(scan).sum(axis=(1, 2))
+    for at in (0.0, 0.5, 1.0):
+        volume = whole_truth(scan, at=at)
+        np.testing.assert_allclose(volume.sum(axis=(1, 2)), whole, rtol=0.01)
+        half_width = np.nonzero(volume[0].max(axis=0) > 0)[0]
+        assert np.ptp(half_width) + 1 == pytest.approx(2 * 0.69 * 64 * (1 - 0.4 * at) * rim(volume), abs=2)
+        exact = source.line_integrals(0.5, at)
+        summed = np.stack([ray_sums(image, 0.5, scan.axis_or_middle) for image in volume])
+        assert np.abs(exact - summed).mean() < 0.006 * exact.max()
+    assert not np.array_equal(whole_truth(scan), whole_truth(scan, at=0.5))
+
+
+def rim(volume):
+    """The head's ellipsoid in the rows next to the middle, relative to its equator."""
+    z = 0.5 / (len(volume) / 2)
+    return np.sqrt(1 - (z / 0.9) ** 2)
+
+
+def test_projections_show_the_sample_at_their_time():
+    source = opened(shrinkage=0.4, dark=0.0, projections=8, **TURN)
+    for frame in source.frames():
+        if frame.kind is FrameKind.PROJECTION:
+            expected = 50_000 * np.exp(-source.line_integrals(frame.angle_rad, frame.index / 8))
+            np.testing.assert_allclose(frame.pixels, expected, rtol=1e-4)
+
+
+@samples
+def test_a_sample_that_fills_the_turn_is_as_wide_as_the_doubled_field(sample):
+    source = opened(sample=sample, rows=2, cols=100, axis=15.0, fills="turn", range_deg=360.0)
+    n = 2 * 85
+    volume = whole_truth(source.describe(), n=n)
+    assert np.ptp(np.nonzero(volume[0].max(axis=1) > 0)[0]) > 120, "more than the detector's 100 columns"
+    for angle in np.linspace(0, 2 * np.pi, 7):
+        seen = source.line_integrals(angle)
+        opposite = source.line_integrals(angle + np.pi)
+        # the two halves of a line through the sample: column 15 + d is column 15 - d half a turn later
+        np.testing.assert_allclose(seen[:, 0:31], opposite[:, 30::-1], atol=1e-9)
+        doubled = seen[:, 16:].sum(axis=1) + opposite[:, 16:].sum(axis=1) + seen[:, 15]
+        np.testing.assert_allclose(doubled, volume.sum(axis=(1, 2)), rtol=0.03)
+
+
+@pytest.mark.parametrize("axis", [None, 70.0])
+def test_a_tilted_axis_leans_to_larger_columns_at_the_top(axis):
+    """The centre of mass of every row of a cylinder about the axis lies on the axis: (middle - row) tan(tilt)."""
+    source = opened(sample="foam", rows=41, cols=128, axis=axis, tilt_deg=5.0, seed=3)
+    axis_col = source.describe().axis_or_middle
+    both = source.line_integrals(0.3) + source.line_integrals(0.3 + np.pi)
+    edges = np.array([(np.nonzero(row > 0)[0][[0, -1]]).mean() for row in both])
+    expected = axis_col + (20 - np.arange(41)) * np.tan(np.deg2rad(5.0))
+    np.testing.assert_allclose(edges, expected, atol=0.6)
+
+
+@samples
+def test_a_tilt_turns_the_picture_about_the_axis_in_the_middle_row(sample):
+    """By a right triangle with sides 3, 4 and 5, so that pixels fall on pixels: both axes of the picture."""
+    plain = opened(sample=sample, rows=65, cols=65).line_integrals(0.7)
+    tilted = opened(sample=sample, rows=65, cols=65, tilt_deg=np.rad2deg(np.arctan2(3, 4))).line_integrals(0.7)
+    k = np.arange(-6, 7)
+    np.testing.assert_allclose(tilted[32 - 4 * k, 32 + 3 * k], plain[32 - 5 * k, 32], rtol=1e-6)
+    np.testing.assert_allclose(tilted[32 + 3 * k, 32 + 4 * k], plain[32, 32 + 5 * k], rtol=1e-6)

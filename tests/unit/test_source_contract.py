@@ -189,12 +189,12 @@ def test_closing_twice_is_harmless(section):
 def test_a_truth_that_is_offered_can_be_followed(section):
     with opened(section) as played:
         scan = played.describe()
-    image = source.truth(scan, Slab(1, 2))
+    image = source.truth(scan, Slab(1, 2), n=12, at=0.5)
     if scan.truth is None:
         assert image is None
     else:
         assert json.loads(scan.truth)["source"] == section.kind
-        assert (image.shape, image.dtype) == ((2, 10, 10), np.float32)
+        assert (image.shape, image.dtype) == ((2, 12, 12), np.float32)
 
 
 def test_unknown_source_lists_the_known_ones():

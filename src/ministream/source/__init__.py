@@ -127,8 +127,10 @@ def _check_playback(kind: str, order: str, repeat: int) -> None:
         )
 
 
-def truth(scan: Scan, slab: Slab) -> NDArray[np.float32] | None:
-    """The ground truth of a slab, [slab.rows, cols, cols] attenuation per pixel; None where it is not known.
+def truth(scan: Scan, slab: Slab, *, n: int, at: float) -> NDArray[np.float32] | None:
+    """The ground truth of a slab, [slab.rows, n, n] attenuation per pixel around the axis; None where it is not known.
+
+    `at` is the time of interest as a share of the scan's projections, for a sample that changes.
 
     Raises ProtocolError when the scan's recipe, which comes from the producer, is malformed or of another scan.
     """
@@ -138,7 +140,7 @@ def truth(scan: Scan, slab: Slab) -> NDArray[np.float32] | None:
     if (recipe.rows, recipe.cols) != (scan.rows, scan.cols):
         described, sent = f"{recipe.rows} x {recipe.cols}", f"{scan.rows} x {scan.cols}"
         raise ProtocolError(f"the scan's truth recipe is for a detector of {described} pixels, the scan's has {sent}")
-    image: NDArray[np.float32] = _plugin_with_truth(recipe.source).truth(scan.truth, slab)
+    image: NDArray[np.float32] = _plugin_with_truth(recipe.source).truth(scan.truth, slab, n=n, at=at)
     return image
 
 

@@ -53,20 +53,25 @@ class Ellipsoids:
             attenuation=self.attenuation * attenuation,
         )
 
-    def project(self, angle_rad: float, *, rows: int, cols: int, axis_col: float) -> Array:
+    def project(self, angle_rad: float, *, rows: int, cols: int, axis_col: float, tilt_rad: float = 0.0) -> Array:
         """Line integrals [rows, cols] of a parallel beam, exact at the pixel centres.
 
+        The axis passes through `axis_col` in the middle row, and leans by `tilt_rad` to larger columns at the top.
+
         With W = `to_ball` and p = (u, z) from an ellipsoid's centre, the ray cuts out the chord 2 √((1 - q) / a),
-        where a = |W s|² and q = min over t of |W (p + t s)|² = |W p|² - (W p · W s)² / a.
+        where a = |W s|² and q = min over t of |W (p + t s)|² = |W p|² - (W p · W s)² / a. The detector's columns and
+        rows count along u cos τ + z sin τ and z cos τ - u sin τ.
         """
         cosine, sine = np.cos(angle_rad), np.sin(angle_rad)
-        wu = self.to_ball @ np.array([cosine, sine, 0.0])
-        wz = self.to_ball[:, :, 2]
+        across = np.array([cosine * np.cos(tilt_rad), sine * np.cos(tilt_rad), np.sin(tilt_rad)])
+        up = np.array([-cosine * np.sin(tilt_rad), -sine * np.sin(tilt_rad), np.cos(tilt_rad)])
+        wu = self.to_ball @ across
+        wz = self.to_ball @ up
         ws = self.to_ball @ np.array([-sine, cosine, 0.0])
         a, us, zs = _dot(ws, ws), _dot(wu, ws), _dot(wz, ws)
         shadows = _Ellipses(
-            col=self.centre[:, 0] * cosine + self.centre[:, 1] * sine + axis_col,
-            row=(rows - 1) / 2 - self.centre[:, 2],
+            col=self.centre @ across + axis_col,
+            row=(rows - 1) / 2 - self.centre @ up,
             xx=_dot(wu, wu) - us**2 / a,
             xy=_dot(wu, wz) - us * zs / a,
             yy=_dot(wz, wz) - zs**2 / a,

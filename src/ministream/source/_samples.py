@@ -76,13 +76,13 @@ def _foam(half_height: float, seed: int) -> Ellipsoids:
     """A cylinder along the axis with pores and, one ball in six, denser grains; no two balls overlap.
 
     Balls are tried once each, the large ones first (random sequential addition). The cylinder is an ellipsoid so
-    long that its bulge is below rounding.
+    long that its bulge is below the rounding of single precision; a longer one has no outline when it is tilted.
     """
     balls = _separate_balls(half_height, seed)
     count = len(balls)
     radius = np.concatenate([[FOAM_RADIUS], balls[:, 3]])
     axes = np.repeat(radius[:, None], 3, axis=1)
-    axes[0, 2] = 1e8 * (1.0 + half_height)
+    axes[0, 2] = 1e5 * (1.0 + half_height)
     contrast = np.where(np.arange(count) % 6 == 5, 0.6, -1.0)
     return Ellipsoids.build(
         centre=np.concatenate([np.zeros((1, 3)), balls[:, :3]]),

@@ -179,7 +179,13 @@ class Job:
             state=lambda: {**about, **self._parts.state(), **(ingress.state() if ingress is not None else {})},
             position=lambda: ingress.position if ingress is not None else -1,
             saved=ingress.save if ingress is not None else lambda _position: None,
+            shown_at=lambda: self._shown_at(assignment.scan.projections),
         )
+
+    def _shown_at(self, expected: int) -> float:
+        """The middle of the window as a share of the scan; 1 where its length is unknown."""
+        held = self._window.indices
+        return float(np.mean(held)) / expected if held and expected else 1.0
 
     def run(self) -> Summary | None:
         """Process batches until the stream ends; update the image whenever the window is due."""

@@ -60,7 +60,8 @@ class Run:
     """The interface of a run for its observers, which share these objects. `console` is the user's, on rank 0.
 
     `state` returns everything a restart needs, `position` the last stream frame in that state, and `saved` accepts
-    the position up to which the producer may discard frames.
+    the position up to which the producer may discard frames. `shown_at` returns the time that the image shows, as
+    a share of the scan: the middle of the window.
     """
 
     comm: Comm
@@ -71,6 +72,7 @@ class Run:
     state: Callable[[], State]
     position: Callable[[], int]
     saved: Callable[[int], None]
+    shown_at: Callable[[], float]
 
 
 class Observer(Protocol):

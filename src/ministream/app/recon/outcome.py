@@ -166,7 +166,8 @@ class RunOutcome:
     def _measured(self, image: NDArray[np.float32]) -> Mapping[str, float]:
         """Quality against the ground truth or the reference, if known."""
         with self._clock.timed("quality"):
-            sums = self._run.comparison.sums(image) if self._run.comparison.known else None
+            comparison = self._run.comparison
+            sums = comparison.sums(image, self._run.shown_at()) if comparison.known else None
         return sums.mean() if sums is not None else {}
 
 

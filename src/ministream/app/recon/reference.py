@@ -32,9 +32,9 @@ class ReferenceComparison:
 
     def __init__(self, comm: Comm, assignment: Assignment) -> None:
         self._comm, self._slab = comm, assignment.slab
-        self._ideal: Callable[[int], Slice] | None = None
+        self._ideal: Callable[[int, float], Slice] | None = None
         self.live = assignment.config.output.reference is not None
-        if self.live or (assignment.scan.truth is not None and assignment.n == assignment.scan.cols):
+        if self.live or assignment.scan.truth is not None:
             try:
                 with comm.together():
                     check_possible(_shape(assignment))
@@ -49,13 +49,14 @@ class ReferenceComparison:
         """Whether a ground truth or a reference exists."""
         return self._ideal is not None
 
-    def sums(self, image: NDArray[np.float32]) -> QualitySums | None:
-        """Compare the image [n, n, slices] of every rank with the ground truth or the reference.
+    def sums(self, image: NDArray[np.float32], at: float) -> QualitySums | None:
+        """Compare the image [n, n, slices] of every rank with the ground truth at a time, or with the reference.
 
-        Returns None if that fails, for instance because the reference was removed: logged once, the run continues.
+        `at` is the share of the scan that was acquired at the middle of the window. Returns None if that fails, for
+        instance because the reference was removed: logged once, the run continues.
         """
         try:
-            return self._compared(image)
+            return self._compared(image, at)
         except MinistreamError as error:
             self._give_up(error)
             return None
@@ -65,13 +66,13 @@ class ReferenceComparison:
         if self._comm.rank == 0:
             _LOG.warning("quality is not measured: %s", error)
 
-    def _compared(self, image: NDArray[np.float32]) -> QualitySums:
+    def _compared(self, image: NDArray[np.float32], at: float) -> QualitySums:
         ideal, first = self._ideal, self._slab.first
         assert ideal is not None
         data_range = self._data_range
         with self._comm.together():
             mine = QualitySums.total(
-                slab_quality(image[None, :, :, k], ideal(first + k), data_range) for k in range(self._slab.rows)
+                slab_quality(image[None, :, :, k], ideal(first + k, at), data_range) for k in range(self._slab.rows)
             )
         return QualitySums.total(self._comm.allgather(mine))
 
@@ -79,7 +80,7 @@ class ReferenceComparison:
     def _data_range(self) -> float:
         assert self._ideal is not None
         with self._comm.together():
-            limits = [value_range(self._ideal(k)) for k in range(self._slab.first, self._slab.stop)]
+            limits = [value_range(self._ideal(k, 0.0)) for k in range(self._slab.first, self._slab.stop)]
         lows, highs = zip(*(pair for part in self._comm.allgather(limits) for pair in part), strict=True)
         return float(max(highs) - min(lows))
 
@@ -88,13 +89,13 @@ def _shape(assignment: Assignment) -> tuple[int, int]:
     return assignment.n, assignment.n
 
 
-def _truth(assignment: Assignment, k: int) -> Slice:
-    known = truth(assignment.scan, Slab(k, 1))
+def _truth(assignment: Assignment, k: int, at: float) -> Slice:
+    known = truth(assignment.scan, Slab(k, 1), n=assignment.n, at=at)
     assert known is not None
     return known
 
 
-def _reference(assignment: Assignment) -> Callable[[int], Slice]:
+def _reference(assignment: Assignment) -> Callable[[int, float], Slice]:
     path = assignment.config.output.reference
     assert path is not None
     with Volume(path) as volume:
@@ -104,7 +105,7 @@ def _reference(assignment: Assignment) -> Callable[[int], Slice]:
                 f"{path}: the reference is {list(volume.shape)}, expected {list(shape)}. Choose another --reference."
             )
 
-    def plane(k: int) -> Slice:
+    def plane(k: int, _at: float) -> Slice:
         with Volume(path) as volume:
             return volume.plane(0, k)[None]
 

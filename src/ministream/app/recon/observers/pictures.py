@@ -27,7 +27,7 @@ class DrawPictures(Quiet):
     def __init__(self, run: Run) -> None:
         super().__init__()
         self._scan, self._directory = run.assignment.scan, run.assignment.config.output.directory
-        self._n = run.assignment.n
+        self._n, self._shown_at = run.assignment.n, run.shown_at
 
     def finished(self, written: VolumeWritten) -> None:
         """Draw all of them."""
@@ -36,7 +36,7 @@ class DrawPictures(Quiet):
             moments = [stack.enter_context(Volume(path)) for path in snapshots(self._directory)]
             self._draw("orthogonal.png", partial(pictures.orthogonal, volume))
             self._draw("over-time.png", partial(pictures.over_time, [*moments, volume]))
-            ideal = _whole_truth(self._scan) if self._n == self._scan.cols else None
+            ideal = _whole_truth(self._scan, self._n, self._shown_at())
             if ideal is not None:
                 known = pictures.Array(path=self._directory / "truth.png", values=ideal, attributes=volume.attributes)
                 self._draw("truth.png", partial(pictures.against_truth, volume, known))
@@ -47,11 +47,11 @@ class DrawPictures(Quiet):
         self._files.append(path)
 
 
-def _whole_truth(scan: Scan) -> NDArray[np.float32] | None:
+def _whole_truth(scan: Scan, n: int, at: float) -> NDArray[np.float32] | None:
     """The ground truth of all slices, if it is known and fits the memory limit on rank 0."""
-    if scan.truth is None or scan.rows * scan.cols**2 > _MOST_TRUTH_VOXELS:
+    if scan.truth is None or scan.rows * n**2 > _MOST_TRUTH_VOXELS:
         return None
-    return truth(scan, Slab(0, scan.rows))
+    return truth(scan, Slab(0, scan.rows), n=n, at=at)
 
 
 def observe(run: Run) -> DrawPictures | None:

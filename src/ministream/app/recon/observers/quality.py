@@ -21,7 +21,8 @@ class FollowQuality(Quiet):
 
     def updated(self, update: Update) -> None:
         """Measure, and append a row."""
-        sums = self._run.comparison.sums(update.image) if self._run.comparison.live else None
+        comparison = self._run.comparison
+        sums = comparison.sums(update.image, self._run.shown_at()) if comparison.live else None
         if sums is not None:
             with self._run.comm.together():
                 if self._run.comm.rank == 0:
