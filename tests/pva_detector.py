@@ -5,12 +5,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from typing import Any
 
+import h5py
+import hdf5plugin
+import imagecodecs
 import numpy as np
 from p4p.nt import NTNDArray
 from p4p.server import Server
@@ -18,13 +23,33 @@ from p4p.server.raw import SharedPV
 
 CHANNEL = "SIM:Pva1:Image"
 ROWS, COLS = 4, 6
-SCALARS = {"uint16": 6, "float32": 9}
+SCALARS = {"uint8": 5, "uint16": 6, "float32": 9}
+
+
+def bslz4(pixels: Any) -> bytes:
+    """As the bitshuffle library packs them, without the 12 bytes that HDF5's filter puts before."""
+    with h5py.File(io.BytesIO(), "w") as file:
+        data = file.create_dataset("data", data=pixels, chunks=pixels.shape, **hdf5plugin.Bitshuffle(cname="lz4"))
+        _, packed = data.id.read_direct_chunk((0, 0))
+    return bytes(packed[12:])
+
+
+PACK: dict[str, Callable[[Any], bytes]] = {
+    "zlib": lambda pixels: zlib.compress(pixels.tobytes()),
+    "lz4": lambda pixels: imagecodecs.lz4_encode(pixels.tobytes()),
+    "blosc": lambda pixels: imagecodecs.blosc_encode(pixels.tobytes(), typesize=pixels.itemsize, shuffle=1),
+    "bslz4": bslz4,
+    "jpeg": lambda pixels: imagecodecs.jpeg8_encode(pixels, level=100),
+}
 
 
 def image(made: NTNDArray, facts: dict[str, Any]) -> Any:
     """An update with the image of that number; its pixels tell the number."""
     number, dtype = facts["id"], facts.get("dtype", "uint16")
-    pixels = np.full((facts.get("rows", ROWS), COLS), number % 60_000, dtype)
+    rows, cols = facts.get("rows", ROWS), facts.get("cols", COLS)
+    pixels = np.full((rows, cols), number % 60_000, dtype)
+    if facts.get("ramp"):
+        pixels += np.arange(rows * cols).reshape(rows, cols).astype(dtype)
     value = made.wrap(pixels)
     value.uniqueId = number
     value.timeStamp.secondsPastEpoch = 1_700_000_000 + number
@@ -32,10 +57,11 @@ def image(made: NTNDArray, facts: dict[str, Any]) -> Any:
         {"name": name, "value": content, "descriptor": "", "sourceType": 0, "source": ""}
         for name, content in facts.get("attributes", {}).items()
     ]
-    if codec := facts.get("codec"):
-        value.codec.name = codec
-        value.codec.parameters = SCALARS[dtype]
-        value.value = ("ubyteValue", np.frombuffer(zlib.compress(pixels.tobytes()), np.uint8))
+    value.codec.name = codec = facts.get("codec", "")
+    if codec:
+        packed = PACK[codec](pixels) if codec in PACK else pixels.tobytes()
+        value.codec.parameters = facts.get("scalar", SCALARS[dtype])
+        value.value = ("ubyteValue", np.frombuffer(packed, np.uint8)[: facts.get("packed_bytes")])
         value.uncompressedSize = pixels.nbytes
     if facts.get("colour"):
         value.dimension = [*value.dimension, value.dimension[0]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import itertools
 import json
 import subprocess
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 
 from ministream import config
-from ministream.errors import ConfigError, InputError
+from ministream.errors import ConfigError, InputError, UsageError
 from ministream.model import Frame, FrameKind
-from ministream.source import Source, describe, open_source
+from ministream.source import Source, _codecs, describe, open_source
 
 pytest.importorskip("p4p")
+
+from tests.pva_detector import PACK
 
 CHANNEL = "SIM:Pva1:Image"
 DETECTOR = Path(__file__).parents[1] / "pva_detector.py"
@@ -210,17 +213,62 @@ def test_waiting_can_be_stopped_from_another_thread(detector: Detector) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
-def test_zlib_is_unpacked(detector: Detector, dtype: str) -> None:
-    detector.image(0, dtype=dtype)
+def test_compressed_images_are_unpacked(detector: Detector, dtype: str) -> None:
+    """An odd number of pixels, more than a block of bitshuffle holds: the last block is shorter, some are bare."""
+    size = {"rows": 61, "cols": 83, "dtype": dtype, "ramp": True}
+    codecs = ["zlib", "lz4", "bslz4", "blosc"]
+    detector.image(0, **size)
+    with monitored(detector, projections=len(codecs) + 1) as source:
+        for number, codec in enumerate(codecs, start=1):
+            detector.image(number, codec=codec, **size)
+        detector.image(5, **size)
+        for number, frame in enumerate(source.frames(), start=1):
+            expected = number + np.arange(61 * 83).reshape(61, 83)
+            assert frame.pixels.dtype == dtype
+            np.testing.assert_array_equal(frame.pixels, expected)
+
+
+def test_jpeg_is_unpacked(detector: Detector) -> None:
+    detector.image(0, dtype="uint8", rows=16, cols=16)
     with monitored(detector, projections=1) as source:
-        detector.image(1, codec="zlib", dtype=dtype)
-        assert [frame.pixels.tolist() for frame in source.frames()] == [np.full((4, 6), 1).tolist()]
+        detector.image(1, dtype="uint8", rows=16, cols=16, codec="jpeg", ramp=True)
+        (frame,) = source.frames()
+    np.testing.assert_allclose(frame.pixels.astype(int), 1 + np.arange(256).reshape(16, 16) % 255, atol=4)
+
+
+@pytest.mark.parametrize("codec", ["zlib", "lz4", "bslz4", "blosc", "jpeg"])
+@pytest.mark.parametrize("damage", ["cut", "noise", "other size"])
+def test_damaged_images_are_errors_and_take_no_memory(codec: str, damage: str) -> None:
+    pixels = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
+    packed = np.frombuffer(PACK[codec](pixels), np.uint8)
+    shape = (64, 64)
+    if damage == "cut":
+        packed = packed[: packed.size // 2]
+    elif damage == "noise":
+        packed = np.random.default_rng(0).integers(0, 255, packed.size, np.uint8)
+    else:
+        shape = (8, 32)
+    with pytest.raises(ValueError, match=r"."):
+        _codecs.unpack(codec, packed, shape, pixels.dtype)
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    message = r"'lz4', which needs the Python package imagecodecs.*pip install 'ministream\[pva-codecs\]'.*zlib or None"
+    with pytest.raises(ConfigError, match=message):
+        _codecs.unpack("lz4", np.zeros(4, np.uint8), (2, 2), np.dtype(np.uint8))
+    setup = configparser.ConfigParser()
+    setup.read(Path(__file__).parents[2] / "setup.cfg")
+    assert "imagecodecs" in setup["options.extras_require"]["pva-codecs"]
 
 
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"codec": "bslz4"}, "compressed with 'bslz4'.*Set the compressor of NDPluginCodec to None"),
+        ({"codec": "packbits"}, "compressed with 'packbits', expected one of zlib, lz4.*or to None"),
+        ({"codec": "lz4", "scalar": 0}, "image 1 is compressed with 'lz4', and codec.parameters does not name"),
+        ({"codec": "zlib", "packed_bytes": 9}, "image 1, compressed with 'zlib', is damaged: .* cut short"),
+        ({"codec": "bslz4", "packed_bytes": 9}, "image 1, compressed with 'bslz4', is damaged"),
         ({"rows": 5}, "image 1 has 5 x 6 uint16, expected 4 x 6 uint16"),
         ({"dtype": "float32"}, "image 1 has 4 x 6 float32, expected 4 x 6 uint16"),
         ({"colour": True}, r"has dimensions \[6, 4, 6\], expected columns and rows.*ColorMode to Mono"),
@@ -231,7 +279,7 @@ def test_images_that_cannot_be_used_are_named(detector: Detector, facts: dict[st
     detector.image(0)
     with monitored(detector) as source:
         detector.image(1, **facts)
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(UsageError, match=message):
             list(source.frames())
 
 

@@ -12,7 +12,6 @@ import queue
 import threading
 import time
 import uuid
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +23,7 @@ from pydantic import Field
 from ministream import config, log, source
 from ministream.errors import ConfigError, InputError
 from ministream.model import Frame, FrameKind, Scan
+from ministream.source import _codecs
 from ministream.source._angles import AngleRange, AngleUnit
 
 _LOG = log.get(__name__)
@@ -264,7 +264,9 @@ class Source(source.Live):
                 f"{self._options.channel}: the image has dimensions {sizes}, expected columns and rows, a grey image. "
                 "Set the detector's ColorMode to Mono"
             )
-        flat = self._decoded(update)
+        if self._codec:
+            return self._unpacked(update, (sizes[1], sizes[0]))
+        flat = np.asarray(update.value)
         if flat.size != sizes[0] * sizes[1] or flat.dtype.kind not in "iuf":
             raise InputError(
                 f"{self._options.channel}: image {update.uniqueId} has {flat.size} pixels of {flat.dtype}, expected "
@@ -272,20 +274,22 @@ class Source(source.Live):
             )
         return np.array(flat.reshape(sizes[1], sizes[0]))
 
-    def _decoded(self, update: Any) -> NDArray[Any]:
-        pixels = np.asarray(update.value)
-        if not self._codec:
-            return pixels
-        if self._codec != "zlib" or self._scalar is None:
+    def _unpacked(self, update: Any, shape: tuple[int, int]) -> NDArray[Any]:
+        channel = self._options.channel
+        if self._scalar is None:
             raise InputError(
-                f"{self._options.channel}: images are compressed with {self._codec!r}, expected no codec or zlib. Set "
-                "the compressor of NDPluginCodec to None, or take the images from the plug-in before it"
+                f"{channel}: image {update.uniqueId} is compressed with {self._codec!r}, and codec.parameters does not "
+                "name the type of its pixels. Set the compressor of NDPluginCodec to None"
             )
         try:
-            raw = zlib.decompress(pixels.tobytes(), bufsize=int(update.uncompressedSize))
-        except zlib.error as error:
-            raise InputError(f"{self._options.channel}: image {update.uniqueId} is damaged: {error}") from error
-        return np.frombuffer(raw, self._scalar)
+            return _codecs.unpack(self._codec, np.asarray(update.value), shape, np.dtype(self._scalar))
+        except ConfigError as error:
+            raise ConfigError(f"{channel}: {error}") from None
+        except ValueError as error:
+            raise InputError(
+                f"{channel}: image {update.uniqueId}, compressed with {self._codec!r}, is damaged: {error}. Set the "
+                "compressor of NDPluginCodec to None"
+            ) from error
 
     def _account(self, counts: dict[FrameKind, int], late: int) -> None:
         expected = self._options.projections
