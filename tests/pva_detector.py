@@ -17,7 +17,7 @@ import h5py
 import hdf5plugin
 import imagecodecs
 import numpy as np
-from p4p.nt import NTNDArray
+from p4p.nt import NTNDArray, NTScalar
 from p4p.server import Server
 from p4p.server.raw import SharedPV
 
@@ -80,7 +80,8 @@ def main() -> None:
         "EPICS_PVAS_BROADCAST_PORT": "0",
         "EPICS_PVAS_AUTO_BEACON_ADDR_LIST": "NO",
     }
-    with Server(providers=[{CHANNEL: channel}], conf=server, useenv=False) as running:
+    temperature = SharedPV(nt=NTScalar("d"), initial=20.0)
+    with Server(providers=[{CHANNEL: channel, "SIM:Temperature": temperature}], conf=server, useenv=False) as running:
         print(running.conf()["EPICS_PVAS_SERVER_PORT"], flush=True)
         for line in sys.stdin:
             word, _, rest = line.partition(" ")

@@ -121,7 +121,7 @@ def test_a_spool_takes_everything_at_once_and_gives_it_back_in_order(tmp_path, h
         frames = iter(spool)
         first = next(frames)
         spool._thread.join(10)  # the acquisition ends although nobody takes the rest
-        assert archive.count(FrameKind.PROJECTION) == 7
+        assert archive.read(11).kind is FrameKind.PROJECTION
         assert all(same(one, other) for one, other in zip([first, *frames], sent, strict=True))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import itertools
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -113,6 +114,46 @@ def test_a_burst_that_is_not_taken_at_once_loses_nothing(detector: Detector) -> 
     assert numbers(frames) == list(range(1, 401))
 
 
+def test_numbers_that_repeat_or_begin_anew_count_nothing(detector: Detector, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(logging.getLogger("ministream"), "propagate", True)
+    detector.image(500_000)
+    with monitored(detector, projections=6) as source:
+        for number in (500_001, 500_001, 1, 2, 300_000, 300_002):
+            detector.image(number)
+        frames = list(source.frames())
+        assert source.dropped == 1
+    assert [frame.index for frame in frames] == [0, 1, 2, 3, 4]
+    assert "uniqueId is 500001 in two images: images that are lost cannot be counted" in caplog.text
+    assert "uniqueId went from 500001 to 1: the detector numbers its images anew" in caplog.text
+    assert caplog.text.count("numbers its images anew") == 1, "said once"
+
+
+def test_losses_never_exceed_the_scan(detector: Detector) -> None:
+    detector.image(0)
+    with monitored(detector, projections=5) as source:
+        detector.image(1)
+        detector.image(1000)
+        assert numbers(list(source.frames())) == [1]
+        assert source.dropped == 4
+
+
+@pytest.mark.parametrize("word", ["NaN", "inf"])
+def test_a_projection_without_a_finite_angle_leaves_a_gap(detector: Detector, word: str) -> None:
+    detector.image(0)
+    with monitored(detector, projections=3) as source:
+        detector.image(1)
+        detector.image(2, attributes={"SampleRotary": word})
+        detector.image(3)
+        frames = list(source.frames())
+        assert source.dropped == 1
+    assert [frame.index for frame in frames] == [0, 2]
+
+
+def test_a_channel_without_images_is_named(detector: Detector) -> None:
+    with pytest.raises(InputError, match=r"SIM:Temperature: the channel has epics:nt/NTScalar.*expected epics:nt/NTND"):
+        monitored(detector, channel="SIM:Temperature")
+
+
 def test_an_overrun_is_counted(detector: Detector) -> None:
     detector.image(0)
     with monitored(detector, queue=4, stall_timeout_s=1.0) as source:
@@ -125,15 +166,19 @@ def test_an_overrun_is_counted(detector: Detector) -> None:
 def test_flats_and_darks_are_told_by_their_attribute(detector: Detector) -> None:
     detector.image(0)
     kinds = [(2, FrameKind.DARK), ("FlatField", FrameKind.FLAT), (1.0, FrameKind.FLAT), (0, FrameKind.PROJECTION)]
-    with monitored(detector, projections=2, flats=2, darks=1, stall_timeout_s=1.0) as source:
+    with monitored(detector, projections=2, flats=3, darks=1, stall_timeout_s=10.0) as source:
         for number, (said, _) in enumerate(kinds, start=1):
             detector.image(number, attributes={"FrameType": said})
-        detector.image(5, attributes={"FrameType": "flat"})
+        detector.image(5, attributes={"FrameType": "Projection"})
         detector.image(6, attributes={"FrameType": "Projection"})
+        detector.image(7, attributes={"FrameType": "flat"})
         frames = list(source.frames())
-        assert (source.describe().flats, source.describe().darks) == (2, 1)
-    assert [frame.kind for frame in frames] == [kind for _, kind in kinds] + [FrameKind.PROJECTION]
-    assert [frame.index for frame in frames] == [0, 0, 1, 0, 1]
+        assert (source.describe().flats, source.describe().darks) == (3, 1)
+        assert source.dropped == 0
+    expected = [kind for _, kind in kinds] + [FrameKind.PROJECTION, FrameKind.FLAT]
+    assert [frame.kind for frame in frames] == expected
+    assert [frame.index for frame in frames] == [0, 0, 1, 0, 1, 2]
+    assert [frame.position for frame in frames] == [0, 0, 0, 0, 1, 2], "the last flat is taken after the scan"
 
 
 def test_angles_from_start_and_step(detector: Detector) -> None:
@@ -272,6 +317,11 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
         ({"rows": 5}, "image 1 has 5 x 6 uint16, expected 4 x 6 uint16"),
         ({"dtype": "float32"}, "image 1 has 4 x 6 float32, expected 4 x 6 uint16"),
         ({"colour": True}, r"has dimensions \[6, 4, 6\], expected columns and rows.*ColorMode to Mono"),
+        (
+            {"attributes": {"SampleRotary": "home"}},
+            "attribute SampleRotary is 'home', expected a number.*angle_attribute",
+        ),
+        ({"attributes": {"FrameType": float("nan")}}, "FrameType is nan, expected 0, 1 or 2"),
         ({"attributes": {"FrameType": 9}}, r"FrameType is 9.*--set source\.type_attribute=NAME"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -20,11 +21,12 @@ from ministream.app.producer.backlog import Backlog
 from ministream.app.producer.job import produce
 from ministream.errors import ConfigError, IncompleteError, InputError
 from ministream.model import Frame, FrameKind, Scan
+from ministream.plausibility import calibration
 from ministream.source import Source, describe, open_source
 from ministream.storage.archive import Archive
 from ministream.transport import Arrived, Ended, Omitted
 from ministream.transport.native import FrameReceiver, FrameSender
-from tests.native_stream import make_frames, make_scan, same
+from tests.native_stream import make_frame, make_frames, make_scan, same
 
 SCAN = make_scan()
 
@@ -145,6 +147,50 @@ def at_times(path: Path, projections_s: float) -> Path:
             records["recorded_s"] = 1.7e9 + at_s
             file[f"ministream/{name}"][()] = records
     return recording
+
+
+def with_late_flats(scan: Scan) -> list[Frame]:
+    """A detector that takes its last two flats after the projections."""
+    frames = [frame for frame in make_frames(scan) if (frame.kind, frame.index) != (FrameKind.FLAT, 2)]
+    late = [make_frame(scan, FrameKind.FLAT, index) for index in (2, 3)]
+    return [*frames, *(replace(frame, position=7.0) for frame in late)]
+
+
+def test_flats_after_the_projections_are_in_the_archive_and_not_sent(tmp_path: Path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(logging.getLogger("ministream"), "propagate", True)
+    frames = with_late_flats(SCAN)
+    archive = recorded(tmp_path / "archive.h5", frames)
+    _, entries = streamed(tmp_path, {"kind": "replay", "file": str(archive)})
+    assert all(same(one, other) for one, other in zip(entries[:-1], frames[:-2], strict=True))
+    assert entries[-1].totals.flats == 2
+    assert "flat 2 came after the first projection" in caplog.text
+    assert "2 flats and darks came after the first projection" in caplog.text
+    with played(archive) as source:
+        assert all(same(one, other) for one, other in zip(source.frames(), frames, strict=True))
+
+
+def test_the_remedy_for_late_flats_uses_them(tmp_path: Path) -> None:
+    archive = recorded(tmp_path / "archive.h5", with_late_flats(SCAN))
+    section = config.SourceSection(kind="dxchange", file=str(archive))
+    with open_source(section, order="sequential", repeat=1) as source:
+        flats = [frame for frame in source.frames() if frame.kind is FrameKind.FLAT]
+    assert [(frame.index, frame.position) for frame in flats] == [(0, 0), (1, 0), (2, 7), (3, 7)]
+    expected = [make_frame(SCAN, FrameKind.FLAT, index).pixels for index in range(4)]
+    np.testing.assert_array_equal([frame.pixels for frame in flats], expected)
+
+
+@pytest.mark.parametrize(
+    ("arrived", "text"),
+    [
+        ({FrameKind.FLAT: 3, FrameKind.DARK: 2}, ""),
+        ({FrameKind.FLAT: 1, FrameKind.DARK: 2}, "1 of 3 flats came before the first projection"),
+        ({FrameKind.FLAT: 1, FrameKind.DARK: 0}, "1 of 3 flats and 0 of 2 darks came before the first projection"),
+    ],
+)
+def test_calibration_that_came_too_late_is_a_notice(arrived: dict[FrameKind, int], text: str) -> None:
+    found = calibration.late(arrived, {FrameKind.FLAT: 3, FrameKind.DARK: 2})
+    assert [each.code for each in found] == (["calibration-late"] if text else [])
+    assert all(each.text.startswith(text) for each in found)
 
 
 @pytest.mark.parametrize(("speed", "least_s"), [("original", 0.2), (2, 0.1), (0.5, 0.4)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,20 @@ class CalibrationLevels:
     means: NDArray[np.float64]
     positions: NDArray[np.float64]
     uniform: NDArray[np.bool_]
+
+
+def late(arrived: Mapping[FrameKind, int], expected: Mapping[FrameKind, int]) -> list[Notice]:
+    """The notice about flats and darks that the scan announces and that did not come before the first projection."""
+    short = {kind: count for kind, count in expected.items() if arrived[kind] < count}
+    if not short:
+        return []
+    found = " and ".join(f"{arrived[kind]} of {count} {kind.name.lower()}s" for kind, count in short.items())
+    numbers = {f"{kind.name.lower()}s": float(arrived[kind]) for kind in short}
+    text = (
+        f"{found} came before the first projection; later ones are not used, because projections are corrected as they "
+        "come. Take all before the projections, or keep them with --archive FILE and reconstruct that file afterwards."
+    )
+    return [notice("calibration-late", text, numbers=numbers)]
 
 
 def judge(flats: CalibrationLevels, darks: CalibrationLevels) -> tuple[dict[FrameKind, frozenset[int]], list[Notice]]:

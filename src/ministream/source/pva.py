@@ -35,6 +35,11 @@ KINDS |= dict.fromkeys(("2", "darkfield", "dark"), FrameKind.DARK)
 # The original type of compressed pixels, which the codec's parameters give as a number of EPICS's scalar types.
 SCALARS = {1: "i1", 2: "i2", 3: "i4", 4: "i8", 5: "u1", 6: "u2", 7: "u4", 8: "u8", 9: "f4", 10: "f8"}
 
+# More images than this are not lost at once: the detector has begun to number them anew.
+MOST_LOST = 100_000
+# What an NTNDArray has.
+FIELDS = {"value", "dimension", "attribute", "uniqueId", "codec", "timeStamp"}
+
 
 class Options(config.Section):
     """`[source]` with `kind = "pva"`."""
@@ -77,6 +82,7 @@ class Source(source.Live):
         self._last_id: int | None = None
         self._connected = False
         self._pending: Any = None
+        self._warned: set[str] = set()
         environment = {"EPICS_PVA_NAME_SERVERS": " ".join(options.servers)} if options.servers else None
         self._context = Context("pva", conf=environment, useenv=True, nt=False)
         # by default a monitor keeps four updates, and merges the others into the last one
@@ -106,30 +112,30 @@ class Source(source.Live):
         return self._scan
 
     def frames(self) -> Iterator[Frame]:
-        """Images as they arrive, until `projections` have arrived or nothing arrives for `stall_timeout_s`.
+        """Images as they arrive, until all that are expected have arrived or nothing comes for `stall_timeout_s`.
 
-        Flats and darks after the first projection are left out: the stream has no place for them.
+        A projection without a finite angle is left out: its index is a gap, as that of a lost one is.
         """
         counts = dict.fromkeys(FrameKind, 0)
-        late = 0
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and not self._is_complete(counts):
             update, self._pending = self._pending or self._next(self._options.stall_timeout_s), None
             if update is None:
                 break
-            missed = self._missed(update)
-            kind = self._kind()
+            missed, kind = self._missed(update), self._kind()
             if kind is FrameKind.PROJECTION:
+                missed = min(missed, self._left(counts))
                 self.dropped += missed
                 counts[kind] += missed
-            elif counts[FrameKind.PROJECTION]:
-                late += 1
+            if kind is FrameKind.PROJECTION and not self._left(counts):
                 continue
-            if kind is not FrameKind.PROJECTION or not self._is_last(counts[kind]):
-                yield self._frame(update, kind, counts[kind])
-                counts[kind] += 1
-            if self._is_last(counts[FrameKind.PROJECTION]):
-                break
-        self._account(counts, late)
+            frame = self._frame(update, kind, counts[kind], counts[FrameKind.PROJECTION])
+            counts[kind] += 1
+            if math.isfinite(frame.angle_rad):
+                yield frame
+            else:
+                self._leave_out(frame)
+        if not self._stopping.is_set() and self._options.projections:
+            self.dropped += self._left(counts)
 
     def stop(self) -> None:
         """End `frames` soon."""
@@ -184,6 +190,11 @@ class Source(source.Live):
                 continue
             if isinstance(update, Exception):
                 raise InputError(f"{self._options.channel}: {update}") from update
+            if missing := FIELDS - set(update.keys()):
+                raise InputError(
+                    f"{self._options.channel}: the channel has {update.getID()}, without {', '.join(sorted(missing))}, "
+                    "expected epics:nt/NTNDArray. Name the channel of the images of an NDPluginPva"
+                )
             again, self._connected = not self._connected and self._last_id is not None, True
             if self._is_new(update, again):
                 return update
@@ -205,16 +216,40 @@ class Source(source.Live):
         return not again or update.uniqueId != self._last_id
 
     def _missed(self, update: Any) -> int:
-        """How many images were lost before this one; a smaller number means that the detector restarted."""
+        """How many images were lost before this one; 0 where its number says nothing about that."""
         before, self._last_id = self._last_id, int(update.uniqueId)
-        return max(0, self._last_id - before - 1) if before is not None else 0
+        if before is None:
+            return 0
+        missed = self._last_id - before - 1
+        if missed == -1:
+            self._warn_once("uniqueId is %d in two images: images that are lost cannot be counted", self._last_id)
+        elif not -1 <= missed <= MOST_LOST:
+            self._warn_once("uniqueId went from %d to %d: the detector numbers its images anew", before, self._last_id)
+        return missed if 0 <= missed <= MOST_LOST else 0
 
-    def _is_last(self, projections: int) -> bool:
-        return 0 < self._options.projections <= projections
+    def _warn_once(self, text: str, *values: object) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            _LOG.warning("%s: " + text, self._options.channel, *values)
+
+    def _leave_out(self, frame: Frame) -> None:
+        self.dropped += 1
+        self._warn_once("projection %d has no finite angle; it and others like it are left out", frame.index)
+
+    def _left(self, counts: dict[FrameKind, int]) -> int:
+        """How many more projections are expected; as many as can be lost at once where no number is."""
+        expected = self._options.projections
+        return max(0, expected - counts[FrameKind.PROJECTION]) if expected else MOST_LOST
+
+    def _is_complete(self, counts: dict[FrameKind, int]) -> bool:
+        """Whether all is here: flats and darks that are still missing may be taken after the projections."""
+        calibrated = counts[FrameKind.FLAT] >= self._options.flats and counts[FrameKind.DARK] >= self._options.darks
+        return calibrated and not self._left(counts)
 
     def _kind(self) -> FrameKind:
         said = self._attributes.get(self._options.type_attribute, 0)
-        word = str(int(said)) if isinstance(said, (int, float)) else str(said).strip().lower()
+        finite = isinstance(said, (int, float)) and math.isfinite(said)
+        word = str(int(said)) if finite else str(said).strip().lower()
         if word not in KINDS:
             raise InputError(
                 f"{self._options.channel}: attribute {self._options.type_attribute} is {said!r}, expected 0, 1 or 2 "
@@ -222,7 +257,7 @@ class Source(source.Live):
             )
         return KINDS[word]
 
-    def _frame(self, update: Any, kind: FrameKind, index: int) -> Frame:
+    def _frame(self, update: Any, kind: FrameKind, index: int, position: int) -> Frame:
         pixels = self._pixels(update)
         scan = self._scan
         if (*pixels.shape, pixels.dtype.str) != (scan.rows, scan.cols, scan.dtype):
@@ -236,7 +271,7 @@ class Source(source.Live):
         taken_s = stamp.secondsPastEpoch + stamp.nanoseconds * 1e-9
         acquired_s = taken_s if taken_s > 0 else time.time()
         return Frame(
-            kind=kind, index=index, angle_rad=angle_rad, pixels=pixels, acquired_s=acquired_s, position=float(index)
+            kind=kind, index=index, angle_rad=angle_rad, pixels=pixels, acquired_s=acquired_s, position=float(position)
         )
 
     def _angle_rad(self, index: int) -> float:
@@ -244,9 +279,9 @@ class Source(source.Live):
         if options.angles is not None and options.angles.step is not None:
             angle = options.angles.start + options.angles.step * index
         elif options.angle_attribute in known:
-            angle = float(known[options.angle_attribute])
+            angle = self._number(options.angle_attribute)
         elif options.start_attribute in known and options.step_attribute in known:
-            angle = float(known[options.start_attribute]) + float(known[options.step_attribute]) * index
+            angle = self._number(options.start_attribute) + self._number(options.step_attribute) * index
         else:
             raise InputError(
                 f"{options.channel}: angles are missing: the images have no attribute {options.angle_attribute}, nor "
@@ -255,6 +290,16 @@ class Source(source.Live):
                 "--set source.angle_attribute=NAME"
             )
         return angle if options.angle_unit == "radians" else math.radians(angle)
+
+    def _number(self, name: str) -> float:
+        value = self._attributes[name]
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{self._options.channel}: attribute {name} is {value!r}, expected a number. Name another attribute "
+                "with --set source.angle_attribute=NAME, or give --set 'source.angles={start=0, step=DEGREES}'"
+            ) from None
 
     def _pixels(self, update: Any) -> NDArray[Any]:
         """The image [rows, cols]; the first dimension of an NTNDArray is the one that changes fastest."""
@@ -290,13 +335,3 @@ class Source(source.Live):
                 f"{channel}: image {update.uniqueId}, compressed with {self._codec!r}, is damaged: {error}. Set the "
                 "compressor of NDPluginCodec to None"
             ) from error
-
-    def _account(self, counts: dict[FrameKind, int], late: int) -> None:
-        expected = self._options.projections
-        if not self._stopping.is_set() and expected > counts[FrameKind.PROJECTION]:
-            self.dropped += expected - counts[FrameKind.PROJECTION]
-        if late:
-            _LOG.warning(
-                "%s: %d flats or darks came after the first projection and are left out",
-                *(self._options.channel, late),
-            )

@@ -29,7 +29,13 @@ from ministream.source._hdf5.file import DataFile
 _LOG = log.get(__name__)
 
 FORMAT = 2
-KINDS = {FrameKind.DARK: "data_dark", FrameKind.FLAT: "data_white", FrameKind.PROJECTION: "data"}
+KINDS = {
+    "data_dark": FrameKind.DARK,
+    "data_white": FrameKind.FLAT,
+    "data_dark_post": FrameKind.DARK,
+    "data_white_post": FrameKind.FLAT,
+    "data": FrameKind.PROJECTION,
+}
 
 
 class Options(config.Section):
@@ -54,7 +60,7 @@ class Source(source.AsRecorded):
         self._file = DataFile(options.file)
         try:
             self._scan, dropped = self._described()
-            self._pixels = {kind: self._dataset(f"/exchange/{name}") for kind, name in KINDS.items()}
+            self._pixels = [self._dataset(f"/exchange/{name}") for name in KINDS]
             self._stream = self._held()
         except BaseException:
             self._file.close()
@@ -132,19 +138,21 @@ class Source(source.AsRecorded):
         return found
 
     def _held(self) -> NDArray[Any]:
-        """The records of all complete frames in the order of the stream, each with its `kind` and `number`."""
+        """The records of all complete frames in the order of the stream, each with its kind and where its pixels are:
+        `number` in the dataset `part`.
+        """
         parts = []
-        for kind, name in KINDS.items():
+        for part_number, ((name, kind), pixels) in enumerate(zip(KINDS.items(), self._pixels, strict=True)):
             dataset = self._dataset(f"/ministream/{name}")
             with reading(self._options.file, dataset.name):
-                records = dataset[: len(self._pixels[kind])]
-            if not _is_table(records.dtype) or self._pixels[kind].shape[1:] != (self._scan.rows, self._scan.cols):
-                raise self._damaged(f"{dataset.name} does not describe {self._pixels[kind].name}")
+                records = dataset[: len(pixels)]
+            if not _is_table(records.dtype) or pixels.shape[1:] != (self._scan.rows, self._scan.cols):
+                raise self._damaged(f"{dataset.name} does not describe {pixels.name}")
             complete = int(np.argmin(np.append(records["held"], 0)))
-            part = np.empty(complete, [*_NUMBERS.items(), ("kind", "<i8"), ("number", "<i8")])
+            part = np.empty(complete, [*_NUMBERS.items(), ("kind", "<i8"), ("part", "<i8"), ("number", "<i8")])
             for field in _NUMBERS:
                 part[field] = records[field][:complete]
-            part["kind"], part["number"] = kind, np.arange(complete)
+            part["kind"], part["part"], part["number"] = kind, part_number, np.arange(complete)
             parts.append(part)
         stream = np.sort(np.concatenate(parts), order="place")
         while stream.size and not self._matches(stream[-1]):
@@ -160,7 +168,7 @@ class Source(source.AsRecorded):
         return xxhash.xxh3_64_intdigest(self._read(entry).data) == int(entry["checksum"])
 
     def _read(self, entry: Any) -> NDArray[Any]:
-        dataset = self._pixels[FrameKind(entry["kind"])]
+        dataset = self._pixels[int(entry["part"])]
         with reading(self._options.file, dataset.name):
             pixels: NDArray[Any] = dataset[int(entry["number"])]
         return pixels

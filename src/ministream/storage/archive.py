@@ -32,7 +32,11 @@ FLUSH_S = 1.0
 # Small frames share a chunk: HDF5 takes time with the square of the number of chunks to find all of them.
 _CHUNK_BYTES = 16 << 20
 
-_DATASETS = {FrameKind.DARK: "data_dark", FrameKind.FLAT: "data_white", FrameKind.PROJECTION: "data"}
+_PROJECTIONS = "data"
+_CALIBRATION = {FrameKind.DARK: "data_dark", FrameKind.FLAT: "data_white"}
+# Flats and darks that came after the first projection; DXchange readers take them for a set after the scan.
+_LATE = "_post"
+_DATASETS = (*_CALIBRATION.values(), *(name + _LATE for name in _CALIBRATION.values()), _PROJECTIONS)
 _RECORD = np.dtype(
     [("held", "<u8"), ("checksum", "<u8"), ("place", "<i8"), ("index", "<i8")]
     + [(name, "<f8") for name in ("angle_rad", "acquired_s", "position", "recorded_s")]
@@ -42,7 +46,7 @@ _FORMAT = 2
 
 @dataclass(slots=True)
 class _Place:
-    """File positions of the frames of one kind: pixels, record and angle of each frame."""
+    """File positions of the frames of one dataset: pixels, record and angle of each frame."""
 
     pixels: list[int] = field(default_factory=list)
     records: list[int] = field(default_factory=list)
@@ -51,7 +55,7 @@ class _Place:
 
 
 class Archive:
-    """Frames of one scan in the order of each kind; one thread at a time may `append`, any may `read`.
+    """Frames of one scan in the order of the stream; one thread at a time may `append`, any may `read`.
 
     `path` must not exist. `dropped`, set at the end of the stream, counts the projections of the scan that
     it lacks. Raises StorageError naming the file when it cannot be written.
@@ -61,14 +65,15 @@ class Archive:
         self.path, self.scan = path, scan
         self.dropped: int | None = None
         self._dtype = np.dtype(scan.dtype)
-        self._places = {kind: _Place() for kind in _DATASETS}
+        self._places = {name: _Place() for name in _DATASETS}
+        self._stream: list[tuple[FrameKind, str, int]] = []
         self._flushed_s = self._started_s = time.monotonic()
         self._started_at_s = time.time()
         try:
             with h5py.File(path, "x", libver=("earliest", "v110")) as file:
                 self._describe(file)
-                for kind, count in zip(_DATASETS, (scan.darks, scan.flats, scan.projections), strict=True):
-                    self._lay_out(file, kind, count or (BLOCK_FRAMES if kind is FrameKind.PROJECTION else 0))
+                for name, count in zip(_DATASETS, (scan.darks, scan.flats, 0, 0, scan.projections), strict=True):
+                    self._lay_out(file, name, count or (BLOCK_FRAMES if name == _PROJECTIONS else 0))
             self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
             remedy = "choose another name for the file; `produce --resume` sends one that exists"
@@ -82,38 +87,37 @@ class Archive:
     ) -> None:
         self.close()
 
-    def count(self, kind: FrameKind) -> int:
-        """The number of frames of a kind."""
-        return self._places[kind].count
-
-    def append(self, frame: Frame) -> None:
-        """Append a frame to the frames of its kind."""
-        place = self._places[frame.kind]
+    def append(self, frame: Frame) -> int:
+        """Append a frame; return its place in the stream, counted from 0."""
+        name = self._dataset_of(frame.kind)
+        place, stream_place = self._places[name], len(self._stream)
         try:
             if place.count == len(place.pixels):
-                self._extend(frame.kind)
+                self._extend(name)
             pixels = np.ascontiguousarray(frame.pixels, self._dtype)
             checksum = xxhash.xxh3_64_intdigest(pixels.data)
             now_s = self._started_at_s + time.monotonic() - self._started_s
-            stream_place = sum(each.count for each in self._places.values())
             numbers = (frame.index, frame.angle_rad, frame.acquired_s, frame.position, now_s)
             record = np.array([(1, checksum, stream_place, *numbers)], _RECORD)
             self._write(pixels, place.pixels[place.count])
             if place.angles:
                 self._write(np.array([math.degrees(frame.angle_rad)]), place.angles[place.count])
             self._write(record, place.records[place.count])
+            self._stream.append((frame.kind, name, place.count))
             place.count += 1
             if time.monotonic() - self._flushed_s > FLUSH_S:
                 self.flush()
         except OSError as error:
             remedy = f"free space; `produce --resume {self.path}` sends what it holds"
             raise StorageError(f"{self.path}: cannot be written ({error.strerror}): {remedy}") from error
+        return stream_place
 
-    def read(self, kind: FrameKind, number: int) -> Frame:
-        """The frame `number` of its kind. Raises StorageError where it does not match its checksum."""
-        record, pixels = self._record(kind, number), self._pixels(kind, number)
+    def read(self, stream_place: int) -> Frame:
+        """The frame at this place of the stream. Raises StorageError where it does not match its checksum."""
+        kind, name, number = self._stream[stream_place]
+        record, pixels = self._record(name, number), self._pixels(name, number)
         if record["checksum"] != xxhash.xxh3_64_intdigest(pixels.data):
-            raise StorageError(f"{self.path}: {kind.name.lower()} {number} does not match its checksum")
+            raise StorageError(f"{self.path}: {kind.name.lower()} {record['index']} does not match its checksum")
         return Frame(
             kind=kind,
             index=int(record["index"]),
@@ -139,9 +143,9 @@ class Archive:
             with h5py.File(self.path, "r+") as file:
                 if self.dropped is not None:
                     file["ministream"].attrs["dropped"] = self.dropped
-                for kind, name in _DATASETS.items():
+                for name, place in self._places.items():
                     for dataset in self._datasets(file, name):
-                        dataset.resize(self._places[kind].count, axis=0)
+                        dataset.resize(place.count, axis=0)
         except OSError as error:
             raise StorageError(f"{self.path}: cannot be written: {error}") from error
 
@@ -154,41 +158,46 @@ class Archive:
         about.attrs["scan"] = json.dumps(asdict(self.scan))
         file.create_group("exchange")
 
+    def _dataset_of(self, kind: FrameKind) -> str:
+        if kind is FrameKind.PROJECTION:
+            return _PROJECTIONS
+        return _CALIBRATION[kind] + (_LATE if self._places[_PROJECTIONS].count else "")
+
     def _datasets(self, file: h5py.File, name: str) -> list[h5py.Dataset]:
         """Pixels, records and, of projections, angles."""
-        theta = [file["exchange/theta"]] if name == "data" else []
+        theta = [file["exchange/theta"]] if name == _PROJECTIONS else []
         return [file[f"exchange/{name}"], file[f"ministream/{name}"], *theta]
 
-    def _lay_out(self, file: h5py.File, kind: FrameKind, frames: int) -> None:
-        name, rows, cols = _DATASETS[kind], self.scan.rows, self.scan.cols
+    def _lay_out(self, file: h5py.File, name: str, frames: int) -> None:
+        rows, cols = self.scan.rows, self.scan.cols
         early = {"fillvalue": 0, "track_times": False}
         together = max(1, min(frames or BLOCK_FRAMES, _CHUNK_BYTES // self.scan.frame_bytes))
         _create(file, f"exchange/{name}", (frames, rows, cols), (together, rows, cols), self._dtype, **early)
         _create(file, f"ministream/{name}", (frames,), (BLOCK_FRAMES,), _RECORD, track_times=False)
-        if kind is FrameKind.PROJECTION:
+        if name == _PROJECTIONS:
             theta = _create(file, "exchange/theta", (frames,), (BLOCK_FRAMES,), np.dtype("<f8"), **early)
             theta.attrs["units"] = "degrees"
-        self._find(file, kind)
+        self._find(file, name)
 
-    def _extend(self, kind: FrameKind) -> None:
+    def _extend(self, name: str) -> None:
         with h5py.File(self.path, "r+") as file:
-            for dataset in self._datasets(file, _DATASETS[kind]):
-                dataset.resize(len(self._places[kind].pixels) + BLOCK_FRAMES, axis=0)
-            self._find(file, kind)
+            for dataset in self._datasets(file, name):
+                dataset.resize(len(self._places[name].pixels) + BLOCK_FRAMES, axis=0)
+            self._find(file, name)
 
-    def _find(self, file: h5py.File, kind: FrameKind) -> None:
-        place = self._places[kind]
+    def _find(self, file: h5py.File, name: str) -> None:
+        place = self._places[name]
         lists = (place.pixels, place.records, place.angles)
-        for known, dataset in zip(lists, self._datasets(file, _DATASETS[kind]), strict=False):
+        for known, dataset in zip(lists, self._datasets(file, name), strict=False):
             known.extend(_offsets(dataset, len(known)))
 
-    def _record(self, kind: FrameKind, number: int) -> Any:
-        data = os.pread(self._file, _RECORD.itemsize, self._places[kind].records[number])
+    def _record(self, name: str, number: int) -> Any:
+        data = os.pread(self._file, _RECORD.itemsize, self._places[name].records[number])
         return np.frombuffer(data, _RECORD)[0]
 
-    def _pixels(self, kind: FrameKind, number: int) -> NDArray[Any]:
+    def _pixels(self, name: str, number: int) -> NDArray[Any]:
         pixels = np.empty((self.scan.rows, self.scan.cols), self._dtype)
-        view, offset = pixels.reshape(-1).view(np.uint8).data, self._places[kind].pixels[number]
+        view, offset = pixels.reshape(-1).view(np.uint8).data, self._places[name].pixels[number]
         while view:
             got = os.preadv(self._file, [view], offset)
             if not got:

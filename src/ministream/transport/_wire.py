@@ -143,7 +143,7 @@ class Wire:
 
     `sends`: the producer job can send on it. `encrypts`: keys can encrypt it from end to end. `shares_rows`: several
     receivers can share the rows of a scan. `every_rank`: every rank can receive its own rows. `corrected`: its
-    projections are corrected already.
+    projections are corrected already. `calibration_first`: it carries no flats and darks after the first projection.
     """
 
     sends: ClassVar[bool] = False
@@ -151,6 +151,7 @@ class Wire:
     shares_rows: ClassVar[bool] = False
     every_rank: ClassVar[bool] = False
     corrected: ClassVar[bool] = False
+    calibration_first: ClassVar[bool] = False
 
     def __init__(self, config: Config) -> None:
         self._config = config

@@ -17,6 +17,7 @@ class Wire(_wire.Wire):
     sends = True
     encrypts = True
     shares_rows = True
+    calibration_first = True
 
     def sender(self, scan: Scan, *, keys: CurveKeys | None = None) -> FrameSender:
         producer, stream = self._config.producer, self._config.stream

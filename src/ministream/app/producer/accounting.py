@@ -20,11 +20,15 @@ class AccountedSender:
 
     A gap between the indices of two projections means that those between were lost before they reached the producer,
     unless the overflow policy dropped them. Nothing is reported before the first projection, since a report ends the
-    calibration. `record` keeps every frame that was sent.
+    calibration. With `calibration_first` later flats and darks are not sent: projections are corrected as they come.
+    `record` keeps every frame that was sent.
     """
 
-    def __init__(self, sender: Sender, scan: Scan, record: Archive | None = None) -> None:
+    def __init__(
+        self, sender: Sender, scan: Scan, record: Archive | None = None, *, calibration_first: bool = True
+    ) -> None:
         self._sender, self._scan, self._record = sender, scan, record
+        self._calibration_first, self._late = calibration_first, 0
         self._next = self._lost = self._dropped = 0
         self._reports: list[tuple[Sequence[int], str, float]] = []
         self._expected_gaps: set[int] = set()
@@ -41,6 +45,9 @@ class AccountedSender:
         if frame.kind is FrameKind.PROJECTION:
             self._report(frame.index)
             self._next = max(self._next, frame.index + 1)
+        elif self._next and self._calibration_first:
+            self._leave_out(frame)
+            return
         self._sender.send(frame)
         if self._record is not None:
             self._record.append(frame)
@@ -49,11 +56,22 @@ class AccountedSender:
         """Send the end; `dropped` projections were lost before they reached the producer, gaps included."""
         self._report(self._scan.projections if dropped > self._lost else self._next)
         lost = max(dropped, self._lost)
+        if self._late:
+            _LOG.warning("%d flats and darks came after the first projection and were not sent", self._late)
         if lost:
             _LOG.warning("%d projections were lost before they reached the producer", lost)
         if self._record is not None:
             self._record.dropped = lost + self._dropped
         return self._sender.finish(lost)
+
+    def _leave_out(self, frame: Frame) -> None:
+        if not self._late:
+            _LOG.warning(
+                "%s %d came after the first projection: projections are corrected with the flats and darks before "
+                "them. It is in the file of --archive alone; reconstruct that file afterwards with --file to use it",
+                *(frame.kind.name.lower(), frame.index),
+            )
+        self._late += 1
 
     def _report(self, stop: int) -> None:
         """Report the projections below `stop` that were not sent."""

@@ -73,7 +73,7 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
             *(scan.scan_id, scan.darks, scan.flats, scan.projections, scan.rows, scan.cols, data),
         )
         frames = paced(wire.played(source.frames), config.producer.rate)
-        accounted = AccountedSender(sender, scan, record)
+        accounted = AccountedSender(sender, scan, record, calibration_first=wire.calibration_first)
         _send(frames, accounted, source, config, archive)
         if archive is not None:
             archive.dropped = source.dropped

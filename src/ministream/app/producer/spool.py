@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from ministream.app.producer.acquisition import Acquisition
-from ministream.model import Frame, FrameKind
+from ministream.model import Frame
 from ministream.storage.archive import Archive
 
-# Kind and number in the archive, and the frame itself while it is in memory.
-_Spooled: TypeAlias = tuple[FrameKind, int, Frame | None]
+# Place in the archive, and the frame itself while it is in memory.
+_Spooled: TypeAlias = tuple[int, Frame | None]
 
 
 class Spool(Acquisition[_Spooled]):
@@ -25,18 +25,17 @@ class Spool(Acquisition[_Spooled]):
         self._held_bytes = 0
 
     def _keep(self, frame: Frame) -> None:
-        number = self._archive.count(frame.kind)
-        self._archive.append(frame)
+        place = self._archive.append(frame)
         with self._changed:
             fits = self._held_bytes + frame.pixels.nbytes <= self._hold_bytes
             self._held_bytes += frame.pixels.nbytes if fits else 0
-            self._waiting.append((frame.kind, number, frame if fits else None))
+            self._waiting.append((place, frame if fits else None))
             self._changed.notify_all()
 
     def _taken(self, waiting: _Spooled) -> None:
-        _, _, frame = waiting
+        _, frame = waiting
         self._held_bytes -= frame.pixels.nbytes if frame is not None else 0
 
     def _frame(self, waiting: _Spooled) -> Frame:
-        kind, number, frame = waiting
-        return self._archive.read(kind, number) if frame is None else frame
+        place, frame = waiting
+        return self._archive.read(place) if frame is None else frame

@@ -67,6 +67,10 @@ class ScanGate:
         with self._comm.together():
             left_out: dict[FrameKind, frozenset[int]] = {}
             if self._assignment.config.prep.flat_dark:
+                if self._comm.rank == 0 and not self._resumed:
+                    scan = self._assignment.scan
+                    expected = {FrameKind.FLAT: scan.flats, FrameKind.DARK: scan.darks}
+                    self.book.add(calibration.late({kind: len(levels[kind].positions) for kind in levels}, expected))
                 left_out, found = calibration.judge(levels[FrameKind.FLAT], levels[FrameKind.DARK])
                 if self._comm.rank == 0:
                     self.book.add(found)
