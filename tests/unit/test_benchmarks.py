@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as frame
-from benchmarks import machine, model, scaling
+from benchmarks import compare, machine, model, scaling
 from benchmarks._pair import Case
 from ministream.performance import Layout, Machine, Workload, moments, update_parts_s
 
@@ -160,3 +160,14 @@ def test_a_scaling_point_says_where_the_time_went() -> None:
     assert found["memory_mib"] == {"min": 20.0, "median": 25.0, "max": 30.0}
     assert found["stages"]["idle"] == {"min": 0.0, "median": 1.0, "max": 2.0}
     assert (found["bytes_received"], found["bytes_scattered"], found["bytes_written"]) == (100, 50, 400)
+
+
+def test_two_commits_are_compared_turn_by_turn() -> None:
+    """The machine became half as fast in the second turn: the ratio of the commits is the same in both."""
+    turns = [
+        ({"n": 512, "rate": a, "same": 1}, {"n": 512, "rate": b, "same": 1}) for a, b in ((10.0, 15.0), (5.0, 7.5))
+    ]
+    (row,) = compare._ratios(turns, None)
+    assert row["case"] == "n=512 same=1"
+    assert (row["column"], row["a"], row["b"]) == ("rate", 7.5, 11.25)
+    assert row["ratio"] == row["smallest"] == row["largest"] == 1.5
