@@ -21,6 +21,8 @@ _real_stderr = pytest.StashKey[int]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_real_stderr] = os.dup(2)
+    # A run in the background ignores SIGINT, and so would the jobs that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Whoever ends the run lets the fixtures end what they started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if "PYTEST_XDIST_WORKER" not in os.environ:

@@ -150,7 +150,7 @@ def test_any_bytes_as_a_message(target: ControlServer, body: bytes, name: str) -
 def test_any_bytes_as_an_offer(target: ControlServer, offer: bytes) -> None:
     with ControlClient(target.address, Access()) as control:
         control.open("s", "PROD", num_conn=1, rate=0, targets=["127.0.0.1:1"], timeout_s=10)
-        with pytest.raises(TunnelError, match="no certificate"):
+        with pytest.raises(TunnelError, match="not a certificate"):
             control.update("s", "PROD", [], offer)
         control.release("s")
     assert children() == []
