@@ -26,6 +26,8 @@ from ministream.monitor._figure import (
 
 # A cut across the slices with a smaller aspect ratio is stretched, to remain readable.
 MIN_ASPECT = 0.22
+# A cut is at most so many times as wide as the slice beside it.
+WIDEST_CUT = 1.7
 MAX_MOMENTS = 8
 NAMES = ("slice", "row", "col")
 BELOW = {"location": "bottom", "shrink": 0.6, "aspect": 40, "pad": 0.02}
@@ -86,9 +88,9 @@ def orthogonal(volume: VolumeView, path: Path) -> None:
     """
     views = _views(volume)
     style = _style(volume, views)
-    # inches; the cuts are stacked beside the slice, with the same total height
+    # inches; the cuts are stacked beside the slice, with the same total height: flat ones are wider than the slice
     side, margin, bar = 4.6, 0.75, 0.16
-    width = 0.0 if len(views) == 1 else min(side, (side - margin) / (2 * views[1].aspect))
+    width = 0.0 if len(views) == 1 else min(WIDEST_CUT * side, (side - margin) / (2 * views[1].aspect))
     right = margin + side + (margin + width if width else 0.0)
     figure = new_figure(right + 0.25 + bar + 0.9, side + 1.4, layout=None)
     _headline(figure, _describe(volume))
