@@ -139,6 +139,12 @@ def inline(function: Callable[..., Any]) -> Any:
     return numba.njit(nogil=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy", forceinline=True)(function)
 
 
+def reordering(function: Callable[..., Any]) -> Any:
+    """Like `inline`, for sums whose terms may be added in any order, so that they are vectorised."""
+    flags = {"contract", "nsz", "arcp", "reassoc"}
+    return numba.njit(nogil=True, fastmath=flags, error_model="numpy", forceinline=True)(function)
+
+
 def compile_all(kernels: Mapping[str, Callable[[], object]]) -> None:
     """Compile or load every kernel by a call of it; the processes of a node share the compiling.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -230,6 +231,49 @@ def test_missing_truncated_and_foreign_files(path: Path) -> None:
     path.write_bytes(b"image_key\n")
     with pytest.raises(InputError, match="not an HDF5 file"):
         played(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file_is_named(path: Path) -> None:
+    written(path).chmod(0)
+    with pytest.raises(InputError, match=r"scan\.nxs: cannot be opened: .*ermission"):
+        played(path)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_an_error(path: Path) -> None:
+    written(path)
+    section = config.SourceSection(kind="nxtomo", file=str(path))
+    with open_source(section, order="sequential", repeat=1) as source:
+        frames = source.frames()
+        next(frames)
+        os.truncate(path, path.stat().st_size // 2)
+        with pytest.raises(InputError, match=r"scan\.nxs: (the file shrank|.*cannot be read)"):
+            list(frames)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_non_finite_pixels_are_passed_on(path: Path, value: float) -> None:
+    data = DATA.astype(np.float32)
+    data[5, 1, 2] = value
+    _, frames = played(written(path, **{detector("data"): data}))
+    np.testing.assert_array_equal(pixels(frames[FrameKind.PROJECTION])[1], data[5])
+
+
+def test_signed_counts_are_refused_or_read_as_unsigned(path: Path) -> None:
+    written(path, **{detector("data"): (DATA + 36000).view(np.int16)})
+    with pytest.raises(InputError, match=r"negative, expected counts.*--set source\.unsigned=true"):
+        played(path)
+    _, frames = played(path, unsigned=True)
+    np.testing.assert_array_equal(pixels(frames[FrameKind.PROJECTION]), (DATA + 36000)[CONTROL == 0])
+
+
+def test_calibration_after_the_projections_keeps_its_place(path: Path) -> None:
+    control = np.array([3, 3, 3, 3, 0, 0, 0, 3, 0, 0, 1, 1, 2])
+    scan, frames = played(written(path, **{detector("image_key_control"): control}))
+    assert (scan.flats, scan.darks) == (2, 1)
+    assert [frame.position for frame in frames[FrameKind.FLAT] + frames[FrameKind.DARK]] == [5.0] * 3
+    scan, frames = played(written(path, **{detector("image_key_control"): np.where(control == 0, 0, 3)}))
+    assert (scan.flats, scan.darks, scan.projections) == (0, 0, 5)
 
 
 PACKAGE = """

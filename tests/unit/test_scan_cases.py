@@ -318,6 +318,21 @@ def test_parts_are_in_order_of_their_numbers(cases: Path, base: Played) -> None:
     assert same_as_base(Played(path, data="/raw"), base)
 
 
+def test_parts_whose_numbers_skip_or_repeat_are_refused(cases: Path, base: Played) -> None:
+    path = changed(cases / "base.h5", data=None)
+    with h5py.File(path, "a") as file:
+        file["raw/part1"], file["raw/part3"] = base.pixels()[:45], base.pixels()[45:]
+    with pytest.raises(InputError, match=r"in /raw, part3 follows part1, expected parts with successive numbers"):
+        Played(path, data="/raw", angles={"step": 2.0})
+    with h5py.File(path, "a") as file:
+        file.move("raw/part3", "raw/part2")
+    assert same_as_base(Played(path, data="/raw"), base)
+    with h5py.File(path, "a") as file:
+        file["raw/flat1"] = base.pixels()[:5]
+    with pytest.raises(InputError, match="part1 follows flat1"):
+        Played(path, data="/raw")
+
+
 def test_parts_of_unlike_size_are_refused(cases: Path, base: Played) -> None:
     path = changed(cases / "base.h5", data=None)
     with h5py.File(path, "a") as file:

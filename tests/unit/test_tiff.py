@@ -179,6 +179,28 @@ def test_images_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> Non
         played(colour, flats="none", darks="none")
 
 
+@pytest.mark.parametrize("odd", ["p_5.tif", "p_005.tif"])
+def test_files_whose_numbers_skip_or_repeat_are_refused_where_angles_count_them(folder: Path, odd: str) -> None:
+    if odd == "p_5.tif":
+        (folder / odd).unlink()
+    else:
+        tifffile.imwrite(folder / odd, DATA[5])
+    with pytest.raises(InputError, match=r"p_.*tif follows p_.*tif, expected .* equal steps.*source\.angles_file=FILE"):
+        played(folder)
+    kept = [k for k in range(12) if k != 5] if odd == "p_5.tif" else [*range(6), *range(5, 12)]
+    path = folder / "angles.txt"
+    path.write_text("".join(f"{15 * k}\n" for k in kept))
+    scan, frames = played(folder, angles=None, angles_file=str(path))
+    np.testing.assert_array_equal(pixels(frames[FrameKind.PROJECTION]), DATA[kept])
+    assert scan.projections == len(kept)
+
+
+def test_numbers_in_equal_steps_are_fine(folder: Path) -> None:
+    for k in range(12):
+        (folder / f"p_{k}.tif").rename(folder / f"scan2_{10 * k + 3:04d}_bin4.tif")
+    np.testing.assert_array_equal(pixels(played(folder)[1][FrameKind.PROJECTION]), DATA)
+
+
 @pytest.mark.parametrize("content", [b"", b"II", b"not a tiff", b"II*\0\x08\0\0\0"])
 def test_damaged_files_are_refused(folder: Path, content: bytes) -> None:
     (folder / "p_3.tif").write_bytes(content)

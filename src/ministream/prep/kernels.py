@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ministream.jit import compile_all, inline, jit
+from ministream.jit import compile_all, inline, jit, reordering
 
 BLOCK = 16
 """Rows processed together: their transposed columns fill whole cache lines of the window."""
@@ -62,38 +62,25 @@ def _bridge(line):
         u = stop
 
 
-@inline
+@reordering
 def _measure(raw, top, line, measures):
-    """MEASURES of one row. Four independent sums hide the latency of the additions."""
+    """MEASURES of one row."""
     cols = line.size
     middle = np.float32(0.5 * (cols - 1))
-    quarter = cols // 4
-    bright = 0
-    saturated = 0
-    s0 = s1 = s2 = s3 = m0 = m1 = m2 = m3 = np.float32(0)
-    for u in range(quarter):
-        a, b, c, d = line[u], line[u + quarter], line[u + 2 * quarter], line[u + 3 * quarter]
-        s0 += a
-        s1 += b
-        s2 += c
-        s3 += d
-        k = np.float32(u) - middle
-        m0 += a * k
-        m1 += b * (k + np.float32(quarter))
-        m2 += c * (k + np.float32(2 * quarter))
-        m3 += d * (k + np.float32(3 * quarter))
-    for u in range(4 * quarter, cols):
-        s0 += line[u]
-        m0 += line[u] * (np.float32(u) - middle)
+    one, none = np.float32(1), np.float32(0)
+    total = moment = bright = saturated = none
     for u in range(cols):
-        bright += line[u] < -BRIGHT
-        saturated += raw[u] >= top
+        total += line[u]
+        moment += line[u] * (np.float32(np.int32(u)) - middle)
+        bright += one if line[u] < -BRIGHT else none
+    for u in range(cols):
+        saturated += one if np.float32(raw[u]) >= top else none
     edge = max(1, cols // EDGE_SHARE)
     left = right = np.float32(0)
     for u in range(edge):
         left += line[u]
         right += line[cols - 1 - u]
-    measures[0], measures[1] = (s0 + s1) + (s2 + s3), (m0 + m1) + (m2 + m3)
+    measures[0], measures[1] = total, moment
     measures[2], measures[3] = left / np.float32(edge), right / np.float32(edge)
     measures[4], measures[5] = bright, saturated
 

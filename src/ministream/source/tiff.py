@@ -5,6 +5,7 @@ The files are in the order of the numbers in their names. TIFF has no angles, so
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 from collections.abc import Iterator, Sequence
@@ -164,6 +165,8 @@ def _recording(options: Options) -> Recording:
             f"{path}: no TIFF files of projections, expected names that end in {' or '.join(SUFFIXES)}. Name a folder, "
             "a file or a pattern with --set source.file=PATTERN"
         )
+    if options.angles is not None:
+        _check_numbers(path, files)
     projections = _stack(str(path), files, options)
     flats, darks = (_sets(what, sets[what], projections, options) for what in DEFAULTS)
     return Recording(
@@ -195,6 +198,24 @@ def _files(pattern: Path) -> list[Path]:
 def _number(path: Path) -> tuple[list[Any], str]:
     words = re.split(r"(\d+)", path.stem)
     return [int(word) if word.isdigit() else word for word in words], path.suffix
+
+
+def _check_numbers(path: Path, files: Sequence[Path]) -> None:
+    """Raise InputError where files of one image each have numbers that repeat or skip: later angles would shift."""
+    names = [re.split(r"(\d+)(?!.*\d)", file.stem) for file in files]
+    if len(files) < 3 or any(len(name) != 3 for name in names) or len({(name[0], name[2]) for name in names}) > 1:
+        return
+    numbers = [int(name[1]) for name in names]
+    steps = [later - earlier for earlier, later in itertools.pairwise(numbers)]
+    usual = min(steps)
+    odd = next((k for k, step in enumerate(steps) if step != usual or step == 0), None)
+    if odd is None:
+        return
+    raise InputError(
+        f"{path}: {files[odd + 1].name} follows {files[odd].name}, expected numbers with equal steps, because "
+        "source.angles counts the files. Put the missing file back, choose the files with a pattern, --set "
+        "source.file=PATTERN, or give one angle for each file with --set source.angles_file=FILE in place of angles"
+    )
 
 
 def _calibration(folder: Path, what: str, given: str | list[str] | None) -> list[tuple[str, list[Path]]]:

@@ -79,7 +79,8 @@ class ScanGate:
     def accepted(self, rows: SlabFrame, mended: Mended) -> None:
         """Measure the projection that the corrector has just processed."""
         self._record.add(rows.index, rows.angle_rad, rows.position, self._corrector.measures)
-        self._mended = self._mended.plus(mended)
+        if any(mended):
+            self._mended = self._mended.plus(mended)
         self._pixels += rows.pixels.size
         if rows.pixels.dtype.kind == "i" and not self._negative:
             self._negative = bool(rows.pixels[self._corrector.sampled].min() < 0)

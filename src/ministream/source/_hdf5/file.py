@@ -99,8 +99,14 @@ class DataFile:
             group = self._walk(self.path, name, name)
             if not isinstance(group, h5py.Group):
                 return []
-            numbered = [(int(found[0]), part) for part in group if (found := re.findall(r"(\d+)$", part))]
-        datasets = (self.find(f"{name.rstrip('/')}/{part}") for _, part in sorted(numbered))
+            parts = sorted((int(found[0]), part) for part in group if (found := re.findall(r"(\d+)$", part)))
+        for (number, part), (following, other) in itertools.pairwise(parts):
+            if following != number + 1:
+                raise InputError(
+                    f"{self.path}: in {name}, {other} follows {part}, expected parts with successive numbers. Put the "
+                    "missing part back, or name the dataset or group of the projections with --set source.data=NAME"
+                )
+        datasets = (self.find(f"{name.rstrip('/')}/{part}") for _, part in parts)
         return [dataset for dataset in datasets if dataset is not None]
 
     def images(self, dataset: h5py.Dataset, *, axes: Sequence[int] = (0, 1, 2), unsigned: bool = False) -> Images:

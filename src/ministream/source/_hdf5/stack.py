@@ -28,7 +28,8 @@ class Stack:
         self, path: Path, dataset: h5py.Dataset, *, axes: Sequence[int] = (0, 1, 2), unsigned: bool = False,
         watched: Sequence[Unchanged] = (),
     ) -> None:  # fmt: skip
-        self.path, self.name = path, f"{path}: {dataset.name}"
+        # its name is a question to HDF5, and every image would ask it
+        self.path, self.name, self._where = path, f"{path}: {dataset.name}", str(dataset.name)
         self._dataset, self._axes, self._unsigned = dataset, tuple(axes), unsigned
         self._watched = watched
         shape = self._checked_shape(dataset)
@@ -48,7 +49,7 @@ class Stack:
         """Fill `target` [n, rows.rows, cols], every chunk unpacked once. Raises InputError, also for a changed file."""
         wanted = (slice(first, first + len(target)), rows.slice, slice(0, self.cols))
         selection = tuple(wanted[self._axes.index(axis)] for axis in range(3))
-        with reading(self.path, f"{self._dataset.name}, image {first}"):
+        with reading(self.path, f"{self._where}, image {first}"):
             if self._axes == (0, 1, 2) and not self._unsigned:
                 self._read_as_stored(target, first, rows)
             else:
