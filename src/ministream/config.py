@@ -254,9 +254,12 @@ class OutputSection(Section):
 class CheckpointSection(Section):
     """`[checkpoint]`: the state of a run on disk, from which `recon --resume DIR` continues."""
 
-    every_s: float = Field(default=0.0, ge=0, description="seconds between checkpoints; 0: none while the job runs")
-    every_updates: int = Field(default=0, ge=0, description="updates between checkpoints; 0: as every_s says")
+    every_s: float = Field(
+        default=60.0, ge=0, description="seconds between checkpoints; 0, without every_updates: none while the job runs"
+    )
+    every_updates: int = Field(default=0, ge=0, description="updates between checkpoints, besides every_s")
     on_stop: bool = Field(default=True, description="at a stop signal, and before the walltime limit")
+    keep: bool = Field(default=False, description="also after a complete run, which needs none")
     directory: Path | None = Field(default=None, strict=False, description="none: checkpoint in the output folder")
     resume: Path | None = Field(default=None, strict=False, description="continue from the newest checkpoint in here")
     walltime_margin_s: float = Field(

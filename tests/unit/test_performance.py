@@ -139,10 +139,10 @@ def test_a_snapshot_takes_one_more_image() -> None:
 
 
 def test_checkpoints_take_copies_of_image_and_window() -> None:
-    """Of the 32 slices on each of two ranks, 1000² pixels and the window's 1000 columns, float32."""
+    """Of the 32 slices on each of two ranks, 1000² pixels, the window's 1000 columns, the gate's 6 numbers twice."""
     layout, saved = Layout(ranks=2, threads=2), replace(WORK, checkpoints=True)
     more = memory(MACHINE, saved, layout).of_node(layout) - memory(MACHINE, WORK, layout).of_node(layout)
-    assert more == 2 * 32 * (1000**2 + WORK.length * 1000) * 4
+    assert more == 2 * 32 * (1000**2 + WORK.length * 1000 + 12 * WORK.projections) * 4
 
 
 def test_each_receiving_rank_holds_the_credit_of_its_own_band() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ministream.prep.corrections import Corrector
 from ministream.recon import open_algorithm
 from ministream.recon.geometry import Geometry
 from ministream.recon.pace import Pace
+from ministream.recon.weights import Alone
 from ministream.recon.window import Window
 from ministream.state import State, bare
 
@@ -114,3 +116,25 @@ def test_arrays_are_offered_without_padding():
     rank.calibrate()
     rank.feed(0, 4)
     assert (4, N, SLICES) in shapes(rank.window.state())
+
+
+def test_waiting_for_other_ranks_is_not_projecting(monkeypatch):
+    """A gather ends when it is read, within the projection that needs it."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    class Slow(Alone):
+        def whole(self, mine, count):
+            def wait():
+                clock[0] += 1.0
+                return mine
+
+            return wait
+
+    algorithm = open_algorithm(ReconSection(), Geometry(n=N, cols=N, axis_col=11.3), SLICES, Slow())
+    window = Window(length=LENGTH, step=STEP, cols=N, slices=SLICES)
+    for index in range(LENGTH):
+        window.slot(index, index * np.pi / LENGTH)[:] = 1.0
+    report = algorithm.update(algorithm.backend.new_image(algorithm.geometry, SLICES), window, 1)
+    assert clock[0] > 0
+    assert (report.forward_s, report.back_s) == (0.0, 0.0)

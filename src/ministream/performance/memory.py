@@ -85,8 +85,12 @@ def _credit_bytes(work: Workload, band_bytes: int) -> int:
 
 
 def _checkpoint_bytes(work: Workload, slices: int) -> int:
-    """The copies of image and window, without padding, that a rank writes while it computes on."""
-    return (work.n**2 + work.length * work.cols) * slices * 4 if work.checkpoints else 0
+    """The copies that a rank writes while it computes on: image and window without padding, and what the gate keeps.
+
+    The gate keeps six numbers of a projection and row, which exist twice while they are collected.
+    """
+    values = work.n**2 + work.length * work.cols + 2 * 6 * work.projections
+    return values * slices * 4 if work.checkpoints else 0
 
 
 def _writing_bytes(work: Workload, slices: int, ranks: int) -> int:

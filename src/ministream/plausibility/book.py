@@ -32,6 +32,10 @@ class NoticeBook:
         """The codes among them that the user has acknowledged."""
         return tuple(code for code in self._notices if code in self._accept)
 
+    def restore(self, notices: Iterable[Notice]) -> None:
+        """Take over the notices of an earlier run of the scan, which has logged them."""
+        self._notices = {notice.code: notice for notice in notices}
+
     def accepts(self, code: str) -> bool:
         """Whether the user has acknowledged this code, whether or not it occurred."""
         return code in self._accept

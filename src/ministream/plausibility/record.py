@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,27 @@ class ProjectionRecord:
         self._index[place], self._angle_rad[place], self._position[place] = index, angle_rad, position
         self._measures[place] = measures
 
+    @classmethod
+    def of(
+        cls,
+        index: NDArray[np.int64],
+        angle_rad: NDArray[np.float64],
+        position: NDArray[np.float64],
+        measures: NDArray[np.float32],
+        *,
+        cols: int,
+    ) -> Self:
+        """A record of the `measures` [projections, rows, 6] of an earlier one."""
+        record = cls(rows=measures.shape[1], cols=cols)
+        for each in zip(index.tolist(), angle_rad.tolist(), position.tolist(), measures, strict=True):
+            record.add(*each)
+        return record
+
+    @property
+    def measures(self) -> NDArray[np.float32]:
+        """[projections, rows, 6]."""
+        return self._measures[: self.count]
+
     @property
     def count(self) -> int:
         """Projections kept."""
@@ -93,10 +114,16 @@ class ProjectionRecord:
         """[projections]."""
         return self._angle_rad[: self.count]
 
+    @property
+    def position(self) -> NDArray[np.float64]:
+        """[projections]."""
+        return self._position[: self.count]
+
     def level(self, first: int) -> tuple[float, int]:
         """Σ of the mean line integral of the projections from `first` on, and their number."""
         totals = self._measures[first : self.count, :, 0]
-        return float(totals.sum(dtype=np.float64)) / (totals.shape[1] * self._cols), len(totals)
+        rows = totals.shape[1]
+        return float(totals.sum(dtype=np.float64)) / (max(rows, 1) * self._cols), len(totals) if rows else 0
 
     @property
     def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -123,7 +150,7 @@ class ProjectionRecord:
         return ProjectionTable(
             index=self.index.copy(),
             angle_rad=self.angle_rad.copy(),
-            position=self._position[: self.count].copy(),
+            position=self.position.copy(),
             mean=mean,
             left=left,
             right=right,

@@ -74,9 +74,14 @@ class Corrector:
         self._lines = np.zeros((kernels.BLOCK, cols), np.float32)
         self._fields: fields.Fields | None = None
         count = min(rows, MOST_SAMPLED, max(LEAST_SAMPLED, rows // SAMPLED_SHARE))
-        self._every = rows // count
-        self.sampled = np.arange(count) * self._every
-        self.measures = np.zeros((count, len(kernels.MEASURES)), np.float32)
+        self.sample(np.arange(count) * (rows // count))
+
+    def sample(self, rows: NDArray[np.int64]) -> None:
+        """Measure these rows of the slab from the next projection on, in ascending order."""
+        self.sampled = rows
+        self.measures = np.zeros((rows.size, len(kernels.MEASURES)), np.float32)
+        self._places = np.full(self._shape[0], -1, np.int64)
+        self._places[rows] = np.arange(rows.size)
 
     def add(self, kind: FrameKind, raw: NDArray[Any], position: float = 0.0) -> None:
         """Add a flat or a dark [rows, cols], recorded after `position` projections."""
@@ -124,7 +129,7 @@ class Corrector:
         largest = MAX_TRANSMISSION if minus_log else np.finfo(np.float32).max
         starved, lost = kernels.correct(
             kernels.read_only(raw), current.dark, current.gain(position), minus_log, np.float32(smallest),
-            np.float32(largest), np.float32(repair), np.float32(top), self._every, self._lines, out, self.measures,
+            np.float32(largest), np.float32(repair), np.float32(top), self._places, self._lines, out, self.measures,
         )  # fmt: skip
         causes = current.causes
         return Mended(

@@ -94,10 +94,11 @@ def edge_cols(cols: int) -> int:
 def warm_up(dtype: np.dtype[Any]) -> None:
     """Compile or load the kernel for one type of pixels; one process of a node compiles it for all."""
     line, measures = np.zeros((1, 1), np.float32), np.zeros((1, len(MEASURES)), np.float32)
+    places = np.zeros(1, np.int64)
     raw, zero = read_only(np.zeros((1, 1), read_as(dtype))), np.float32(0)
 
     def call() -> None:
-        correct(raw, line, line, False, zero, zero, zero, zero, 1, line.copy(), line.copy(), measures)
+        correct(raw, line, line, False, zero, zero, zero, zero, places, line.copy(), line.copy(), measures)
 
     compile_all({"correct": call})
 
@@ -115,11 +116,12 @@ def read_only(raw: NDArray[Any]) -> NDArray[Any]:
 
 
 @jit
-def correct(raw, dark, gain, minus_log, smallest, largest, repair, top, every, lines, out, measures):
+def correct(raw, dark, gain, minus_log, smallest, largest, repair, top, places, lines, out, measures):
     """out[col, row] = line integrals of raw[row, col]; returns the numbers of starved and of lost pixels.
 
-    `lines` is scratch, float32 [BLOCK, cols]. Without `minus_log` the transmissions themselves are written. For every
-    `every`-th row `measures` [row, MEASURES] are computed in the same pass; `top` is the value of saturated pixels.
+    `lines` is scratch, float32 [BLOCK, cols]. Without `minus_log` the transmissions themselves are written. Of
+    the rows whose entry in `places` [rows] is not negative, `measures` [place, MEASURES] are computed in the same pass;
+    `top` is the value of saturated pixels.
     """
     rows, cols = raw.shape
     starved = 0
@@ -134,8 +136,8 @@ def correct(raw, dark, gain, minus_log, smallest, largest, repair, top, every, l
                     line[u] = -math.log(line[u])
             if gone:
                 _bridge(line)
-            if row % every == 0 and row // every < measures.shape[0]:
-                _measure(raw[row], top, line, measures[row // every])
+            if places[row] >= 0:
+                _measure(raw[row], top, line, measures[places[row]])
             starved += low
             lost += gone
         for u in range(cols):

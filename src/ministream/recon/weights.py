@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -67,6 +68,8 @@ class Weights:
         self._rows = np.zeros((length, geometry.cols), np.float32)
         self._columns = np.zeros((n, n), np.float32)
         self._settle: Callable[[], None] | None = None
+        self.waited_s = 0.0
+        """Seconds spent waiting for gathers so far."""
 
     @property
     def rows(self) -> NDArray[np.float32]:
@@ -83,8 +86,10 @@ class Weights:
     def settle(self) -> None:
         """Wait for the pending gather."""
         if self._settle is not None:
+            began = time.perf_counter()
             self._settle()
             self._settle = None
+            self.waited_s += time.perf_counter() - began
 
     def update(self, window: Window) -> None:
         """Add the new projections of the window and subtract those that have left."""

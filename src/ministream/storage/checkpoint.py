@@ -26,7 +26,7 @@ from ministream.storage.comm import Communicator
 
 _LOG = log.get(__name__)
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 _BLOCK_BYTES = 16 << 20
 

@@ -26,6 +26,7 @@ from ministream.storage.comm import Communicator, GatherHandle, together
 from ministream.storage.reserve import reserve
 
 KEPT = 2
+_PART = ".checkpoint.part"
 _NAP_S = 1e-3
 
 
@@ -65,7 +66,7 @@ class CheckpointWriter:
         this returns; the copy buffers are reused. Otherwise they must not change before `finish`.
         """
         self.finish()
-        part = self._directory / ".checkpoint.part"
+        part = self._directory / _PART
         together(self._comm, part, _make_empty, part, root_only=True)
         rank = self._comm.rank
         held = {name: value for name, value in state.items() if _is_array(value) and (rank == 0 or _is_shared(value))}
@@ -98,6 +99,11 @@ class CheckpointWriter:
             pending.failure = pending.failure or _failure(pending.part, pending.naming.exception())
             pending.over = True
 
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is pending; after `settle` equal on all ranks."""
+        return self._pending is not None
+
     def settle(self) -> bool:
         """Whether a checkpoint has been completed since the last call; raises the StorageError of one that failed."""
         self.poll()
@@ -111,11 +117,13 @@ class CheckpointWriter:
         return self._pending is not None and self._finish()
 
     def discard(self) -> None:
-        """Wait, then remove all checkpoints: the run is complete."""
+        """Abandon the pending checkpoint, and remove all: the run is complete."""
+        self._abandoned.set()
         try:
             self.finish()
         finally:
             if self._comm.rank == 0:
+                shutil.rmtree(self._directory / _PART, ignore_errors=True)
                 for path in checkpoints(self._directory):
                     shutil.rmtree(path, ignore_errors=True)
                 if self._directory.is_dir() and not any(self._directory.iterdir()):
@@ -192,7 +200,7 @@ class CheckpointWriter:
 
     def _name(self, pending: _PendingCheckpoint, written: Sequence[list[ArrayPart] | None]) -> None:
         """Write the manifest, rename the folder, remove all but the newest; on rank 0, in the thread."""
-        if any(parts is None for parts in written):
+        if self._abandoned.is_set() or any(parts is None for parts in written):
             return
         parts = [dataclasses.asdict(part) for parts in written for part in parts or ()]
         body = json.dumps({"format": FORMAT, "ranks": len(written), "values": pending.values, "parts": parts})

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ministream import log
 from ministream.app.recon.assignment import Assignment, is_half_acquisition
 from ministream.errors import InputError
 from ministream.model import FrameKind, Notice, notice
@@ -18,8 +20,7 @@ from ministream.plausibility import NoticeBook, angles, calibration, moments, pr
 from ministream.plausibility.record import ProjectionRecord, ProjectionTable, SkippedProjection
 from ministream.prep import kernels
 from ministream.prep.corrections import Corrector, Mended
-
-_LOG = log.get(__name__)
+from ministream.state import Slabwise, State
 
 
 def mask_of(path: Path | None, assignment: Assignment) -> NDArray[np.bool_] | None:
@@ -39,12 +40,10 @@ def mask_of(path: Path | None, assignment: Assignment) -> NDArray[np.bool_] | No
 class ScanGate:
     """One rank's part of the gate; `book` is complete on rank 0 alone.
 
-    A `resumed` run lacks the projections before its checkpoint and skips the checks that need the whole scan.
-
     After `conclude`, `flaw` holds on rank 0 the reason why the run is not complete, if any.
     """
 
-    def __init__(self, comm: Comm, assignment: Assignment, corrector: Corrector, *, resumed: bool = False) -> None:
+    def __init__(self, comm: Comm, assignment: Assignment, corrector: Corrector) -> None:
         self._comm, self._assignment, self._corrector = comm, assignment, corrector
         section, scan = assignment.config.plausibility, assignment.scan
         self.book = NoticeBook(strict=section.strict and comm.rank == 0, accept=section.accept)
@@ -52,7 +51,8 @@ class ScanGate:
         self._mended = Mended()
         self._pixels = self._levelled = 0
         self._negative = False
-        self._resumed = resumed
+        self._totals = np.zeros(len(self._mended) + 2)
+        self._continued = False
         self.flaw = ""
 
     def started(self) -> None:
@@ -67,7 +67,7 @@ class ScanGate:
         with self._comm.together():
             left_out: dict[FrameKind, frozenset[int]] = {}
             if self._assignment.config.prep.flat_dark:
-                if self._comm.rank == 0 and not self._resumed:
+                if self._comm.rank == 0 and not self._continued:
                     scan = self._assignment.scan
                     expected = {FrameKind.FLAT: scan.flats, FrameKind.DARK: scan.darks}
                     self.book.add(calibration.late({kind: len(levels[kind].positions) for kind in levels}, expected))
@@ -83,7 +83,7 @@ class ScanGate:
             self._mended = self._mended.plus(mended)
         self._pixels += rows.pixels.size
         if rows.pixels.dtype.kind == "i" and not self._negative:
-            self._negative = bool(rows.pixels[self._corrector.sampled].min() < 0)
+            self._negative = bool(rows.pixels[self._corrector.sampled].min(initial=0) < 0)
 
     def updated(self) -> None:
         """Check that the values match the input type in `[prep]`; collective. Raises InputError."""
@@ -108,10 +108,7 @@ class ScanGate:
         fits = self._fits(table)
         with self._comm.together():
             if self._comm.rank == 0 and len(table):
-                if self._resumed:
-                    _LOG.info("resumed from a checkpoint: checks of the whole scan are skipped")
-                else:
-                    self._judge(table, fits)
+                self._judge(table, fits)
                 self.book.add(self._mended_notices(shares))
                 left_out = projections.unwritten(unwritten)
                 self.book.add([*left_out, *projections.lost(lost)])
@@ -123,6 +120,46 @@ class ScanGate:
         unit = next((one for one in found if one.code == angles.UNIT_CODE), None)
         if unit is not None and not self.book.accepts(unit.code):
             self.flaw = unit.text
+
+    def agree(self) -> None:
+        """Sum the mended pixels of all ranks, for the state; collective."""
+        self._totals = self._comm.sum(np.array([*self._mended, self._pixels, self._negative], np.float64))
+
+    def state(self) -> State:
+        """The measures of all projections, the notices so far, and the counts of the last `agree`."""
+        measures = self._record.measures
+        rows = np.full((len(measures), self._assignment.slab.rows, measures.shape[2]), np.nan, np.float32)
+        rows[:, self._corrector.sampled] = measures
+        return {
+            "index": self._record.index,
+            "angle_rad": self._record.angle_rad,
+            "position": self._record.position,
+            "measures": Slabwise(array=rows, axis=1),
+            "levelled": self._levelled,
+            "totals": self._totals,
+            "notices": json.dumps([dataclasses.asdict(each) for each in self.book.notices]),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore the result of `state`; the rows sampled before are sampled from now on."""
+        measures = state["measures"]
+        self._continued = len(measures) > 0
+        if self._continued:
+            self._corrector.sample(np.flatnonzero(~np.isnan(measures[0, :, 0])))
+            self._record = ProjectionRecord.of(
+                state["index"],
+                state["angle_rad"],
+                state["position"],
+                measures[:, self._corrector.sampled],
+                cols=self._assignment.scan.cols,
+            )
+        self._levelled = state["levelled"]
+        if self._comm.rank == 0:
+            *mended, pixels, negative = state["totals"].tolist()
+            self._mended, self._pixels, self._negative = Mended(*map(int, mended)), int(pixels), negative > 0
+            self.book.restore(
+                Notice(**{**each, "frames": tuple(each["frames"])}) for each in json.loads(state["notices"])
+            )
 
     def _judged(self, table: ProjectionTable, fits: moments.RowFits) -> list[Notice]:
         scan, prep = self._assignment.scan, self._assignment.config.prep
@@ -178,7 +215,8 @@ class ScanGate:
 
     def _shares(self) -> tuple[dict[str, float], bool]:
         """The share of mended pixels of all ranks by cause, and whether any pixel of a signed dtype was negative."""
-        total = self._comm.sum(np.array([*self._mended, self._pixels, self._negative], np.float64))
+        self.agree()
+        total = self._totals
         pixels = max(total[-2], 1.0)
         return {cause: float(total[k] / pixels) for k, cause in enumerate(Mended._fields)}, bool(total[-1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -57,6 +58,7 @@ class _Reached:
     projections_fed: int
     handed_out: dict[FrameKind, int]
     ledger: Ledger
+    unwritten: int
 
 
 class Ingress:
@@ -117,6 +119,10 @@ class Ingress:
         self._held, self._scan_id = Totals(**held), before["scan"]["scan_id"]
         self._handed_out = {kind: held[kind.name.lower() + "s"] for kind in FrameKind}
         self._last_seq, self._projections_fed = before["stream.position"], before["stream.projections_fed"]
+        self.unwritten = [SkippedProjection(**each) for each in json.loads(before["stream.unwritten"])]
+        self.omitted = [
+            Omitted(**{**each, "indices": tuple(each["indices"])}) for each in json.loads(before["stream.omitted"])
+        ]
         self._resume_at = self._last_seq + 1
 
     def __enter__(self) -> Self:
@@ -231,6 +237,7 @@ class Ingress:
             projections_fed=self._projections_fed,
             handed_out=dict(self._handed_out),
             ledger=self.ledger.copy(),
+            unwritten=len(self.unwritten),
         )
 
     def save(self, position: int) -> None:
@@ -245,16 +252,17 @@ class Ingress:
         reached, ledger = self._reached, self.ledger.copy()
         ledger.received, ledger.refusals = reached.ledger.received, reached.ledger.refusals
         passed = [omitted for omitted in self.omitted if omitted.seq <= reached.seq]
-        drops: dict[str, int] = dict(self._held.drops) if self._held is not None else {}
+        drops: dict[str, int] = {}
         for omitted in passed:
             drops[omitted.reason] = drops.get(omitted.reason, 0) + len(omitted.indices)
-        before = self._held.omissions if self._held is not None else 0
         held = {kind.name.lower() + "s": count for kind, count in reached.handed_out.items()}
         return {
             "books.ledger": json.dumps(ledger.as_dict()),
             "stream.position": reached.seq,
             "stream.projections_fed": reached.projections_fed,
-            "stream.held": json.dumps({**held, "omissions": before + len(passed), "drops": drops}),
+            "stream.held": json.dumps({**held, "omissions": len(passed), "drops": drops}),
+            "stream.unwritten": json.dumps([dataclasses.asdict(each) for each in self.unwritten[: reached.unwritten]]),
+            "stream.omitted": json.dumps([dataclasses.asdict(omitted) for omitted in passed]),
         }
 
     @property

@@ -19,7 +19,6 @@ from ministream.app.announce import announce
 from ministream.app.open_network import check_open
 from ministream.app.recon import resume
 from ministream.app.recon.assignment import Assignment, assign, groups_of
-from ministream.app.recon.gate import ScanGate
 from ministream.app.recon.ingress import STOP_SIGNALS, Ingress
 from ministream.app.recon.observing import Observers, Run
 from ministream.app.recon.outcome import RunOutcome
@@ -145,8 +144,7 @@ class Job:
         self._parts = Parts(comm, assignment, _Shared(comm, self._clock), ledger)
         if checkpoint is not None:
             resume.restore(checkpoint, comm, assignment, self._parts)
-        self._window, self._books = self._parts.window, self._parts.books
-        self._gate = ScanGate(comm, assignment, self._parts.corrector, resumed=checkpoint is not None)
+        self._window, self._books, self._gate = self._parts.window, self._parts.books, self._parts.gate
         self._idle_s = 0.0
         self._group = cast(mpi.Comm, comm.split(assignment.group.start))
         feed = ingress.feed if ingress else None
@@ -207,6 +205,7 @@ class Job:
         if self._comm.bcast(self._ingress is not None and self._ingress.announced is None):
             with self._clock.timed("idle"):
                 self._books.agree(self._comm)
+                self._gate.agree()
             self._observers.interrupted()
         if self._window.fresh:
             self._update()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ministream.app.recon.assignment import Assignment
 from ministream.app.recon.books import Books
-from ministream.app.recon.gate import mask_of
+from ministream.app.recon.gate import ScanGate, mask_of
 from ministream.app.recon.pacing import Pacing
 from ministream.ledger import Ledger
 from ministream.parallel.mpi import Comm
@@ -55,6 +55,7 @@ class Parts:
         prep = assignment.config.prep
         mask = mask_of(prep.mask, assignment)
         self.corrector = Corrector(rows=slices, cols=scan.cols, options=prep, mask=mask, dtype=scan.dtype)
+        self.gate = ScanGate(comm, assignment, self.corrector)
         self.algorithm = open_algorithm(assignment.config.recon, geometry, slices, sharing)
         self.image = SlabImage(geometry, slices)
         self.pacing = Pacing(comm, assignment)
@@ -65,6 +66,7 @@ class Parts:
         return {
             "window": self.window,
             "corrector": self.corrector,
+            "gate": self.gate,
             "algorithm": self.algorithm,
             "image": self.image,
             "pacing": self.pacing,

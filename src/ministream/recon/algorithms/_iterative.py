@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -54,16 +54,17 @@ class Bounded(Masked):
 
 
 class Clock:
-    """Seconds spent in forward and back projection."""
+    """Seconds spent in forward and back projection, without those spent waiting for other ranks."""
 
-    def __init__(self) -> None:
+    def __init__(self, waited_s: Callable[[], float]) -> None:
         self.seconds = {"forward": 0.0, "back": 0.0}
+        self._waited_s = waited_s
 
     @contextmanager
     def timed(self, direction: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start, waited_s = time.perf_counter(), self._waited_s()
         yield
-        self.seconds[direction] += time.perf_counter() - start
+        self.seconds[direction] += time.perf_counter() - start - (self._waited_s() - waited_s)
 
 
 def always(norm2: float) -> bool:
@@ -114,7 +115,7 @@ class Iterative(ABC, Generic[O]):
     ) -> UpdateReport:
         """Run up to `iterations` iterations with the projections in the window."""
         self._prepare(image, window)
-        clock, norms = Clock(), []
+        clock, norms = Clock(lambda: self._weights.waited_s if self._weights is not None else 0.0), []
         self.begin(image, window, clock, progress)
         for _ in range(iterations):
             norms.append(self.iterate(image, window, clock, progress))

@@ -10,6 +10,9 @@ from ministream.storage import CheckpointWriter
 
 _LOG = log.get(__name__)
 
+# All ranks wait while their arrays are copied: at most this share of the run time, whatever the interval.
+_SHARE = 0.01
+
 
 class SaveCheckpoints(Quiet):
     """Saves on all ranks, overlapped with computation; the producer may discard the frames in a checkpoint."""
@@ -23,7 +26,7 @@ class SaveCheckpoints(Quiet):
         self._folder = run.assignment.config.checkpoint_folder
         self._comm = run.comm.dup()
         self._writer = CheckpointWriter(self._comm, self._folder, run.assignment.slab.first)
-        self._began_at = time.monotonic()
+        self._began_at, self._blocked_s = time.monotonic(), 0.0
         self._position: int | None = None
 
     def updated(self, update: Update) -> None:
@@ -43,7 +46,7 @@ class SaveCheckpoints(Quiet):
 
     def finished(self, written: VolumeWritten) -> None:
         """Remove the checkpoints of a complete volume: there is nothing to resume."""
-        if written.complete:
+        if written.complete and not self._section.keep:
             self._writer.discard()
         else:
             self._settled(self._writer.finish())
@@ -60,14 +63,17 @@ class SaveCheckpoints(Quiet):
         section = self._section
         if section.every_updates and update.index % section.every_updates == 0:
             return True
+        if not section.every_s or self._writer.busy:
+            return False
         # rank 0 decides, because the clocks of the ranks differ
-        return bool(section.every_s) and self._comm.bcast(time.monotonic() - self._began_at >= section.every_s)
+        interval_s = max(section.every_s, self._blocked_s / _SHARE)
+        return self._comm.bcast(time.monotonic() - self._began_at >= interval_s)
 
     def _begin(self, *, copied: bool) -> None:
         self._began_at = time.monotonic()
         position = self._run.position()
         self._writer.begin(self._run.state(), copied=copied)
-        self._position = position
+        self._position, self._blocked_s = position, time.monotonic() - self._began_at
 
     def _settled(self, completed: bool) -> None:
         if completed and self._position is not None:
