@@ -174,6 +174,9 @@ class ReconSection(PluginSection):
         description="room for a sample that reaches beyond the detector, in its widths, per side",
     )
     threads: int = Field(default=0, ge=0, description="threads per rank; 0: the node's cores divided by its ranks")
+    hang_timeout_s: float = Field(
+        default=20.0, ge=0, description="a rank that is stopped or stuck in I/O for so long ends the job; 0: never"
+    )
 
     @model_validator(mode="after")
     def _one_axis(self) -> Self:

@@ -17,7 +17,8 @@ long = pytest.mark.long
 def test_a_program_that_stands_still_costs_nothing(
     jobs: Lab, credentials: list[str], undisturbed: NDArray[np.float32], who: str, seconds: float
 ) -> None:
-    pair = Pair(jobs).tunnelled(credentials).until_streaming()
+    # ranks that stand still longer than this end the job
+    pair = Pair(jobs).tunnelled(credentials, recon=("--set", "recon.hang_timeout_s=60")).until_streaming()
     still = {
         "producer": lambda: [pair.producer.process.pid],
         "producer's relay": lambda: processes_of(pair.producer, "relay_worker"),

@@ -145,15 +145,21 @@ def test_a_rank_that_is_killed_ends_the_pair_with_rank_host_and_cause(jobs: Lab)
     assert "----" not in job.text
 
 
-def test_a_killed_rank_costs_no_projection(jobs: Lab) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_lost_rank_costs_no_projection(jobs: Lab, number: signal.Signals) -> None:
     """The reconstruction starts again by itself, and goes on from its newest checkpoint."""
     scan = QUICK.replace("projections = 30", "projections = 600")
-    more = "[producer]\nrate = 40.0\n[checkpoint]\nevery_updates = 2\n"
+    more = "[producer]\nrate = 40.0\n[checkpoint]\nevery_updates = 2\n[recon]\nhang_timeout_s = 3.0\n"
     job = launch(jobs, scan + more, "--ranks", "2")
     job.until(lambda: len(checkpoints(jobs.out / "checkpoint")) == 2)
-    os.kill(rank_1(job), signal.SIGKILL)
+    os.kill(rank_1(job), number)
     assert job.wait() == 0, job.text
-    assert f"crashed (rank 1 on {os.uname().nodename}: killed by SIGKILL): restart 1 of 3" in job.text
+    host = os.uname().nodename
+    cause = {
+        signal.SIGKILL: f"rank 1 on {host}: killed by SIGKILL",
+        signal.SIGSTOP: f"rank 1 of 2 on {host} failed: stopped by a signal (SIGSTOP) for 3 s",
+    }
+    assert f"crashed ({cause[number]}): restart 1 of 3" in job.text
     assert "resumed from" in job.text
     summary = jobs.summary()
     assert summary["complete"]

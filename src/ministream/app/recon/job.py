@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from ministream.app.announce import announce
 from ministream.app.open_network import check_open
 from ministream.app.recon import resume
 from ministream.app.recon.assignment import Assignment, assign, groups_of
+from ministream.app.recon.hang_watch import HangWatch, WatchedRank
 from ministream.app.recon.ingress import STOP_SIGNALS, Ingress
 from ministream.app.recon.observing import Observers, Run
 from ministream.app.recon.outcome import RunOutcome
@@ -65,6 +67,7 @@ def recon(
             group = next(group for group in groups_of(config, comm.size) if comm.rank in group)
             link = stack.enter_context(ProducerLink(config, announce_to)) if comm.rank == 0 else None
         log.setup(f"rank {comm.rank}", log_level or config.log_level)
+        stack.enter_context(HangWatch(_ranks_here(comm), config.recon.hang_timeout_s))
         threads = config.recon.threads or mpi.fair_threads(comm)
         backend.default().set_threads(threads)
         places = comm.gather(placement.here(threads))
@@ -95,6 +98,14 @@ def recon(
             # mpirun and srun may end with a code of their own, for example after a signal that came too late
             announce(announce_to, exit_code=ExitCode.COMPLETE if summary.complete else ExitCode.INCOMPLETE)
         return summary
+
+
+def _ranks_here(comm: mpi.Comm) -> list[WatchedRank]:
+    """The ranks of this node, on the first of them; collective."""
+    node = comm.node()
+    found = node.allgather(WatchedRank(pid=os.getpid(), rank=comm.rank, ranks=comm.size))
+    node.free()
+    return found if node.rank == 0 else []
 
 
 def _on_signals(handler: Callable[[int, Any], None] | signal.Handlers) -> None:

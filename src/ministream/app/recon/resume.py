@@ -32,7 +32,8 @@ def settled(settings: Config, checkpoint: Checkpoint) -> Config:
     """The configuration with the tables that the checkpoint determines."""
     saved = checkpoint.values["config"]
     tables = {name: dict(saved[name]) for name in _TABLES}
-    tables["recon"] |= {"threads": settings.recon.threads, "axis": checkpoint.values["axis_col"], "center": None}
+    mine = {name: getattr(settings.recon, name) for name in ("threads", "hang_timeout_s")}
+    tables["recon"] |= mine | {"axis": checkpoint.values["axis_col"], "center": None}
     known = {name: config.parse(type(getattr(settings, name)), tables[name], str(checkpoint.path)) for name in _TABLES}
     if any(getattr(settings, name) != known[name] for name in ("window", "prep")):
         _LOG.info("using the tables %s from %s", ", ".join(f"[{name}]" for name in _TABLES), checkpoint.path)
