@@ -73,6 +73,9 @@ class ProducerSection(Section):
         default=None, strict=False, description="DXchange file to write every frame to, before it is sent"
     )
     record: Path | None = Field(default=None, strict=False, description="such a file of what is sent, for replay")
+    archive_limit_gib: float | None = Field(
+        default=None, gt=0, description="GiB that an archive may take; then the scan goes on without it; none: the disk"
+    )
     resume: Path | None = Field(default=None, strict=False, description="such a file, to be sent in the source's place")
     backlog: int = Field(default=64, ge=1, description="waiting projections before overflow drops some")
     wire: WireName = Field(default="native", description="native; timage: that of aps-mini-apps' DAQ")

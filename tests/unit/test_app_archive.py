@@ -11,11 +11,14 @@ import pytest
 
 from ministream import config
 from ministream.app.producer.job import produce
-from ministream.errors import ConfigError
+from ministream.app.producer.spool import Spool
+from ministream.errors import ConfigError, StorageError
 from ministream.model import Frame, Scan
+from ministream.storage import archive as archives
+from ministream.storage.archive import Archive
 from ministream.transport import Arrived, Ended, SenderReport
 from ministream.transport.native import FrameReceiver
-from tests.native_stream import same
+from tests.native_stream import make_frames, make_scan, same
 
 SOURCE = {"kind": "phantom", "rows": 4, "cols": 16, "projections": 12, "flats": 2, "darks": 1}
 
@@ -56,6 +59,27 @@ def test_an_archive_holds_what_was_sent_and_is_sent_again_as_the_same_scan(tmp_p
 def test_a_scan_keeps_the_id_that_it_is_given(tmp_path):
     scan, _, _ = streamed(tmp_path, scan_id="2026-11 run 7")
     assert scan.scan_id == "2026-11 run 7"
+
+
+def test_a_scan_goes_on_without_an_archive_that_is_full(tmp_path, monkeypatch):
+    """A detector that does not say how many projections there will be: the limit is met in the middle of the scan."""
+    monkeypatch.setattr(archives, "BLOCK_FRAMES", 4)
+    scan, frames = make_scan(projections=0), list(make_frames(make_scan()))
+    # the acquisition then waits for the receiver, with one frame in memory
+    with Archive(tmp_path / "raw.h5", scan, limit_bytes=1e6) as archive:
+        archive._limit_bytes = archive.path.stat().st_size
+        with Spool(iter(frames), archive, hold_bytes=scan.frame_bytes, stop=lambda: None) as spool:
+            assert all(same(one, other) for one, other in zip(spool, frames, strict=True))
+    assert "it holds 9 frames. Raise producer.archive_limit_gib" in str(spool.failed)
+
+
+def test_a_scan_that_an_archive_cannot_hold_is_not_begun(tmp_path):
+    settings = config.load(
+        None, {"source": SOURCE, "producer": {"archive": str(tmp_path / "raw.h5"), "archive_limit_gib": 1e-6}}
+    )
+    with pytest.raises(StorageError, match=r"raw.h5: needs .* GiB, 1e-06 GiB are allowed"):
+        produce(settings, None)
+    assert not (tmp_path / "raw.h5").exists()
 
 
 def test_dropping_and_archiving_exclude_each_other(tmp_path):

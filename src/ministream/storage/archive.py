@@ -58,17 +58,19 @@ class Archive:
     """Frames of one scan in the order of the stream; one thread at a time may `append`, any may `read`.
 
     `path` must not exist. `dropped`, set at the end of the stream, counts the projections of the scan that
-    it lacks. Raises StorageError naming the file when it cannot be written.
+    it lacks. The file takes `limit_bytes` at most. Raises StorageError naming the file when it cannot be written.
     """
 
-    def __init__(self, path: Path, scan: Scan) -> None:
+    def __init__(self, path: Path, scan: Scan, *, limit_bytes: float = math.inf) -> None:
         self.path, self.scan = path, scan
+        self._limit_bytes = limit_bytes
         self.dropped: int | None = None
         self._dtype = np.dtype(scan.dtype)
         self._places = {name: _Place() for name in _DATASETS}
         self._stream: list[tuple[FrameKind, str, int]] = []
         self._flushed_s = self._started_s = time.monotonic()
         self._started_at_s = time.time()
+        self._check_limit((scan.darks + scan.flats + (scan.projections or BLOCK_FRAMES)) * scan.frame_bytes)
         try:
             with h5py.File(path, "x", libver=("earliest", "v110")) as file:
                 self._describe(file)
@@ -180,10 +182,18 @@ class Archive:
         self._find(file, name)
 
     def _extend(self, name: str) -> None:
+        self._check_limit(self.path.stat().st_size + BLOCK_FRAMES * self.scan.frame_bytes)
         with h5py.File(self.path, "r+") as file:
             for dataset in self._datasets(file, name):
                 dataset.resize(len(self._places[name].pixels) + BLOCK_FRAMES, axis=0)
             self._find(file, name)
+
+    def _check_limit(self, wanted_bytes: int) -> None:
+        if wanted_bytes > self._limit_bytes:
+            raise StorageError(
+                f"{self.path}: needs {wanted_bytes / 2**30:.3g} GiB, {self._limit_bytes / 2**30:.3g} GiB are allowed; it "
+                f"holds {len(self._stream)} frames. Raise producer.archive_limit_gib, or leave it out"
+            )
 
     def _find(self, file: h5py.File, name: str) -> None:
         place = self._places[name]

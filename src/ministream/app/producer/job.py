@@ -17,7 +17,7 @@ from ministream.app.producer.accounting import AccountedSender
 from ministream.app.producer.backlog import Backlog
 from ministream.app.producer.spool import Spool
 from ministream.config import Config, SourceSection
-from ministream.errors import ConfigError
+from ministream.errors import ConfigError, StorageError
 from ministream.model import Frame, FrameKind
 from ministream.source import Source, open_source
 from ministream.storage.archive import Archive
@@ -34,7 +34,8 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
     """Play the configured source to one receiver, to the last acknowledgement.
 
     Raises UsageError for a source that cannot be played, PeerError when the receiver stays away or
-    misbehaves, TunnelError for this side's control server.
+    misbehaves, TunnelError for this side's control server, StorageError for an archive that cannot be created or, at
+    the end, one that does not hold the whole scan.
     """
     # The gateway closes after the sender, whose last message passes through it.
     with ExitStack() as gateway, ExitStack() as stack:
@@ -44,8 +45,8 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
         scan = source.describe()
         scan = replace(scan, scan_id=config.producer.scan_id or scan.scan_id)
         archive, record = (
-            stack.enter_context(Archive(path, scan)) if path is not None else None
-            for path in (config.producer.archive, config.producer.record)
+            stack.enter_context(Archive(path, scan, limit_bytes=limit)) if path is not None else None
+            for path, limit in ((config.producer.archive, _limit_bytes(config)), (config.producer.record, math.inf))
         )
         for found in scan.notices:
             _LOG.warning("[source] %s: %s", config.source.kind, found.text)
@@ -74,10 +75,18 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
         )
         frames = paced(wire.played(source.frames), config.producer.rate)
         accounted = AccountedSender(sender, scan, record, calibration_first=wire.calibration_first)
-        _send(frames, accounted, source, config, archive)
+        failed = _send(frames, accounted, source, config, archive)
         if archive is not None:
             archive.dropped = source.dropped
-        return accounted.finish(source.dropped)
+        report = accounted.finish(source.dropped)
+        if failed is not None:
+            raise StorageError(f"the scan was sent, but its archive is not complete: {failed}")
+        return report
+
+
+def _limit_bytes(config: Config) -> float:
+    limit_gib = config.producer.archive_limit_gib
+    return math.inf if limit_gib is None else limit_gib * 2**30
 
 
 def _open(config: Config, wire: Wire, stack: ExitStack) -> Source:
@@ -106,23 +115,27 @@ def _check_overflow(config: Config, source: Source) -> None:
 
 def _send(
     frames: Iterator[Frame], sender: AccountedSender, source: Source, config: Config, archive: Archive | None
-) -> None:
-    """Send the frames, and report which projections the overflow policy dropped."""
+) -> StorageError | None:
+    """Send the frames, and report which projections the overflow policy dropped.
+
+    Returns why the archive does not hold all of them, if so.
+    """
     overflow = config.producer.overflow
     if archive is not None:
         with Spool(frames, archive, hold_bytes=_SPOOL_BYTES, stop=source.stop) as spool:
             for frame in spool:
                 sender.send(frame)
-        return
+        return spool.failed
     if overflow == "block":
         for frame in frames:
             sender.send(frame)
-        return
+        return None
     with Backlog(frames, overflow=overflow, limit=config.producer.backlog, stop=source.stop) as backlog:
         for frame in backlog:
             sender.drop(backlog.drops(), policy=overflow)
             sender.send(frame)
     sender.drop(backlog.drops(), policy=overflow)
+    return None
 
 
 def paced(
