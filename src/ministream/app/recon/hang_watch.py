@@ -123,7 +123,7 @@ def _watch(ranks: dict[WatchedRank, Stillness], limit_s: float) -> None:
         for rank, stillness in ranks.items():
             seconds, why = stillness.look(clock)
             if seconds >= limit_s:
-                _end(rank, f"{why} for {seconds:.0f} s")
+                _end(rank, f"{why} for {limit_s:g} s")
                 return
 
 
