@@ -191,8 +191,8 @@ class Archive:
     def _check_limit(self, wanted_bytes: int) -> None:
         if wanted_bytes > self._limit_bytes:
             raise StorageError(
-                f"{self.path}: needs {wanted_bytes / 2**30:.3g} GiB, {self._limit_bytes / 2**30:.3g} GiB are allowed; it "
-                f"holds {len(self._stream)} frames. Raise producer.archive_limit_gib, or leave it out"
+                f"{self.path}: needs {wanted_bytes / 2**30:.3g} GiB, {self._limit_bytes / 2**30:.3g} GiB are allowed; "
+                f"it holds {len(self._stream)} frames. Raise producer.archive_limit_gib, or leave it out"
             )
 
     def _find(self, file: h5py.File, name: str) -> None:
