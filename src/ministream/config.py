@@ -125,7 +125,9 @@ class TunnelSection(Section):
     producer: str | None = Field(
         default=None, description="the producer's S2CS, if the reconstruction job opens the session"
     )
-    data_host: str = Field(default="127.0.0.1", description="interface of this side's data ports")
+    data_host: str | None = Field(
+        default=None, description="interface of the data ports; none: that of a producer's control port, else loopback"
+    )
     port_range: tuple[int, int] | None = Field(default=None, strict=False, description="data ports; none: any free")
     credentials: Path | None = Field(
         default=None, strict=False, description="folder of credentials from `ministream certs`"

@@ -11,7 +11,9 @@ from pathlib import Path
 from ministream import log
 from ministream.app.announce import announce
 from ministream.config import TunnelSection
+from ministream.errors import ConfigError
 from ministream.tunnel import client
+from ministream.tunnel.address import parse_endpoint
 from ministream.tunnel.control import ControlServer
 from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.policy import Policy
@@ -33,13 +35,29 @@ def embedded(section: TunnelSection, side: str, targets: Sequence[str] = ()) -> 
         side=side,
         address=address,
         kind=section.kind,
-        data_host=section.data_host,
+        data_host=section.data_host or _data_host(address, side),
         port_range=section.port_range,
         credentials=credentials,
         insecure=section.insecure,
         policy=section.policy or _own_clients(section, credentials),
         targets=[target.removeprefix("tcp://") for target in targets],
     )
+
+
+def _data_host(address: str, side: str) -> str:
+    """Where the data ports are unless the configuration says so: the other side reaches the control port's interface.
+
+    Beside the consumer only this job connects to them. Raises ConfigError for a control port on every interface.
+    """
+    control = parse_endpoint(address, any_port=True)
+    if side == "CONS" or control.is_loopback:
+        return "127.0.0.1"
+    if control.host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        raise ConfigError(
+            f"the control port {address} is on every interface, but the data ports need one that the other side"
+            " reaches: name that address in --control, or add --set tunnel.data_host=ADDRESS"
+        )
+    return control.host
 
 
 def _own_clients(section: TunnelSection, credentials: Credentials | None) -> Policy:
