@@ -74,10 +74,10 @@ class Links:
             to = int(peer.split(b".")[0])
             if peer == self.peer(to) and self.receivers[to].state is not ReceiverState.OVER:
                 self.events[to] += self.receivers[to].receive(parts, 0.0)
-        if consume and receiver.consumed < receiver.totals.next_seq:
-            receiver.ack(receiver.consumed, 0.0)
-        arrived = [receiver.totals.frames for receiver in self.receivers]
-        self.most_apart = max(self.most_apart, max(arrived) - min(receiver.consumed for receiver in self.receivers))
+        if consume and receiver.intake.consumed < receiver.intake.totals.next_seq:
+            receiver.ack(receiver.intake.consumed, 0.0)
+        arrived = [receiver.intake.totals.frames for receiver in self.receivers]
+        self.most_apart = max(self.most_apart, max(arrived) - min(receiver.intake.consumed for receiver in self.receivers))
 
     def cut(self, k: int) -> None:
         if self.receivers[k].state is not ReceiverState.OVER:

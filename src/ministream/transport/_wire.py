@@ -44,10 +44,20 @@ class SenderReport:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StreamReport:
+    """What one stream of a scan has carried, over how many `connections`, one after the other."""
+
+    frames: int
+    bytes: int
+    connections: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ReceiverReport:
     """What a receiver has done: whole frames, bad ones, and how often it had to connect.
 
-    `asked_again` counts damaged frames that were sent again, `repeated` frames that arrived twice.
+    `asked_again` counts damaged frames that were sent again, `repeated` frames that arrived twice. `streams` says what
+    came over each of the connections over which the scan is striped.
     """
 
     received: int
@@ -57,6 +67,7 @@ class ReceiverReport:
     dialled: int
     asked_again: int = 0
     repeated: int = 0
+    streams: tuple[StreamReport, ...] = ()
 
 
 class Sender(AbstractContextManager["Sender"], Protocol):

@@ -149,7 +149,7 @@ class SenderBands:
                 return self._turn_away(peer, *refusal)
             band = self._new(hello.share, now)
         events = band.receive(peer, parts, now)
-        if band.peer is None:  # rejected
+        if not band.peers:  # rejected
             self._outbox += band.outgoing(now)
             self._last_refusal = next((e.text for e in events if isinstance(e, TurnedAway)), self._last_refusal)
         else:

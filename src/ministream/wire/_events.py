@@ -103,9 +103,10 @@ ReceiverEvent: TypeAlias = Arrived | Refused | Omitted | AskedAgain | Ended | St
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A receiver is served from frame `resume` on."""
+    """A receiver is served from frame `resume` on, over a connection that is its `stream`."""
 
     resume: int
+    stream: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from ministream.errors import ConfigError, ProtocolError
 from ministream.model import FrameKind, Notice, Scan, Slab
 
 MAX_NOTICES = 16
+# Connections over which one scan may be striped.
+MAX_STREAMS = 64
 # Projections that one `Omission` names: a header stays far below its limit.
 MAX_OMITTED = 1024
 # The reason under which `Totals.drops` counts projections that never left the source.
@@ -37,7 +39,7 @@ class Reason(enum.StrEnum):
     OTHER_SCAN = "other-scan"  # the requested scan is not the one sent here
     NOT_HELD = "not-held"  # the requested frames are not kept any more
     SHARE = "share"  # the rows cannot be shared as requested
-    UNABLE = "unable"  # the receiver lacks the codec, or requests several streams
+    UNABLE = "unable"  # the receiver lacks the codec, or requests other rows
     PROTOCOL = "protocol"  # a message was malformed or out of turn
 
 
@@ -71,15 +73,17 @@ class Hello(_Message, frozen=True, kw_only=True):
     """`receiver` is a random name that stays the same when the receiver reconnects.
 
     The frames below `resume` have arrived. `stream` of `streams` is this connection's place where a scan is
-    striped over several; this version knows one. `share` is for receivers that take the rows of a scan together.
+    striped over several; `lost` counts, for each of these, its earlier connections, all of which have ended. `share`
+    is for receivers that take the rows of a scan together.
     """
 
     receiver: Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
     scan: Line = ""
     resume: Count
     limit: Count
-    stream: Annotated[int, Meta(ge=0, lt=1024)] = 0
-    streams: Annotated[int, Meta(ge=1, le=1024)] = 1
+    stream: Annotated[int, Meta(ge=0, lt=MAX_STREAMS)] = 0
+    streams: Annotated[int, Meta(ge=1, le=MAX_STREAMS)] = 1
+    lost: Annotated[tuple[Count, ...], Meta(max_length=MAX_STREAMS)] = ()
     codecs: Annotated[tuple[Token, ...], Meta(max_length=32)] = ("none",)
     share: Share = Share()
 
@@ -210,17 +214,20 @@ class Grant(_Message, frozen=True, kw_only=True):
     """What the receiver has done with the frames so far.
 
     Those below `consumed` are used or refused, `refused` of them as bad; those below `acked` are safe, so that the
-    producer need not keep them; those below `limit` may be sent.
+    producer need not keep them; those below `limit` may be sent. Of a scan that is striped, `arrived` counts the frames
+    that came over each stream's newest connection, and `lost` is that of `Hello`.
     """
 
     acked: Count
     consumed: Count
     limit: Count
     refused: Count = 0
+    arrived: Annotated[tuple[Count, ...], Meta(max_length=MAX_STREAMS)] = ()
+    lost: Annotated[tuple[Count, ...], Meta(max_length=MAX_STREAMS)] = ()
 
 
 class Again(_Message, frozen=True, kw_only=True):
-    """Frame `seq` arrived damaged: the producer sends it and all that follow again."""
+    """Frame `seq` arrived damaged: the producer sends it again."""
 
     seq: Count
 

@@ -12,6 +12,7 @@ from ministream.wire import native
 from ministream.wire._events import Interrupted, Joined, Patience, SenderEvent, TurnedAway, frames_within
 from ministream.wire._states import SENDER_TURNS, SenderState, trigger
 from ministream.wire._store import FrameStore, MemoryStore, Parts
+from ministream.wire._striping import Striping
 from ministream.wire.frames import CODECS
 from ministream.wire.native import (
     Again,
@@ -47,7 +48,7 @@ def info_of(scan: Scan, codec: str, band: Slab | None = None) -> ScanInfo:
 
 
 class SenderSession:
-    """Serves `band` of one scan's rows (None: all) to one receiver at a time, over as many connections as needed.
+    """Serves `band` of one scan's rows (None: all) to one receiver at a time, over as many connections as it makes.
 
     A `peer` is the transport's name of one connection. `now` is a monotonic time in seconds. Frames are kept until
     they are acknowledged; a reconnecting receiver gets them again as requested. A producer that was started
@@ -71,7 +72,6 @@ class SenderSession:
         self.acked = 0
         self.consumed = 0
         self.refused = 0
-        self.retransmitted = 0
         self.asked_again = 0
         self.written: Written | None = None
         self._patience = patience
@@ -79,15 +79,10 @@ class SenderSession:
         self._store = MemoryStore() if store is None else store
         self._limit = 0
         self._end: bytes | None = None
-        self._peer: bytes | None = None
-        self._heeded: bytes | None = None
+        self._striping = Striping()
         self._receiver = ""
-        self._cursor = 0
-        self._sent = 0
-        self._end_sent = False
         self._outbox: list[tuple[bytes, Parts]] = []
         self._heard_at = now
-        self._sent_at = now
         self._last_refusal = ""
         self._farewell: PeerError | None = None
 
@@ -122,26 +117,31 @@ class SenderSession:
 
     def abort(self, text: str) -> None:
         """Abort; the receiver still gets the submitted frames, and the reason."""
-        if self._peer is not None:
-            self._outbox += [(self._peer, parts) for parts in self._stream()]
-        self._post(Bye(reason=Reason.LEFT, text=native.line(text), totals=self.totals))
+        self._outbox += self._stream(self._heard_at)
+        farewell = native.encode(Bye(reason=Reason.LEFT, text=native.line(text), totals=self.totals))
+        self._outbox += [(peer, (farewell,)) for peer in self._striping.peers]
         self.state = SenderState.OVER
         self._farewell = PeerLostError(f"the stream was aborted: {text}")
 
     # what the transport does
 
     @property
-    def peer(self) -> bytes | None:
-        """The connection over which a receiver is served; None without one."""
-        return self._peer
+    def peers(self) -> tuple[bytes, ...]:
+        """The connections over which a receiver is served."""
+        return self._striping.peers
+
+    @property
+    def retransmitted(self) -> int:
+        """Frames that were sent once more."""
+        return self._striping.retransmitted
 
     def heeds(self, peer: bytes) -> bool:
-        """Whether `peer` is the receiver's newest connection; what it sent before it was lost still counts."""
-        return peer == self._heeded
+        """Whether `peer` is one of the receiver's newest connections; what it sent before it was lost still counts."""
+        return self._striping.heeds(peer)
 
     def serves(self, now: float) -> bool:
         """Whether a receiver is connected, as far as is known."""
-        return self._peer is not None and now - self._heard_at <= self._patience.silence_s
+        return bool(self._striping.peers) and now - self._heard_at <= self._patience.silence_s
 
     def receive(self, peer: bytes, parts: Sequence[Part], now: float) -> list[SenderEvent]:
         """Take one message. A bad one costs its sender the connection, never the producer the scan."""
@@ -149,9 +149,8 @@ class SenderSession:
             message = native.decode(parts)
             if isinstance(message, Hello):
                 return self._welcome(peer, message, now)
-            return (
-                self._take(message, now) if self.heeds(peer) else []
-            )  # messages of a superseded connection are ignored
+            # messages of a superseded connection are ignored
+            return self._take(message, peer, now) if self.heeds(peer) else []
         except ProtocolError as error:
             self._drop(peer)
             reason = Reason.UNABLE if isinstance(error, VersionError) else Reason.PROTOCOL
@@ -159,21 +158,19 @@ class SenderSession:
 
     def lost(self, peer: bytes) -> None:
         """The transport no longer reaches `peer`."""
-        if peer == self._peer:
-            self._peer = None
-            if self.state is SenderState.STREAMING:
-                self.state = SenderState.WAITING
+        self._striping.close(peer)
+        self._await_if_alone()
 
     def outgoing(self, now: float) -> list[tuple[bytes, Parts]]:
         """Everything that can be sent now, in order: (peer, message)."""
         out, self._outbox = self._outbox, []
-        peer = self._peer
-        if peer is not None and self.state in (SenderState.STREAMING, SenderState.DONE):
-            out += [(peer, parts) for parts in self._stream()]
-            if now - self._sent_at >= self._patience.heartbeat_s and not out:
+        for peer in {peer for peer, _ in out}:
+            self._striping.sent(peer, now)
+        if self.state in (SenderState.STREAMING, SenderState.DONE):
+            out += self._stream(now)
+            for peer in self._striping.idle(now - self._patience.heartbeat_s):
                 out.append((peer, (native.encode(Heartbeat(totals=self.totals)),)))
-        if any(to == peer for to, _ in out):
-            self._sent_at = now
+                self._striping.sent(peer, now)
         return out
 
     def check(self, now: float) -> None:
@@ -191,8 +188,7 @@ class SenderSession:
     def wait_s(self, now: float) -> float:
         """Seconds until `outgoing` or `check` must be called again, if nothing happens before."""
         due = self._heard_at + self._lost_after_s
-        if self._peer is not None:
-            due = min(due, self._sent_at + self._patience.heartbeat_s)
+        due = min(due, self._striping.idle_since() + self._patience.heartbeat_s)
         return max(0.0, due - now)
 
     # the protocol
@@ -210,20 +206,29 @@ class SenderSession:
         self._store.release(self.totals.next_seq - self._max_held)
 
     def _welcome(self, peer: bytes, hello: Hello, now: float) -> list[SenderEvent]:
+        if hello.stream >= hello.streams:
+            raise ProtocolError(f"received Hello for stream {hello.stream} of {hello.streams}")
         refusal = self._refusal(hello, now)
         if refusal is not None:
             return self._turn_away(peer, *refusal)
         self.state = self._following(hello)
-        self._peer = self._heeded = peer
+        self._striping.forget(hello.lost)
+        if hello.streams == 1 or hello.receiver != self._receiver or not self._striping.others(hello.stream):
+            self._begin(hello)
         self._receiver, self._heard_at = hello.receiver, now
-        self._limit = hello.limit
+        self._limit = max(self._limit, hello.limit)
+        self._striping.open(hello.stream, peer, hello.lost, now)
+        self._outbox.append((peer, (native.encode(replace(self.info, first=hello.resume)),)))
+        return [Joined(hello.resume, hello.stream)]
+
+    def _begin(self, hello: Hello) -> None:
+        """The receiver's first connection, or the only one that is left: it gets the frames from `resume` on."""
         if hello.resume > self.totals.next_seq:  # this producer was started again, the receiver was not
             self._store.release(hello.resume)
             self.acked = hello.resume
-        self._cursor = self.consumed = hello.resume
-        self._end_sent = False
-        self._post(replace(self.info, first=hello.resume))
-        return [Joined(hello.resume)]
+        self.consumed = hello.resume
+        self._limit = 0
+        self._striping.restart(hello.resume)
 
     def _refusal(self, hello: Hello, now: float) -> tuple[Reason, str] | None:
         if self.serves(now) and hello.receiver != self._receiver:
@@ -233,9 +238,9 @@ class SenderSession:
         band = hello.share.band(self.info.rows)
         if (band.first, band.rows) != self.info.band:
             return Reason.UNABLE, f"{band.rows} rows from {band.first} on were requested, others are sent here"
-        if hello.streams != 1 or self.info.codec not in hello.codecs:
-            wanted = f"{hello.streams} streams with codec {' or '.join(hello.codecs)}"
-            return Reason.UNABLE, f"{wanted} requested, this is one stream with codec {self.info.codec}"
+        if self.info.codec not in hello.codecs:
+            wanted = " or ".join(hello.codecs)
+            return Reason.UNABLE, f"codec {wanted} requested, these frames are packed with codec {self.info.codec}"
         first, stop = self._store.first, self.totals.next_seq
         # A restarted producer learns from its receiver where to continue, and skips what comes before.
         started_again = not stop and self._end is None and bool(hello.scan)
@@ -249,33 +254,37 @@ class SenderSession:
         self._last_refusal = text
         return [TurnedAway(text)]
 
-    def _take(self, message: Message, now: float) -> list[SenderEvent]:
+    def _take(self, message: Message, peer: bytes, now: float) -> list[SenderEvent]:
         following = self._following(message)
         events: list[SenderEvent] = []
         match message:
             case Grant():
                 self._credit(message)
             case Again(seq=seq):
-                self._rewind(seq)
+                self._ask(seq)
             case Written():
                 self.written = message
             case Bye(reason=Reason.DONE):
-                self._confirmed()
+                self._confirmed(peer)
             case Bye(reason=Reason.PROTOCOL | Reason.AWAY, text=text):
-                self._drop(self._heeded)
+                self._drop(peer)
                 events, following = [Interrupted(text)], self.state
             case Bye(text=text):
                 left = f"the receiver left with {self.consumed} of {self.totals.next_seq} frames used"
                 self._farewell = PeerLostError(f"{left}: {text}" if text else left)
         self.state = following
         self._heard_at = now
+        self._await_if_alone()
         return events
 
-    def _drop(self, peer: bytes | None) -> None:
+    def _drop(self, peer: bytes) -> None:
         """This connection ends; the receiver may make another."""
-        if peer is not None and self.heeds(peer):
-            self.lost(peer)
-            self._heeded = None
+        self._striping.close(peer, heed=False)
+        self._await_if_alone()
+
+    def _await_if_alone(self) -> None:
+        if self.state is SenderState.STREAMING and not self._striping.peers:
+            self.state = SenderState.WAITING
 
     def _following(self, message: Message) -> SenderState:
         following = SENDER_TURNS[self.state].get(trigger(message))
@@ -284,38 +293,32 @@ class SenderSession:
         return following
 
     def _credit(self, grant: Grant) -> None:
-        if not grant.acked <= grant.consumed <= self._cursor:
-            raise ProtocolError(f"{grant.acked} frames acknowledged and {grant.consumed} used, {self._cursor} sent")
+        if not grant.acked <= grant.consumed <= self._striping.cursor:
+            sent = self._striping.cursor
+            raise ProtocolError(f"{grant.acked} frames acknowledged and {grant.consumed} used, {sent} sent")
+        self._striping.confirm(grant.arrived, grant.lost)
+        self._striping.forget(grant.lost)
         self.acked = max(self.acked, grant.acked)
         self.consumed = max(self.consumed, grant.consumed)
         self.refused = max(self.refused, grant.refused)
         self._limit = max(self._limit, grant.limit)
         self._store.release(self.acked)
 
-    def _rewind(self, seq: int) -> None:
-        if not max(self.consumed, self._store.first) <= seq < self._cursor:
-            raise ProtocolError(f"frame {seq} requested again, {self.consumed} used and {self._cursor} sent")
+    def _ask(self, seq: int) -> None:
+        if not max(self.consumed, self._store.first) <= seq < self.totals.next_seq:
+            raise ProtocolError(f"frame {seq} requested again, {self.consumed} used and {self.totals.next_seq} held")
         self.asked_again += 1
-        self._cursor = seq
-        self._end_sent = False
+        self._striping.ask(seq)
 
-    def _confirmed(self) -> None:
-        if not self._end_sent or self.consumed < self.totals.next_seq:
+    def _confirmed(self, peer: bytes) -> None:
+        if not self._striping.ended or self.consumed < self.totals.next_seq:
             raise ProtocolError(f"the end was confirmed with {self.consumed} of {self.totals.next_seq} frames used")
-        self._post(Bye(reason=Reason.DONE))
+        self._outbox.append((peer, (native.encode(Bye(reason=Reason.DONE)),)))
 
-    def _stream(self) -> list[Parts]:
-        out: list[Parts] = []
-        while self._cursor < min(self.totals.next_seq, self._limit):
-            out.append(self._store.get(self._cursor))
-            self.retransmitted += self._cursor < self._sent
-            self._cursor += 1
-            self._sent = max(self._sent, self._cursor)
-        if self._end is not None and self._cursor == self.totals.next_seq and not self._end_sent:
-            out.append((self._end,))
-            self._end_sent = True
+    def _stream(self, now: float) -> list[tuple[bytes, Parts]]:
+        stop = min(self.totals.next_seq, self._limit)
+        first = max(self.consumed, self._store.first)
+        out = [(peer, self._store.get(seq)) for peer, seq in self._striping.due(first, stop, now)]
+        if self._end is not None and (last := self._striping.end(self.totals.next_seq, now)) is not None:
+            out.append((last, (self._end,)))
         return out
-
-    def _post(self, message: Message) -> None:
-        if self._peer is not None:
-            self._outbox.append((self._peer, (native.encode(message),)))

@@ -75,40 +75,33 @@ SENDER_TURNS: dict[SenderState, dict[Trigger, SenderState]] = {
 
 
 class ReceiverState(enum.Enum):
-    """State of a receiver."""
+    """State of a receiver's connection, or of the furthest one where a scan is striped over several."""
 
-    APART = enum.auto()  # not connected
-    GREETING = enum.auto()  # Hello is sent, ScanInfo comes next
-    CALIBRATION = enum.auto()  # darks and flats, or the first projection, come next
-    DATA = enum.auto()  # only projections come
-    ENDED = enum.auto()  # End has arrived; frames may still be unused, and the outcome unknown
-    OVER = enum.auto()  # the session has ended
+    APART = 0  # not connected
+    GREETING = 1  # Hello is sent, ScanInfo comes next
+    STREAMING = 2  # frames come
+    ENDED = 3  # End has arrived; frames may still be missing or unused, and the outcome unknown
+    OVER = 4  # the session has ended
 
 
 RECEIVER_TURNS: dict[ReceiverState, dict[Trigger, ReceiverState]] = {
     ReceiverState.APART: {},
     ReceiverState.GREETING: {
-        ScanInfo: ReceiverState.CALIBRATION,
+        ScanInfo: ReceiverState.STREAMING,
         Heartbeat: ReceiverState.GREETING,
         Bye: ReceiverState.OVER,
     },
-    ReceiverState.CALIBRATION: {
-        FrameKind.DARK: ReceiverState.CALIBRATION,
-        FrameKind.FLAT: ReceiverState.CALIBRATION,
-        FrameKind.PROJECTION: ReceiverState.DATA,
-        Omission: ReceiverState.DATA,
+    ReceiverState.STREAMING: {
+        **dict.fromkeys(FrameKind, ReceiverState.STREAMING),
+        Omission: ReceiverState.STREAMING,
         End: ReceiverState.ENDED,
-        Heartbeat: ReceiverState.CALIBRATION,
+        Heartbeat: ReceiverState.STREAMING,
         Bye: ReceiverState.OVER,
     },
-    ReceiverState.DATA: {
-        FrameKind.PROJECTION: ReceiverState.DATA,
-        Omission: ReceiverState.DATA,
-        End: ReceiverState.ENDED,
-        Heartbeat: ReceiverState.DATA,
-        Bye: ReceiverState.OVER,
-    },
+    # frames that were asked for again, or were lost with another connection, may follow the end
     ReceiverState.ENDED: {
+        **dict.fromkeys(FrameKind, ReceiverState.ENDED),
+        Omission: ReceiverState.ENDED,
         Heartbeat: ReceiverState.ENDED,
         Reason.DONE: ReceiverState.OVER,
         Bye: ReceiverState.OVER,

@@ -8,7 +8,7 @@ never change their place, so two ends can always report different versions.
 |---|---|
 | `Hello` | its name, the scan and rows wanted, the first frame wanted, the credit; first on every connection |
 | `Grant` | frames below `consumed` are used, those below `acked` need not be kept, those below `limit` may be sent |
-| `Again` | frame `seq` arrived damaged: send it and all that follow again |
+| `Again` | frame `seq` arrived damaged: send it again |
 | `Written` | after the end: whether a volume was written, and whether every projection is in it |
 
 | sent by the producer | |
@@ -36,6 +36,7 @@ from ministream.wire._messages import (
     AT_SOURCE,
     MAX_NOTICES,
     MAX_OMITTED,
+    MAX_STREAMS,
     Again,
     Bye,
     End,
@@ -58,6 +59,7 @@ __all__ = [
     "MAX_HEADER_BYTES",
     "MAX_NOTICES",
     "MAX_OMITTED",
+    "MAX_STREAMS",
     "VERSION",
     "Again",
     "Bye",
@@ -79,7 +81,7 @@ __all__ = [
     "line",
 ]
 
-VERSION = 2
+VERSION = 3
 MAX_HEADER_BYTES = 64 * 1024
 
 Part: TypeAlias = bytes | memoryview

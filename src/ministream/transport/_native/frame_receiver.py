@@ -1,42 +1,35 @@
-"""The receiver's driver of the native wire: gives `wire.session.ReceiverSession` a socket, a thread and a clock."""
+"""The receiver's driver of the native wire: gives `wire.session.ReceiverSession` sockets, threads and a clock."""
 
 from __future__ import annotations
 
-import logging
 import queue
+import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from ministream import log
-from ministream.errors import MinistreamError, PeerLostError
+from ministream.errors import PeerLostError
 from ministream.model import CurveKeys, Scan
-from ministream.transport._channels import Channel, channels_of, dial
+from ministream.transport._channels import channels_of
 from ministream.transport._native.driver import Driver
+from ministream.transport._native.incoming import LINGER_S, IncomingStream
 from ministream.transport._wire import Event, ReceiverReport
-from ministream.wire.native import MAX_HEADER_BYTES, Share, Totals, Written, line
-from ministream.wire.session import (
-    AskedAgain,
-    Lost,
-    Patience,
-    ReceiverSession,
-    ReceiverState,
-    Stalled,
-)
+from ministream.wire.native import Share, Totals, Written, line
+from ministream.wire.session import AskedAgain, Lost, Patience, ReceiverEvent, ReceiverSession, ReceiverState, Stalled
 
 _LOG = log.get(__name__)
 
-# How long the last messages may take to go out, and their confirmation to come, when the stream is closed; longer
-# while the producer still waits for the outcome, perhaps over a new connection.
-_LINGER_S = 2.0
+# How long the producer may take to confirm the outcome when the stream is closed, perhaps over a new connection.
 _OUTCOME_S = 20.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 
 class FrameReceiver(Driver):
-    """Connects to the producer at `url` and takes one scan, over as many connections as needed.
+    """Connects to the producer at `url` and takes one scan, striped over `streams` connections.
 
-    A thread owns the socket: it keeps the connection alive, and makes a new one, also while the caller computes.
+    `url` may be several, all of the one producer; the streams are spread over them. A thread for each connection keeps
+    it alive, and makes a new one, also while the caller computes. While one is lost the others carry the scan.
     `credit_bytes` bounds the pixels that are on the way, waiting in `next`, or not yet used (at least two frames). One
     thread at a time may call the methods.
 
@@ -60,8 +53,9 @@ class FrameReceiver(Driver):
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
+        streams: int = 1,
         credit_bytes: int = 256 * 2**20,
         connect_timeout_s: float = 120.0,
         stall_timeout_s: float = 30.0,
@@ -76,10 +70,10 @@ class FrameReceiver(Driver):
         saves: bool = False,
         reports: bool = False,
     ) -> None:
-        super().__init__("frame receiver", url)
-        channels_of(url)
-        self._keys = keys
-        self._max_frame_bytes = max_frame_bytes
+        urls = [url] if isinstance(url, str) else list(url)
+        super().__init__("frame receiver", urls[0])
+        for each in urls:
+            channels_of(each)
         self._session = ReceiverSession(
             patience=Patience(
                 first_contact_s=connect_timeout_s,
@@ -96,13 +90,21 @@ class FrameReceiver(Driver):
             held=held,
             saves=saves,
             reports=reports,
+            streams=streams,
         )
         self._outcome: Written | None = None
-        self._channel: Channel | None = None
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._bytes = 0
-        self._dialled = 0
-        self._trouble = ""
+        self._first_error: Exception | None = None
+        self._streams = [
+            IncomingStream(
+                *(number, urls, self._session, self._changed),
+                emit=self._emit,
+                finished=self._finished,
+                max_frame_bytes=max_frame_bytes,
+                keys=keys,
+            )
+            for number in range(streams)
+        ]
         self._thread.start()
 
     def __enter__(self) -> Self:
@@ -150,15 +152,15 @@ class FrameReceiver(Driver):
         Rejected frames need no separate acknowledgement.
         """
         with self._changed:
-            if seq >= self._session.consumed:
+            if seq >= self._session.intake.consumed:
                 self._session.ack(seq, time.monotonic())
-                self._wake()
+                self._report()
 
     def save(self, seq: int) -> None:
         """Every frame up to and including `seq` is safe: a receiver that is started again does not need it."""
         with self._changed:
-            self._session.save(seq)
-            self._wake()
+            self._session.intake.save(seq)
+            self._report()
 
     def conclude(self, *, written: bool, complete: bool, text: str = "") -> None:
         """After `Ended`: tell the producer whether a volume was written, and whether everything is in it."""
@@ -171,15 +173,16 @@ class FrameReceiver(Driver):
     def report(self) -> ReceiverReport:
         """State of the stream."""
         with self._changed:
-            session = self._session
+            intake, streams = self._session.intake, tuple(stream.report for stream in self._streams)
             return ReceiverReport(
-                received=session.received,
-                refused=session.refused,
-                acked=session.consumed,
-                bytes=self._bytes,
-                dialled=self._dialled,
-                asked_again=session.asked_again,
-                repeated=session.repeated,
+                received=intake.received,
+                refused=intake.refused,
+                acked=intake.consumed,
+                bytes=sum(stream.bytes for stream in streams),
+                dialled=sum(stream.connections for stream in streams),
+                asked_again=intake.asked_again,
+                repeated=intake.repeated,
+                streams=streams,
             )
 
     def close(self, text: str = "", *, returns: bool = False) -> None:
@@ -198,111 +201,73 @@ class FrameReceiver(Driver):
     def _conclude(self) -> None:
         self._session.conclude(self._outcome)
         self._wake()
-        wait_s = _LINGER_S if self._outcome is None else _OUTCOME_S
+        wait_s = LINGER_S if self._outcome is None else _OUTCOME_S
         if not self._changed.wait_for(lambda: self._over, wait_s) and self._outcome is not None:
             _LOG.warning("%s: the producer did not confirm the outcome within %g s", self._url, wait_s)
 
-    # the socket's thread
+    # the sockets' threads
 
     def _wake(self) -> None:
         self._changed.notify_all()
-        if self._channel is not None:
-            self._channel.wake()
+        for stream in self._streams:
+            stream.wake()
+
+    def _report(self) -> None:
+        """Wake the thread that tells the producer what was used; called with `_changed` held."""
+        if (speaker := self._session.speaker) is not None:
+            self._streams[speaker].wake()
 
     def _run(self) -> None:
-        pause_s = _FIRST_PAUSE_S
+        first, *others = self._streams
+        threads = [threading.Thread(target=self._run_beside, args=(stream,), daemon=True) for stream in others]
+        for thread in threads:
+            thread.start()
         try:
-            while not self._finished():
-                before = self._session.totals.next_seq
-                self._connection()
-                fruitful = self._session.totals.next_seq > before
-                pause_s = _FIRST_PAUSE_S if fruitful else min(2 * pause_s, _LONGEST_PAUSE_S)
-                with self._changed:
-                    due_s = self._session.wait_s(time.monotonic())
-                    self._changed.wait_for(self._finished, min(pause_s, due_s))
+            self._run_stream(first)
+            for thread in threads:
+                thread.join()
+            if self._first_error is not None:
+                raise self._first_error
         except PeerLostError as error:
             raise PeerLostError(f"{error}{self._because}") from None
         finally:
             self._events.put(None)
 
+    def _run_beside(self, stream: IncomingStream) -> None:
+        """The other streams begin when the first has brought the description of the scan."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._session.info or self._finished())
+        try:
+            self._run_stream(stream)
+        except Exception as error:  # noqa: BLE001 raised in the thread of the first stream
+            with self._changed:
+                self._first_error = self._first_error or error
+                self._stopping = True
+
+    def _run_stream(self, stream: IncomingStream) -> None:
+        try:
+            stream.run()
+        finally:
+            with self._changed:  # when it is over for one, it is over for all
+                self._wake()
+
     def _finished(self) -> bool:
         return self._stopping or self._session.state is ReceiverState.OVER
 
-    def _connection(self) -> None:
-        """Make one connection and use it as long as it lasts."""
-        limit = max(self._max_frame_bytes, MAX_HEADER_BYTES)
-        channel = dial(self._url, max_message_bytes=limit, keys=self._keys)
-        with self._changed:
-            self._session.connect(time.monotonic())
-            self._channel = channel
-            self._dialled += 1
-        try:
-            while self._exchange(channel):
-                pass
-        finally:
-            with self._changed:
-                self._channel = None
-                self._session.disconnect(time.monotonic())
-            channel.close(_LINGER_S if self._session.departed and not channel.broken else 0.0)
-
-    def _exchange(self, channel: Channel) -> bool:
-        """Send what is due, take one message. False when this connection has ended."""
-        with self._changed:
-            finished = self._finished()
-            now = time.monotonic()
-            wait_s = self._session.wait_s(now)
-            outgoing = self._session.outgoing(now)
-        for parts in outgoing:
-            channel.send(parts)
-        if finished:
-            return False
-        received = channel.recv(wait_s)
-        try:
-            self._take(received)
-        except MinistreamError as error:
-            with self._changed:
-                last_words = self._session.outgoing(now)
-            for parts in last_words:
-                channel.send(parts)
-            if self._session.state is ReceiverState.OVER:
-                raise
-            self._report_loss(str(error))
-            return False
-        return not self._broken(channel, received is None)
-
-    def _take(self, parts: list[memoryview] | None) -> None:
-        with self._changed:
-            now = time.monotonic()
-            events = [] if parts is None else self._session.receive(parts, now)
-            events += self._session.check(now)
-            self._changed.notify_all()
-        if parts is not None:
-            self._trouble = ""
-            self._bytes += sum(len(part) for part in parts[1:])
+    def _emit(self, events: Sequence[ReceiverEvent]) -> None:
         for event in events:
             match event:
                 case Stalled(seconds=seconds):
                     _LOG.warning("%s: the producer is connected but has sent no frame for %.0f s", self._url, seconds)
                 case AskedAgain(text=text):
                     _LOG.warning("%s: %s; requested it again", self._url, text)
+                    self._report()
                 case Lost(text=text, announced=announced):
                     self._events.put(Lost(f"{text}{self._because}", announced))
                 case _:
                     self._events.put(event)
 
-    def _broken(self, channel: Channel, nothing_came: bool) -> bool:
-        silent = self._session.silent(time.monotonic())
-        if not silent and not (channel.broken and nothing_came):
-            return False
-        self._report_loss(channel.broken or "silent")
-        return True
-
-    def _report_loss(self, trouble: str) -> None:
-        """Log the first loss of a connection that worked; a producer that has not started yet is expected."""
-        level = logging.WARNING if self._session.info is not None and not self._trouble else logging.DEBUG
-        _LOG.log(level, "%s: connection lost (%s), reconnecting", self._url, trouble)
-        self._trouble = trouble
-
     @property
     def _because(self) -> str:
-        return f" (last attempt: {self._trouble})" if self._trouble else ""
+        trouble = next((stream.trouble for stream in self._streams if stream.trouble), "")
+        return f" (last attempt: {trouble})" if trouble else ""

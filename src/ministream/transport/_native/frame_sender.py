@@ -230,9 +230,10 @@ class FrameSender(Driver):
             self._changed.notify_all()
         for event in events:
             match event:
-                case Joined(resume=resume):
+                case Joined(resume=resume, stream=stream):
                     self._listener.admit(peer)
-                    _LOG.info("%s: receiver connected, sending from frame %d on", self._url, resume)
+                    level = logging.DEBUG if stream else logging.INFO
+                    _LOG.log(level, "%s: receiver connected, sending from frame %d on", self._url, resume)
                 case Interrupted(text=text):
                     _LOG.warning("%s: connection lost (%s), waiting for the receiver", self._url, text)
                 case TurnedAway(text=text):
