@@ -95,6 +95,7 @@ class StreamSection(Section):
         default=None, description="producer's data address, comma-separated for ingress; none: through the tunnel"
     )
     ingress: int = Field(default=1, ge=1, description="receiving ranks, each with a band of the rows")
+    streams: int = Field(default=1, ge=1, le=64, description="connections over which each receiving rank receives")
     credit_mib: float = Field(default=256.0, gt=0, description="MiB in flight for each receiving rank")
     checksum: bool = True
     silent_timeout_s: float = Field(
@@ -340,6 +341,11 @@ class Config(Section):
             raise ValueError(
                 f"stream.ingress = {self.stream.ingress}: frames on the wire {self.stream.wire!r} always hold all "
                 "rows: leave out ingress (tracemq: aps.every_rank lets every rank receive)"
+            )
+        if self.stream.streams > 1 and not receiving.stripes:
+            raise ValueError(
+                f"stream.streams = {self.stream.streams}: the wire {self.stream.wire!r} uses one connection: "
+                "leave out streams"
             )
         return self
 

@@ -77,7 +77,9 @@ class Links:
         if consume and receiver.intake.consumed < receiver.intake.totals.next_seq:
             receiver.ack(receiver.intake.consumed, 0.0)
         arrived = [receiver.intake.totals.frames for receiver in self.receivers]
-        self.most_apart = max(self.most_apart, max(arrived) - min(receiver.intake.consumed for receiver in self.receivers))
+        self.most_apart = max(
+            self.most_apart, max(arrived) - min(receiver.intake.consumed for receiver in self.receivers)
+        )
 
     def cut(self, k: int) -> None:
         if self.receivers[k].state is not ReceiverState.OVER:

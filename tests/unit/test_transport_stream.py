@@ -12,7 +12,6 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -24,13 +23,14 @@ import xxhash
 import zmq
 
 from ministream.errors import ConfigError, FrameError, InputError, PeerError, PeerLostError, ProtocolError
-from ministream.model import Frame, FrameKind, Scan
+from ministream.model import FrameKind, Scan
 from ministream.transport import Arrived, Ended, Event, Lost, Omitted, Refused, SenderReport
 from ministream.transport._native.driver import Driver
 from ministream.transport.native import FrameReceiver, FrameSender
 from ministream.wire import native
 from tests.cable import Cable
 from tests.native_stream import make_frame, make_frames, make_scan, same
+from tests.sending import Sending, events_of
 from tests.waiting import eventually
 
 MIB = 2**20
@@ -40,37 +40,6 @@ SMALL = make_scan()
 LARGE = make_scan(rows=512, cols=1024, projections=25)
 # Impatient, so that what takes seconds in life takes tenths here.
 HASTY = {"silent_timeout_s": 0.5, "heartbeat_s": 0.1}
-
-
-class Sending(threading.Thread):
-    """Sends a whole scan from a thread of its own."""
-
-    def __init__(self, sender: FrameSender, frames: list[Frame]) -> None:
-        super().__init__()
-        self._sender, self._frames = sender, frames
-        self.report: SenderReport | None = None
-        self.error: Exception | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            for frame in self._frames:
-                self._sender.send(frame)
-            self.report = self._sender.finish()
-        except PeerError as error:
-            self.error = error
-
-
-def events_of(receiver: FrameReceiver, *, acknowledge: bool = True) -> Iterator[Event]:
-    """Everything up to the last event; fails if nothing comes for 20 s."""
-    while True:
-        event = receiver.next(20)
-        assert event is not None
-        if acknowledge and isinstance(event, Arrived):
-            receiver.ack(event.seq)
-        yield event
-        if isinstance(event, Ended | Lost):
-            return
 
 
 def transfer(scan: Scan, listen: str, cut_after: int | None = None) -> tuple[list[Event], SenderReport, FrameReceiver]:

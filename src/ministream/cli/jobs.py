@@ -139,6 +139,9 @@ def recon(
     ingress: Annotated[
         int | None, typer.Option(help="Receiving ranks, each with a band of the rows and a connection.")
     ] = None,
+    streams: Annotated[
+        int | None, typer.Option(help="Connections over which each receiving rank receives, one scan over all.")
+    ] = None,
     source_wire: Annotated[
         str | None, typer.Option(help=f"Wire to receive on: one of {_WIRES}.", metavar="WIRE")
     ] = None,
@@ -199,6 +202,7 @@ def recon(
         stream={
             "connect": connect,
             "ingress": ingress,
+            "streams": streams,
             "wire": source_wire,
             "strict": strict,
             "outage_timeout_s": outage_timeout,

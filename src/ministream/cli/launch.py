@@ -56,6 +56,9 @@ def launch(
     ranks: Annotated[int, typer.Option(min=0, help="Ranks; 0: one per NUMA domain.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="Threads per rank; 0: granted cores divided by ranks.")] = 0,
     ingress: Annotated[int | None, typer.Option(min=1, help="Receiving ranks, each with a band of the rows.")] = None,
+    streams: Annotated[
+        int | None, typer.Option(min=1, help="Connections over which each receiving rank receives.")
+    ] = None,
     launcher: Annotated[
         str, typer.Option(help='Command that starts the ranks, such as "srun --mpi=pmix"; default: mpirun here.')
     ] = "",
@@ -111,6 +114,7 @@ def launch(
             ranks=ranks,
             threads=threads,
             ingress=ingress or known.stream.ingress,
+            streams=streams or known.stream.streams,
             launcher=tuple(shlex.split(launcher)),
             producer_launcher=tuple(shlex.split(producer_launcher)),
             scratch=scratch,

@@ -26,7 +26,8 @@ class Summary:
     `repaired_pixels` counts the mended pixels. `latency_s` holds p50 and p99 from acquisition to image, None if not
     measured. `tunnel`: kind, cipher and the bytes to (inward) and from (outward) the producer, None without a tunnel.
     `end_to_end`: the encryption between producer and rank 0, None without.
-    `bytes`: received by the data connections. `bytes_scattered`: sent between ranks. `bytes_written`: the pixels of
+    `bytes`: received by the data connections. `streams`: for each receiving rank and each of its streams, `frames`,
+    `bytes` and how many `connections` it took. `bytes_scattered`: sent between ranks. `bytes_written`: the pixels of
     all volumes. `stages`: seconds per stage on rank 0, `stages_per_rank` on every rank. `quality`: ssim and psnr (dB)
     against the ground truth, None if unknown. `residuals`: the residual norm before the last iteration of each update,
     `iterations` their number. `storage`: how volumes were written. `write_hidden_s`: seconds of writing on rank 0
@@ -54,6 +55,7 @@ class Summary:
     tunnel: Mapping[str, str | int] | None
     end_to_end: str | None = None
     bytes: int
+    streams: Sequence[Sequence[Mapping[str, int]]] = ()
     bytes_scattered: int = 0
     bytes_written: int = 0
     stages: Mapping[str, float]
@@ -126,7 +128,7 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("updates", _updates(summary)),
         ("time", f"{summary.seconds:.1f} s, {summary.projections_per_s:.1f} projections/s"),
         ("latency", _latency(summary)),
-        ("received", f"{summary.bytes / 2**20:.1f} MiB"),
+        ("received", f"{summary.bytes / 2**20:.1f} MiB{_streams(summary.streams)}"),
         ("tunnel", _tunnel(summary.tunnel)),
         ("end to end", summary.end_to_end or ""),
         ("ranks × threads", f"{summary.ranks} × {summary.threads}"),
@@ -143,6 +145,12 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
 
 def _warning(notice: Notice, accepted: Sequence[str]) -> str:
     return f"{notice.code}{' (accepted)' if notice.code in accepted else ''}: {notice.text}"
+
+
+def _streams(receivers: Sequence[Sequence[Mapping[str, int]]]) -> str:
+    """What each stream carried, where there are several."""
+    carried = [f"{stream['bytes'] / 2**20:.1f}" for streams in receivers for stream in streams]
+    return f" over {len(carried)} streams ({', '.join(carried)} MiB)" if len(carried) > 1 else ""
 
 
 def _tunnel(tunnel: Mapping[str, str | int] | None) -> str:

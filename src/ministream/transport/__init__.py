@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from ministream import registry
 from ministream.config import Config
-from ministream.transport._wire import Event, Receiver, ReceiverReport, ReceivingRank, Sender, SenderReport, Wire
+from ministream.transport._wire import (
+    Event,
+    Receiver,
+    ReceiverReport,
+    ReceivingRank,
+    Sender,
+    SenderReport,
+    StreamReport,
+    Wire,
+)
 from ministream.wire.session import Arrived, Ended, Lost, Omitted, Refused
 
 __all__ = [
@@ -23,6 +32,7 @@ __all__ = [
     "Refused",
     "Sender",
     "SenderReport",
+    "StreamReport",
     "Wire",
     "open_wire",
 ]

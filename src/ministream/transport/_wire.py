@@ -153,13 +153,15 @@ class Wire:
     """One wire, as a configuration sets it up; a plug-in's class `Wire` derives from it.
 
     `sends`: the producer job can send on it. `encrypts`: keys can encrypt it from end to end. `shares_rows`: several
-    receivers can share the rows of a scan. `every_rank`: every rank can receive its own rows. `corrected`: its
-    projections are corrected already. `calibration_first`: it carries no flats and darks after the first projection.
+    receivers can share the rows of a scan. `stripes`: a receiver can use several connections. `every_rank`: every rank
+    can receive its own rows. `corrected`: its projections are corrected already. `calibration_first`: it carries no
+    flats and darks after the first projection.
     """
 
     sends: ClassVar[bool] = False
     encrypts: ClassVar[bool] = False
     shares_rows: ClassVar[bool] = False
+    stripes: ClassVar[bool] = False
     every_rank: ClassVar[bool] = False
     corrected: ClassVar[bool] = False
     calibration_first: ClassVar[bool] = False

@@ -18,6 +18,7 @@ class Wire(_wire.Wire):
     encrypts = True
     shares_rows = True
     calibration_first = True
+    stripes = True
 
     def sender(self, scan: Scan, *, keys: CurveKeys | None = None) -> FrameSender:
         producer, stream = self._config.producer, self._config.stream
@@ -34,7 +35,8 @@ class Wire(_wire.Wire):
     def _receiver(self, asked: Reception) -> FrameReceiver:
         stream = self._config.stream
         return FrameReceiver(
-            asked.urls[0],
+            asked.urls[: stream.streams],
+            streams=stream.streams,
             credit_bytes=int(stream.credit_mib * 2**20),
             connect_timeout_s=stream.connect_timeout_s,
             stall_timeout_s=stream.stall_timeout_s,

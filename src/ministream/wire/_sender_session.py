@@ -223,12 +223,18 @@ class SenderSession:
 
     def _begin(self, hello: Hello) -> None:
         """The receiver's first connection, or the only one that is left: it gets the frames from `resume` on."""
-        if hello.resume > self.totals.next_seq:  # this producer was started again, the receiver was not
-            self._store.release(hello.resume)
-            self.acked = hello.resume
-        self.consumed = hello.resume
+        resume = self._resume(hello)
+        if resume > self.totals.next_seq:  # this producer was started again, the receiver was not
+            self._store.release(resume)
+            self.acked = resume
+        self.consumed = resume
         self._limit = 0
-        self._striping.restart(hello.resume)
+        self._striping.restart(resume)
+
+    def _resume(self, hello: Hello) -> int:
+        """The first frame wanted. Frames may have been used, over other streams, since a stream's Hello was written."""
+        striped = hello.streams > 1 and hello.receiver == self._receiver
+        return max(hello.resume, self.consumed) if striped else hello.resume
 
     def _refusal(self, hello: Hello, now: float) -> tuple[Reason, str] | None:
         if self.serves(now) and hello.receiver != self._receiver:
@@ -241,12 +247,12 @@ class SenderSession:
         if self.info.codec not in hello.codecs:
             wanted = " or ".join(hello.codecs)
             return Reason.UNABLE, f"codec {wanted} requested, these frames are packed with codec {self.info.codec}"
-        first, stop = self._store.first, self.totals.next_seq
+        first, stop, resume = self._store.first, self.totals.next_seq, self._resume(hello)
         # A restarted producer learns from its receiver where to continue, and skips what comes before.
         started_again = not stop and self._end is None and bool(hello.scan)
-        if hello.resume < first or (hello.resume > max(first, stop) and not started_again):
+        if resume < first or (resume > max(first, stop) and not started_again):
             held = f"frames {first} to {stop - 1} are held" if stop > first else f"frame {first} comes next"
-            return Reason.NOT_HELD, f"frame {hello.resume} was requested, {held}: start the scan again"
+            return Reason.NOT_HELD, f"frame {resume} was requested, {held}: start the scan again"
         return None
 
     def _turn_away(self, peer: bytes, reason: Reason, text: str) -> list[SenderEvent]:

@@ -135,7 +135,7 @@ def _start(plan: Plan, side: JobSide, private: Path, watcher: Watcher, stack: Ex
     def connect(partner: Contact, control: str) -> Child:
         if partner.fingerprint is not None:
             check_fingerprint(partner, credentials)
-        session = ("--prod", partner.control, "--cons", control, "--num-conn", str(plan.ingress))
+        session = ("--prod", partner.control, "--cons", control, "--num-conn", str(plan.ingress * plan.streams))
         words = (*PROGRAM, "connect", *session, "--credentials", str(credentials))
         return Child("the tunnel's client", words, watcher.environment)
 

@@ -24,13 +24,13 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 class Plan:
     """What to launch.
 
-    `side` None is both jobs. `rendezvous` is their shared folder, `producer` the address of a producer's S2CS
-    that needs none. `host` and `producer_host` are the names of the sides' control servers, `port` the port (0: any
-    free one). `launcher` is the command prefix that starts the reconstruction's ranks (none: mpirun on this machine),
+    `side` None is both jobs. `rendezvous` is their shared folder, `producer` the address of a producer's S2CS that
+    needs none. `host` and `producer_host` are the names of the sides' control servers, `port` the port (0: any free
+    one). `launcher` is the command prefix that starts the reconstruction's ranks (none: mpirun on this machine),
     `producer_launcher` the one that starts the producer. `ranks` and `threads` 0: the cores granted here. `ingress`
-    ranks receive. Results go to `out`, staged out of `scratch` where that is given. `curve` encrypts the stream end
-    to end, with keys created for the pair. A reconstruction that crashed is restarted `restarts` times at
-    most, from its newest checkpoint in `checkpoints` (None: in the folder of the results).
+    ranks receive, each over `streams` connections. Results go to `out`, staged out of `scratch` where that is given.
+    `curve` encrypts the stream end to end, with keys created for the pair. A reconstruction that crashed is restarted
+    `restarts` times at most, from its newest checkpoint in `checkpoints` (None: in the folder of the results).
     `settings` are assignments TABLE.KEY=VALUE for both jobs; `*_options` are passed on to one.
     """
 
@@ -48,6 +48,7 @@ class Plan:
     ranks: int = 0
     threads: int = 0
     ingress: int = 1
+    streams: int = 1
     launcher: tuple[str, ...] = ()
     producer_launcher: tuple[str, ...] = ()
     scratch: Path | None = None
@@ -109,6 +110,7 @@ def _recon(plan: Plan, resume: Path | None) -> tuple[list[str], dict[str, str]]:
         launcher, env = mpirun(ranks, threads, grant)
     sizes = [word for name, size in (("--ranks", ranks), ("--threads", threads)) if size for word in (name, str(size))]
     values: dict[str, object] = {"stream.connect_timeout_s": plan.timeouts.partner_s, "stream.ingress": plan.ingress}
+    values["stream.streams"] = plan.streams
     if plan.ingress > 1:  # the other receiving ranks may be on other nodes
         values["tunnel.data_host"] = f'"{plan.host_of("recon")}"'
     settings = _settings(values)

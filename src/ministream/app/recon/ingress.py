@@ -26,7 +26,18 @@ from ministream.parallel.mpi import Comm, Request
 from ministream.plausibility.projections import never_written
 from ministream.plausibility.record import SkippedProjection
 from ministream.state import State
-from ministream.transport import Arrived, Ended, Event, Lost, Omitted, Receiver, ReceivingRank, Refused, open_wire
+from ministream.transport import (
+    Arrived,
+    Ended,
+    Event,
+    Lost,
+    Omitted,
+    Receiver,
+    ReceivingRank,
+    Refused,
+    StreamReport,
+    open_wire,
+)
 from ministream.tunnel import curve
 from ministream.wire.native import AT_SOURCE, Share, Totals
 
@@ -70,7 +81,8 @@ class Ingress:
 
     `ledger` counts the outcome of each frame and is equal on all ranks. After `conclude`, `announced` is the ledger of
     the producer (None if a rank did not receive END), `ending` describes in one line how the stream ended,
-    `bytes_received` is the total of all ranks, and `failure` is the error of this rank that must end the job, if any.
+    `bytes_received` is the total of all ranks, `streams` what each connection of each rank carried, and `failure` is
+    the error of this rank that must end the job, if any.
 
     `before` holds the values of a checkpoint: the stream continues after its last frame.
 
@@ -104,6 +116,7 @@ class Ingress:
         self.ledger = Ledger()
         self.announced: Ledger | None = None
         self.bytes_received = 0
+        self.streams: list[tuple[StreamReport, ...]] = []
         self.ending = ""
         self.failure: MinistreamError | None = None
         self._handed_out = dict.fromkeys(FrameKind, 0)
@@ -144,7 +157,7 @@ class Ingress:
         route = cast(Route, self._comm.bcast(offered))
         self._receiver = self._stack.enter_context(
             open_wire(self._config.stream.wire, self._config).receiver(
-                route.urls_for(self._comm.rank),
+                route.urls_for(self._comm.rank, self._config.stream.streams),
                 rank=ReceivingRank(
                     number=self._comm.rank,
                     count=self._comm.size,
@@ -202,8 +215,9 @@ class Ingress:
         self.acknowledge()
         # frames that arrived here but were not handed out, because the stream ended for another rank
         self.ledger.received += self._arrived - self._taken
-        everyone = self._comm.allgather((self.announced, self.ending, self._receiver.report.bytes))
-        self.bytes_received = sum(received for _, _, received in everyone)
+        everyone = self._comm.allgather((self.announced, self.ending, self._receiver.report))
+        self.bytes_received = sum(report.bytes for _, _, report in everyone)
+        self.streams = [report.streams for _, _, report in everyone]
         # the volume is incomplete if any rank lacks END, so the first such rank defines `ending` for all
         early = [(rank, how) for rank, (announced, how, _) in enumerate(everyone) if announced is None and how]
         if early:

@@ -133,6 +133,7 @@ class RunOutcome:
             tunnel=ingress.tunnel(),
             end_to_end="CURVE" if run.assignment.config.stream.curve else None,
             bytes=ingress.bytes_received,
+            streams=[[dataclasses.asdict(stream) for stream in streams] for streams in ingress.streams],
             bytes_scattered=int(sent),
             bytes_written=len(volumes) * run.assignment.scan.rows * run.assignment.n**2 * 4,
             stages=self._clock.seconds(),

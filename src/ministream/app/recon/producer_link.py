@@ -27,12 +27,12 @@ class Route:
     urls: tuple[str, ...]
     node: str
 
-    def urls_for(self, receiver: int) -> tuple[str, ...]:
-        """The addresses for receiving rank number `receiver`; the first is the one it receives data from.
+    def urls_for(self, receiver: int, streams: int) -> tuple[str, ...]:
+        """The addresses for receiving rank number `receiver`; it receives data from the first `streams`.
 
         Raises ConfigError for a local address of rank 0's node, which other nodes cannot connect to.
         """
-        first = receiver % len(self.urls)
+        first = receiver * streams % len(self.urls)
         url, here = self.urls[first], os.uname().nodename
         if here != self.node and url.startswith(_ONE_NODE):
             raise ConfigError(
@@ -87,7 +87,7 @@ class ProducerLink:
         if self._server is None:
             return tuple(str(stream.connect).split(","))
         if tunnel.producer is not None:
-            connections = 2 if self._config.aps.sync else stream.ingress
+            connections = 2 if self._config.aps.sync else stream.ingress * stream.streams
             self._stack.enter_context(own_session(tunnel, self._server, connections, stream.connect_timeout_s))
         session = self._server.wait_session(stream.connect_timeout_s)
         self._session_uid = session.uid
