@@ -47,18 +47,20 @@ def decoder(data: bytes) -> None:
 
 def receiver(data: bytes) -> None:
     """What a receiver may get from its producer."""
-    session = ReceiverSession(patience=PATIENCE, now=0.0, credit_bytes=64, max_frame_bytes=2**20)
-    session.connect(0.0)
-    session.receive([native.encode(INFO)], 0.0)
-    for now, parts in enumerate(messages(data)):
-        try:
-            session.receive(parts, now)
-        except MinistreamError:
-            assert session.state in (ReceiverState.APART, ReceiverState.OVER)
-            if session.state is ReceiverState.OVER:
-                return
-            session.connect(now)
-        session.outgoing(now)
+    for streams in (1, 2):
+        session = ReceiverSession(patience=PATIENCE, now=0.0, credit_bytes=64, max_frame_bytes=2**20, streams=streams)
+        for stream in range(streams):
+            session.connect(0.0, stream)
+            session.receive([native.encode(INFO)], 0.0, stream)
+        for now, parts in enumerate(messages(data)):
+            stream = now % streams
+            try:
+                session.receive(parts, now, stream)
+            except MinistreamError:
+                if session.state is ReceiverState.OVER:
+                    break
+                session.connect(now, stream)
+            session.outgoing(now, stream)
 
 
 def sender(data: bytes) -> None:
@@ -84,6 +86,8 @@ def one_input(data: bytes) -> None:
 def seeds() -> Iterator[bytes]:
     """Good messages, each for its parser."""
     hello = native.Hello(receiver="a" * 32, resume=0, limit=4)
+    second = native.Hello(receiver="a" * 32, resume=0, limit=4, stream=1, streams=2, lost=(0, 1))
+    told = native.Grant(acked=0, consumed=0, limit=4, arrived=(0, 0), lost=(0, 1))
     header = native.FrameHeader(
         seq=0, kind=3, index=0, angle_rad=0.0, shape=(2, 3), dtype="<u2", codec="none", checksum=None, acquired_s=0.0
     )
@@ -92,7 +96,8 @@ def seeds() -> Iterator[bytes]:
         native.Omission(seq=1, indices=(0,), reason="decimate", at_s=0.0),
         native.End(totals=native.Totals()),
     )
-    up = (hello, native.Grant(acked=0, consumed=0, limit=4), native.Again(seq=0), native.Bye(reason=native.Reason.DONE))
+    done = native.Bye(reason=native.Reason.DONE)
+    up = (hello, second, told, native.Grant(acked=0, consumed=0, limit=4), native.Again(seq=0), done)
     yield b"\0" + native.encode(hello)
     for target, row in ((b"\1", down), (b"\2", up)):
         bodies = [msgspec.msgpack.encode(message) for message in row]
