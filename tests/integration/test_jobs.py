@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -186,37 +187,37 @@ def test_several_ranks_receive_through_a_tunnel_that_the_reconstruction_opens(jo
     assert "2 connections" in reconstruction.text
 
 
-def gateways(jobs: Lab, credentials, address: str) -> list[str]:
-    """Start a gateway that stands alone on either side of the producer's `address`; their control addresses."""
+@contextlib.contextmanager
+def standalone_gateways(jobs: Lab, credentials, address: str, connections: int):
+    """A session of gateways that stand alone, to the producer's `address`; the URLs for its receivers."""
     sides = {}
     for side in ("PROD", "CONS"):
         announce = ["--announce", str(jobs.folder / f"{side}.json")]
         target = ["--target", address.removeprefix("tcp://")] if side == "PROD" else []
         command = [*MINISTREAM, "s2cs", "--listen", "127.0.0.1:0", "--side", side, *credentials, *target, *announce]
         sides[side] = jobs.start(side, command)
-    return [jobs.announced(side, job)["control"] for side, job in sides.items()]
+    prod, cons = (jobs.announced(side, job)["control"] for side, job in sides.items())
+    session = ["--prod", prod, "--cons", cons, *credentials, "--num-conn", str(connections), "--json"]
+    opened = subprocess.run([*MINISTREAM, "connect", *session], check=True, capture_output=True, timeout=60)
+    yield [f"tcp://{listener}" for listener in json.loads(opened.stdout)["cons_listeners"]]
+    for gateway in sides.values():
+        gateway.signal(signal.SIGTERM)
 
 
 def test_several_ranks_receive_by_way_of_gateways_that_stand_alone(jobs, credentials):
     producer = jobs.produce(*small())
-    prod, cons = gateways(jobs, credentials, jobs.announced("producer", producer)["data"])
-    connect = [*MINISTREAM, "connect", "--prod", prod, "--cons", cons, *credentials, "--num-conn", "2", "--json"]
-    opened = json.loads(subprocess.run(connect, check=True, capture_output=True, timeout=60).stdout)
-    urls = ",".join(f"tcp://{listener}" for listener in opened["cons_listeners"])
-    reconstruction = jobs.recon(3, "--connect", urls, "--ingress", "2", *WINDOW)
-    assert (producer.wait(), reconstruction.wait()) == (0, 0), reconstruction.text
+    with standalone_gateways(jobs, credentials, jobs.announced("producer", producer)["data"], 2) as urls:
+        reconstruction = jobs.recon(3, "--connect", ",".join(urls), "--ingress", "2", *WINDOW)
+        assert (producer.wait(), reconstruction.wait()) == (0, 0), reconstruction.text
     assert jobs.summary()["complete"]
 
 
 def test_a_scan_striped_over_the_tunnel_outlives_a_connection_that_is_cut(jobs, credentials):
     producer = jobs.produce(*small(), "--repeat", "4", "--rate", "40")
-    prod, cons = gateways(jobs, credentials, jobs.announced("producer", producer)["data"])
-    connect = [*MINISTREAM, "connect", "--prod", prod, "--cons", cons, *credentials, "--num-conn", "3", "--json"]
-    opened = json.loads(subprocess.run(connect, check=True, capture_output=True, timeout=60).stdout)
-    first, second, third = (f"tcp://{listener}" for listener in opened["cons_listeners"])
-    with Cable(second) as cable:
-        urls = ",".join((first, cable.address, third))
-        reconstruction = jobs.recon(2, "--connect", urls, "--streams", "3", *WINDOW)
+    address = jobs.announced("producer", producer)["data"]
+    with standalone_gateways(jobs, credentials, address, 3) as urls, Cable(urls[1]) as cable:
+        urls[1] = cable.address
+        reconstruction = jobs.recon(2, "--connect", ",".join(urls), "--streams", "3", *WINDOW)
         wait_for_snapshot(jobs, reconstruction)
         cable.cut()
         assert (producer.wait(), reconstruction.wait()) == (0, 0), reconstruction.text
