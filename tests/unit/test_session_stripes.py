@@ -55,7 +55,7 @@ class Cables:
         self.up: list[deque[list[native.Part]]] = [deque() for _ in range(streams)]
         self.down: list[deque[list[native.Part]]] = [deque() for _ in range(streams)]
         self.events: list[ReceiverEvent] = []
-        self.used = 0
+        self.lost: set[int] = set()
         self.damages = 0
         for stream in range(streams):
             self.receiver.connect(0.0, stream)
@@ -110,15 +110,24 @@ class Cables:
             part[-1] ^= 4
             self.down[stream][0][-1] = bytes(part)
 
-    def cut(self, stream: int) -> None:
-        """The connection breaks, with everything in transit; another is made."""
-        if self.over:
+    def lose(self, stream: int) -> None:
+        """The connection breaks, with everything in transit."""
+        if self.over or stream in self.lost:
             return
         self.up[stream].clear()
         self.down[stream].clear()
         self.receiver.disconnect(self.now, stream)
         self.connections[stream] += 1
-        self.receiver.connect(self.now, stream)
+        self.lost.add(stream)
+
+    def make(self, stream: int) -> None:
+        if stream in self.lost and not self.over:
+            self.lost.discard(stream)
+            self.receiver.connect(self.now, stream)
+
+    def cut(self, stream: int) -> None:
+        self.lose(stream)
+        self.make(stream)
 
     def cut_noticed(self, stream: int) -> None:
         self.sender.lost(self.peer(stream))
@@ -127,7 +136,7 @@ class Cables:
     def settle(self) -> None:
         for _ in range(3000):
             for stream in range(len(self.up)):
-                for step in (self.submit, self.send, self.hear, self.listen, self.consume):
+                for step in (self.make, self.submit, self.send, self.hear, self.listen, self.consume):
                     step(stream)
                 if self.receiver.silent(self.now, stream):
                     self.cut(stream)
@@ -137,7 +146,7 @@ class Cables:
         raise AssertionError(f"stuck: {self.sender.state}, {self.receiver.state}")
 
 
-STEPS = ["submit", "send", "hear", "listen", "consume"] * 4 + ["damage", "cut", "cut_noticed"]
+STEPS = ["submit", "send", "hear", "listen", "consume"] * 4 + ["damage", "cut", "cut_noticed", "lose", "make"]
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -47,11 +48,25 @@ def test_who_says_no_hello_has_to_go_and_who_is_admitted_stays(server: socket.so
         silent, receiver = Peer(server, stack), Peer(server, stack)
         for peer in (silent, receiver):
             guard.accepted(peer.near.fileno(), 100.0)
-        guard.admit(receiver.near.fileno())
+        guard.admit(receiver.near.fileno(), 100.0)
         assert guard.look(100.0 + HELLO_S - 0.1) == []
         (told,) = guard.look(100.0 + HELLO_S + 0.1)
         assert told == f"peer {LOOPBACK} sent no Hello within {HELLO_S:g} s"
         assert (silent.ended, receiver.ended) == (True, False)
+
+
+def test_a_hello_that_overtakes_the_word_of_its_connection_admits_it(server: socket.socket) -> None:
+    guard = ConnectionGuard()
+    with ExitStack() as stack:
+        receiver = Peer(server, stack)
+        guard.admit(receiver.near.fileno(), 100.0)
+        guard.accepted(receiver.near.fileno(), 100.1)
+        assert guard.look(100.0 + HELLO_S + 1.0) == []
+        assert not receiver.ended
+        number = receiver.near.fileno()
+        os.dup2(Peer(server, stack).near.fileno(), number)
+        guard.accepted(number, 120.0)
+        assert len(guard.look(120.0 + HELLO_S + 1.0)) == 1, "another connection is not admitted with it"
 
 
 def test_who_talks_more_than_a_receiver_ever_does_has_to_go(server: socket.socket) -> None:
@@ -60,7 +75,7 @@ def test_who_talks_more_than_a_receiver_ever_does_has_to_go(server: socket.socke
         loud, usual = Peer(server, stack), Peer(server, stack)
         for peer in (loud, usual):
             guard.accepted(peer.near.fileno(), 100.0)
-            guard.admit(peer.near.fileno())
+            guard.admit(peer.near.fileno(), 100.0)
         sent = 0
         while sent < 3 * 2**20:
             loud.far.sendall(bytes(2**18))
@@ -76,7 +91,7 @@ def test_strangers_displace_the_oldest_of_their_own_address_and_no_receiver(serv
     with ExitStack() as stack:
         receiver = Peer(server, stack)
         guard.accepted(receiver.near.fileno(), 0.0)
-        guard.admit(receiver.near.fileno())
+        guard.admit(receiver.near.fileno(), 100.0)
         strangers = [Peer(server, stack) for _ in range(MAX_STRANGERS + 3)]
         for number, stranger in enumerate(strangers):
             guard.accepted(stranger.near.fileno(), 1.0 + number)

@@ -52,7 +52,7 @@ class _Stream:
     sent_at: float
     state: ReceiverState = ReceiverState.APART
     made: int = 0  # connections so far
-    arrived: int = 0  # frames that came over this connection
+    arrived: int = 0  # frames that came over this connection; 0 without one
     resume: int = 0  # what this connection's Hello said
     departed: bool = False  # this end has said Bye, on this connection, before the stream's end
     outbox: list[tuple[Part, ...]] = field(default_factory=list)
@@ -60,6 +60,10 @@ class _Stream:
     @property
     def is_apart(self) -> bool:
         return self.state is ReceiverState.APART
+
+    def end(self) -> None:
+        self.state = ReceiverState.APART
+        self.arrived = 0
 
     @property
     def lost(self) -> int:
@@ -201,7 +205,7 @@ class ReceiverSession:
         # The link may only be slow, with a frame in transit: allow the next connection more time.
         if self.silent(now, stream):
             self._silence_s *= 2
-        self._streams[stream].state = ReceiverState.APART
+        self._streams[stream].end()
         self._forget_said()
 
     def receive(self, parts: Sequence[Part], now: float, stream: int = 0) -> list[ReceiverEvent]:
@@ -348,7 +352,7 @@ class ReceiverSession:
                 self._announced = totals or self._announced
                 self._farewell = message
                 if message.reason is Reason.LEFT:
-                    this.state = ReceiverState.APART
+                    this.end()
                 return self._part()
         return []
 
@@ -431,7 +435,7 @@ class ReceiverSession:
         if this.state is not ReceiverState.OVER:  # else the producer has said Bye
             this.depart(Reason.PROTOCOL, str(error))
             self._fruitless += 1
-        this.state = ReceiverState.APART
+        this.end()
         if self._fruitless < _FRUITLESS and not isinstance(error, VersionError):
             raise error
         if self.info is not None:

@@ -93,19 +93,18 @@ class ConnectionGuard:
 
     def accepted(self, fd: int, now: float) -> None:
         """A connection was made. With too many strangers, the oldest of the busiest address is closed."""
-        connection = _Connection.of(fd, now)
-        if connection is None:
+        if self._known(fd, now) is None:
             return
-        self._connections[fd] = connection
         strangers = [one for one in self._connections.values() if not one.admitted]
         if len(strangers) > MAX_STRANGERS:
             busiest, _ = Counter(one.address for one in strangers).most_common(1)[0]
             self._end(min((one for one in strangers if one.address == busiest), key=lambda one: one.since_s))
 
-    def admit(self, fd: int) -> None:
-        """The session serves the peer behind this descriptor."""
-        if fd in self._connections:
-            self._connections[fd].admitted = True
+    def admit(self, fd: int, now: float) -> None:
+        """The session serves the peer behind this descriptor; its Hello may come before the word that it connected."""
+        connection = self._known(fd, now)
+        if connection is not None:
+            connection.admitted = True
 
     def look(self, now: float) -> list[str]:
         """If a check is due, end connections that send too much or too late; returns one line for each."""
@@ -113,6 +112,16 @@ class ConnectionGuard:
             return []
         self._looked_s = now
         return [text for connection in list(self._connections.values()) if (text := self._judged(connection, now))]
+
+    def _known(self, fd: int, now: float) -> _Connection | None:
+        """The connection behind `fd`, remembered from now on; None if it is closed."""
+        connection = _Connection.of(fd, now)
+        if connection is None:
+            return None
+        known = self._connections.get(fd)
+        if known is None or known.inode != connection.inode:
+            self._connections[fd] = connection
+        return self._connections[fd]
 
     def _judged(self, connection: _Connection, now: float) -> str:
         received = connection.received()

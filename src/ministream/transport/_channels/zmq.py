@@ -235,8 +235,8 @@ class ZmqListener(_Endpoint):
 
     def admit(self, peer: bytes) -> None:
         last, fd = self._last
-        if last == peer:
-            self._guard.admit(fd)
+        if last == peer and fd >= 0:
+            self._guard.admit(fd, time.monotonic())
 
     def _accepted(self, fd: int) -> None:
         if self._tcp:
