@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
@@ -12,6 +11,7 @@ from ministream.errors import ConfigError, MinistreamError, PeerError, PeerLostE
 from ministream.wire import frames, native
 from ministream.wire._events import Ended, Lost, Patience, ReceiverEvent, Stalled, frames_within
 from ministream.wire._intake import Intake
+from ministream.wire._receiver_stream import ReceiverStream
 from ministream.wire._states import RECEIVER_TURNS, ReceiverState, trigger
 from ministream.wire.native import (
     Again,
@@ -41,51 +41,6 @@ _OPEN = (ReceiverState.STREAMING, ReceiverState.ENDED)
 # After these a new connection may succeed.
 _PASSING = (Reason.BUSY, Reason.PROTOCOL, Reason.AWAY)
 _REFUSALS: dict[Reason, type[MinistreamError]] = {Reason.LEFT: PeerLostError, Reason.SHARE: ConfigError}
-
-
-@dataclass(slots=True)
-class _Stream:
-    """One of the connections of a session, and those that took its place before."""
-
-    connected_at: float
-    heard_at: float
-    sent_at: float
-    state: ReceiverState = ReceiverState.APART
-    made: int = 0  # connections so far
-    arrived: int = 0  # frames that came over this connection; 0 without one
-    resume: int = 0  # what this connection's Hello said
-    departed: bool = False  # this end has said Bye, on this connection, before the stream's end
-    outbox: list[tuple[Part, ...]] = field(default_factory=list)
-
-    @property
-    def is_apart(self) -> bool:
-        return self.state is ReceiverState.APART
-
-    def end(self) -> None:
-        self.state = ReceiverState.APART
-        self.arrived = 0
-
-    @property
-    def lost(self) -> int:
-        """Connections that have ended."""
-        return self.made - (not self.is_apart)
-
-    @property
-    def last_sign_at(self) -> float:
-        """When this connection last showed that it is alive."""
-        return max(self.connected_at, self.heard_at)
-
-    def begin(self, now: float, resume: int) -> None:
-        self.state = ReceiverState.GREETING
-        self.connected_at, self.resume = now, resume
-        self.made += 1
-        self.arrived = 0
-        self.departed = False
-
-    def depart(self, reason: Reason, text: str) -> None:
-        if self.state not in (ReceiverState.APART, ReceiverState.OVER):
-            self.outbox.append((native.encode(Bye(reason=reason, text=native.line(text))),))
-            self.departed = True
 
 
 class ReceiverSession:
@@ -124,7 +79,7 @@ class ReceiverSession:
         self._outcome: Written | None = None
         self._name = secrets.token_hex(16)
         self._window = 0
-        self._streams = [_Stream(now, now, now) for _ in range(streams)]
+        self._streams = [ReceiverStream(now, now, now) for _ in range(streams)]
         self._over = False
         self._announced: Totals | None = None
         self._final: Totals | None = None  # from End, while frames are missing
@@ -334,7 +289,7 @@ class ReceiverSession:
             due += [message for message in (self._outcome, Bye(reason=Reason.DONE)) if message is not None]
         return due
 
-    def _take(self, this: _Stream, message: Message, parts: Sequence[Part], now: float) -> list[ReceiverEvent]:
+    def _take(self, this: ReceiverStream, message: Message, parts: Sequence[Part], now: float) -> list[ReceiverEvent]:
         match message:
             case ScanInfo():
                 return self._learn(this, message, now)
@@ -356,7 +311,7 @@ class ReceiverSession:
                 return self._part()
         return []
 
-    def _learn(self, this: _Stream, info: ScanInfo, now: float) -> list[ReceiverEvent]:
+    def _learn(self, this: ReceiverStream, info: ScanInfo, now: float) -> list[ReceiverEvent]:
         if info.first != this.resume:
             raise ProtocolError(f"expected the producer to resume at frame {this.resume}, not {info.first}")
         if self.info is not None:
@@ -383,7 +338,7 @@ class ReceiverSession:
         return []
 
     def _frame(
-        self, this: _Stream, entry: FrameHeader | Omission, parts: Sequence[Part], now: float
+        self, this: ReceiverStream, entry: FrameHeader | Omission, parts: Sequence[Part], now: float
     ) -> list[ReceiverEvent]:
         assert self.info is not None
         this.arrived += 1
@@ -430,7 +385,7 @@ class ReceiverSession:
         """Whether less is here than the producer is known to have submitted."""
         return self._announced is None or self.intake.totals.next_seq < self._announced.next_seq
 
-    def _broken(self, this: _Stream, error: ProtocolError) -> list[ReceiverEvent]:
+    def _broken(self, this: ReceiverStream, error: ProtocolError) -> list[ReceiverEvent]:
         """This connection ends with `error`; so does the session where a new connection would not help."""
         if this.state is not ReceiverState.OVER:  # else the producer has said Bye
             this.depart(Reason.PROTOCOL, str(error))
