@@ -138,7 +138,7 @@ def test_an_oversized_header_is_refused_before_it_is_read() -> None:
     "raw", [sealed(b"whatever version 7 says", 7), struct.pack(">4sH", b"MnSt", 1) + b"\x81" + bytes(9)]
 )
 def test_another_version_is_named_beside_ours(raw: bytes) -> None:
-    with pytest.raises(VersionError, match=r"version [17] .* this end version 3: install the same release"):
+    with pytest.raises(VersionError, match=r"version [17] .* this end version 4: install the same release"):
         native.decode([raw])
 
 
