@@ -9,7 +9,7 @@ usage: bash launch/demo.sh [SCAN.h5] [options] [-- options of `ministream recon`
 Without SCAN.h5, a DXchange file, it plays the simulated scan of launch/demo.toml.
 
 options:
-  --axis COLUMN          rotation axis: detector column, pixel centres at integers (default: the scan's, else the middle)
+  --axis COLUMN          rotation axis: detector column, pixel centres at integers, or auto (default: the scan's, else the middle)
   --out DIR              folder for the results (default: a new one in results/)
   --ranks R              ranks of the reconstruction job (default: 2)
   --set TABLE.KEY=VALUE  a configuration key of either job, such as --set source.every=2; repeatable

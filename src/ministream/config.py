@@ -163,11 +163,23 @@ class WindowSection(Section):
         return self
 
 
+AUTO = "auto"
+
+
+def _auto(text: str) -> str:
+    if text != AUTO:
+        raise ValueError(f"expected a detector column, or {AUTO}")
+    return text
+
+
 class ReconSection(PluginSection):
     """`[recon]`: the algorithm; its own keys (relaxation, non_negative, …) are checked by its file."""
 
     kind: str = "sirt"
-    axis: float | None = Field(default=None, description="rotation axis column; none: the scan's, else the middle")
+    axis: float | Annotated[str, AfterValidator(_auto)] | None = Field(
+        default=None,
+        description="rotation axis column; auto: found in the projections; none: the scan's, else the middle",
+    )
     center: float | None = Field(default=None, description="the same in TomoPy's convention: axis + 0.5")
     field: Literal["auto", "detector", "half"] = Field(
         default="auto",
@@ -193,7 +205,14 @@ class ReconSection(PluginSection):
     @property
     def axis_col(self) -> float | None:
         """The rotation axis in our convention, or None when the user named none."""
-        return self.center - 0.5 if self.center is not None else self.axis
+        if self.center is not None:
+            return self.center - 0.5
+        return self.axis if isinstance(self.axis, float) else None
+
+    @property
+    def finds_axis(self) -> bool:
+        """Whether the rotation axis is found in the projections."""
+        return self.axis == AUTO
 
 
 _CORRECTIONS = {

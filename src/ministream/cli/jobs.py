@@ -157,7 +157,11 @@ def recon(
     write_freq: Annotated[int | None, typer.Option(help="Updates per snapshot; 0: none.")] = None,
     pub_freq: Annotated[int | None, typer.Option(help="Updates per published preview; 0: none.")] = None,
     axis: Annotated[
-        float | None, typer.Option(help="Rotation axis: detector column, pixel centres at integers.")
+        str | None,
+        typer.Option(
+            help="Rotation axis: detector column, pixel centres at integers; auto: found in the projections.",
+            metavar="COLUMN|auto",
+        ),
     ] = None,
     center: Annotated[float | None, typer.Option(help="The same in TomoPy's convention: axis + 0.5.")] = None,
     algorithm: Annotated[str | None, typer.Option(help="sirt, …")] = None,
@@ -218,7 +222,7 @@ def recon(
             "write_freq": write_freq,
             "pub_freq": pub_freq,
         },
-        recon={"kind": algorithm, "axis": axis, "center": center, "threads": threads},
+        recon={"kind": algorithm, "axis": _axis(axis), "center": center, "threads": threads},
         output={
             "directory": str(out) if out else None,
             "publish": pub_addr,
@@ -240,6 +244,14 @@ def recon(
         if not summary.complete:
             used = summary.ledger.used
             raise IncompleteError(f"the volume is incomplete: {summary.cause} ({used} projections are in the volume)")
+
+
+def _axis(text: str | None) -> float | str | None:
+    """A number where it is one; the configuration checks the rest."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
 
 
 def _tunnel(control: str | None, credentials: Path | None, insecure: bool | None) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Summary:
     against the ground truth, None if unknown. `residuals`: the residual norm before the last iteration of each update,
     `iterations` their number. `storage`: how volumes were written. `write_hidden_s`: seconds of writing on rank 0
     overlapped with computation (the rest is in the stage `write`).
+    `axis`: the rotation axis that was found in the projections, as in the volume's attributes; empty if it was known.
     `warnings`: notices about the scan, `accepted` the codes that the user has acknowledged.
     `failures` names each observer of the run (pictures, snapshots, …) that failed, with its first error.
     """
@@ -66,6 +67,7 @@ class Summary:
     peak_memory_mib: Sequence[float] = ()
     storage: str = ""
     write_hidden_s: float = 0.0
+    axis: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
     warnings: Sequence[Notice] = ()
     accepted: Sequence[str] = ()
     failures: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -124,6 +126,7 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("missing", "\n".join(summary.missing)),
         ("repaired", f"{summary.repaired_pixels} pixels" if summary.repaired_pixels else ""),
         ("ending", "" if summary.complete else summary.ending),
+        ("rotation axis", _axis(summary.axis)),
         ("warnings", "\n".join(_warning(notice, summary.accepted) for notice in summary.warnings)),
         ("updates", _updates(summary)),
         ("time", f"{summary.seconds:.1f} s, {summary.projections_per_s:.1f} projections/s"),
@@ -141,6 +144,11 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("results in", str(Path(summary.files[0]).parent) if summary.files else ""),
         ("files", _files(summary.files)),
     ]
+
+
+def _axis(axis: Mapping[str, float | str]) -> str:
+    form = "column {axis_col:.2f} ± {axis_error_col:.2f}, found by {axis_method}, confidence {axis_confidence:.0%}"
+    return form.format(**axis) if axis else ""
 
 
 def _warning(notice: Notice, accepted: Sequence[str]) -> str:

@@ -37,7 +37,8 @@ class VolumeState:
     `angles_rad` are the smallest and the largest angle used so far, None before the first; `elapsed_s`
     counts from the first frame. `ledger` is the receiver's, `announced` the producer's, None until it is received.
     `warnings` are notices about the scan, `accepted` the codes of those that the user has acknowledged, `flaw` the
-    reason why the volume is doubtful although nothing is missing.
+    reason why the volume is doubtful although nothing is missing. `axis`: attributes that say which rotation axis was
+    found, and how.
     """
 
     ledger: Ledger
@@ -49,6 +50,7 @@ class VolumeState:
     warnings: tuple[Notice, ...] = ()
     accepted: tuple[str, ...] = ()
     flaw: str = ""
+    axis: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -123,7 +125,7 @@ def _geometry(header: VolumeHeader, state: VolumeState) -> dict[str, Any]:
     if state.angles_rad is not None:
         smallest, largest = map(math.degrees, state.angles_rad)
         geometry |= {"angle_min_deg": smallest, "angle_max_deg": largest}
-    return geometry
+    return geometry | dict(state.axis)
 
 
 def _link(file: h5py.File, header: VolumeHeader) -> None:

@@ -38,10 +38,13 @@ def resolve(config: Config, scan: Scan) -> Config:
 def axis_of(config: Config, scan: Scan) -> float:
     """The rotation axis column: from the user, else from the scan, else the centre of the detector.
 
+    Where the axis is found in the projections it is the centre until then.
+
     Raises ConfigError when it lies outside the detector.
     """
     axis = config.recon.axis_col
-    axis_col = scan.axis_or_middle if axis is None else axis
+    middle = (scan.cols - 1) / 2 if config.recon.finds_axis else scan.axis_or_middle
+    axis_col = middle if axis is None else axis
     if not 0 <= axis_col <= scan.cols - 1:
         raise ConfigError(
             f"rotation axis {axis_col:g}: expected a detector column from 0 to {scan.cols - 1}. Set --axis."
@@ -59,7 +62,7 @@ def is_half_acquisition(config: Config, scan: Scan, axis_col: float) -> bool:
 
 
 def slice_size(config: Config, scan: Scan, axis_col: float) -> int:
-    """Rows and columns of a slice.
+    """Rows and columns of a slice. A half acquisition whose axis is still to be found may have it at an edge.
 
     Raises ConfigError for filtered back projection of a half acquisition: it would count the overlap of the two
     halves twice.
@@ -72,7 +75,7 @@ def slice_size(config: Config, scan: Scan, axis_col: float) -> int:
                 "which filtered back projection cannot weight. Use an iterative algorithm, --set recon.kind=sirt "
                 "without seed_fbp, or --set recon.field=detector for slices as wide as the detector"
             )
-        n = 2 * math.ceil(max(axis_col + 0.5, scan.cols - 0.5 - axis_col))
+        n = 2 * (scan.cols if config.recon.finds_axis else math.ceil(max(axis_col + 0.5, scan.cols - 0.5 - axis_col)))
     return n + 2 * round(config.recon.padding * scan.cols)
 
 

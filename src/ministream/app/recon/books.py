@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from ministream.storage import VolumeState
 class Books:
     """Every rank has an instance; only that of rank 0 holds the `ledger` of the stream.
 
+    `axis` describes the rotation axis, if it was found in the projections.
     `not_yet_in_image` are the acquisition times of the projections received since the last update.
     """
 
@@ -35,6 +36,7 @@ class Books:
     repaired: int = 0
     residuals: list[float] = field(default_factory=list)
     iterations: list[int] = field(default_factory=list)
+    axis: Callable[[], Mapping[str, float | str]] = dict
     _repaired_here: list[int] = field(default_factory=list)
     _started: float = field(default_factory=time.monotonic)
 
@@ -124,4 +126,5 @@ class Books:
             elapsed_s=self.elapsed_s,
             angles_rad=self.angles_rad,
             quality=quality or {},
+            axis=self.axis(),
         )

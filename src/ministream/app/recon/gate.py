@@ -97,25 +97,34 @@ class ScanGate:
                 shares["starved"], level, flat_dark=prep.flat_dark, minus_log=prep.minus_log, signed=negative
             )
 
-    def conclude(self, unwritten: Sequence[SkippedProjection], lost: Sequence[int] = ()) -> None:
+    def conclude(
+        self,
+        unwritten: Sequence[SkippedProjection],
+        lost: Sequence[int] = (),
+        *,
+        axis_col: float | None = None,
+        found: Sequence[Notice] = (),
+    ) -> None:
         """Check the whole scan; collective. Raises InputError where the volume would be wrong, or the run is strict.
 
         On rank 0, `unwritten` are the projections that were skipped because they are empty, `lost` those that never
-        reached the producer.
+        reached the producer. `axis_col` is the axis where it was found in the projections, `found` what was odd about
+        it.
         """
         shares, _ = self._shares()
         table = self._table()
         fits = self._fits(table)
         with self._comm.together():
             if self._comm.rank == 0 and len(table):
-                self._judge(table, fits)
+                self._judge(table, fits, axis_col)
+                self.book.add(found)
                 self.book.add(self._mended_notices(shares))
                 left_out = projections.unwritten(unwritten)
                 self.book.add([*left_out, *projections.lost(lost)])
                 self.flaw = self.flaw or (left_out[0].text if left_out else "")
 
-    def _judge(self, table: ProjectionTable, fits: moments.RowFits) -> None:
-        found = self._judged(table, fits)
+    def _judge(self, table: ProjectionTable, fits: moments.RowFits, axis_col: float | None) -> None:
+        found = self._judged(table, fits, axis_col)
         self.book.add(found)
         unit = next((one for one in found if one.code == angles.UNIT_CODE), None)
         if unit is not None and not self.book.accepts(unit.code):
@@ -161,25 +170,28 @@ class ScanGate:
                 Notice(**{**each, "frames": tuple(each["frames"])}) for each in json.loads(state["notices"])
             )
 
-    def _judged(self, table: ProjectionTable, fits: moments.RowFits) -> list[Notice]:
+    def _judged(self, table: ProjectionTable, fits: moments.RowFits, axis_col: float | None) -> list[Notice]:
         scan, prep = self._assignment.scan, self._assignment.config.prep
+        known = axis_col is not None or not self._assignment.config.recon.finds_axis
+        axis_col = self._assignment.axis_col if axis_col is None else axis_col
         found = angles.judge(table.only(np.argsort(table.index)), cols=scan.cols, unit_decided=self._unit_decided)
-        half = is_half_acquisition(self._assignment.config, scan, self._assignment.axis_col)
+        half = is_half_acquisition(self._assignment.config, scan, axis_col)
         if half:
             found += angles.judge_half_acquisition(table.angle_rad)
-            table = table.without_edge("left" if self._assignment.axis_col < (scan.cols - 1) / 2 else "right")
+            table = table.without_edge("left" if axis_col < (scan.cols - 1) / 2 else "right")
         elif not self._axis_decided:
             projections.check_sides(table, cols=scan.cols)
         found += projections.judge(table, minus_log=prep.minus_log)
         cut = half or any(noticed.code in ("sample-truncated", "air-not-zero") for noticed in found)
-        if not cut and moments.applicable(table.angle_rad):
-            found += moments.judge(fits, cols=scan.cols, axis_col=self._assignment.axis_col)
+        if known and not cut and moments.applicable(table.angle_rad):
+            found += moments.judge(fits, cols=scan.cols, axis_col=axis_col)
         return found
 
     @property
     def _axis_decided(self) -> bool:
-        """Whether the user or the scan says where the rotation axis is; otherwise the middle is assumed."""
-        return self._assignment.config.recon.axis_col is not None or self._assignment.scan.axis_col is not None
+        """Whether user, scan or projections say where the rotation axis is; otherwise the middle is assumed."""
+        recon = self._assignment.config.recon
+        return recon.finds_axis or recon.axis_col is not None or self._assignment.scan.axis_col is not None
 
     @property
     def _unit_decided(self) -> bool:

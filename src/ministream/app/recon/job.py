@@ -206,7 +206,7 @@ class Job:
                     self._accept(rows)
             if self._ingress is not None:
                 self._ingress.acknowledge()
-            if self._window.due:
+            if self._window.due and self._axis_is_known():
                 self._update()
         if self._ingress is not None:
             self._ingress.conclude()
@@ -219,9 +219,11 @@ class Job:
                 self._gate.agree()
             self._observers.interrupted()
         if self._window.fresh:
+            self._parts.axis.conclude()
             self._update()
-        ingress = self._ingress
-        self._gate.conclude(*((ingress.unwritten, ingress.lost) if ingress is not None else ((), ())))
+        ingress, axis = self._ingress, self._parts.axis
+        left_out = (ingress.unwritten, ingress.lost) if ingress is not None else ((), ())
+        self._gate.conclude(*left_out, axis_col=axis.col, found=axis.notices())
         summary = self._outcome.write(self._parts.image.host(), scattered=self._scatter.bytes_scattered)
         if self._ingress is not None and summary is not None:
             self._ingress.report(complete=summary.complete, missing=summary.missing)
@@ -245,8 +247,13 @@ class Job:
         before = self._window.fresh
         slot = self._window.slot(rows.index, rows.angle_rad)
         mended = self._parts.corrector.correct(rows.pixels, slot, rows.position)
+        self._parts.axis.accepted(rows, slot)
         self._gate.accepted(rows, mended)
         self._books.accepted(rows, new=self._window.fresh > before, repaired=mended.total)
+
+    def _axis_is_known(self) -> bool:
+        with self._clock.timed("axis"):
+            return self._parts.axis.ready()
 
     def _update(self) -> None:
         self._gate.updated()

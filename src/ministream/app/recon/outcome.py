@@ -144,6 +144,7 @@ class RunOutcome:
             peak_memory_mib=memory,
             storage=run.writer.way,
             write_hidden_s=run.writer.hidden_s,
+            axis=books.axis(),
             warnings=self._gate.book.notices,
             accepted=self._gate.book.accepted,
             failures=self._observers.failures,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ministream.app.recon.assignment import Assignment
+from ministream.app.recon.axis_follower import AxisFollower
 from ministream.app.recon.books import Books
 from ministream.app.recon.gate import ScanGate, mask_of
 from ministream.app.recon.pacing import Pacing
@@ -59,7 +60,8 @@ class Parts:
         self.algorithm = open_algorithm(assignment.config.recon, geometry, slices, sharing)
         self.image = SlabImage(geometry, slices)
         self.pacing = Pacing(comm, assignment)
-        self.books = Books(ledger=ledger)
+        self.axis = AxisFollower(comm, assignment, self.algorithm)
+        self.books = Books(ledger=ledger, axis=self.axis.provenance)
 
     @property
     def _stateful(self) -> dict[str, Stateful]:
@@ -69,6 +71,7 @@ class Parts:
             "gate": self.gate,
             "algorithm": self.algorithm,
             "image": self.image,
+            "axis": self.axis,
             "pacing": self.pacing,
             "books": self.books,
         }
@@ -84,3 +87,4 @@ class Parts:
         for part, held in self._stateful.items():
             prefix = f"{part}."
             held.restore({name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)})
+        self.axis.refill(self.window)

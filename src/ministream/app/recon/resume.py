@@ -8,7 +8,7 @@ from typing import Any
 from ministream import config, log
 from ministream.app.recon.assignment import Assignment
 from ministream.app.recon.parts import Parts
-from ministream.config import Config
+from ministream.config import AUTO, Config
 from ministream.errors import InputError
 from ministream.model import Scan
 from ministream.parallel.mpi import Comm
@@ -56,7 +56,7 @@ def header(assignment: Assignment) -> dict[str, Any]:
     return {
         "scan": dataclasses.asdict(assignment.scan),
         "config": assignment.config.as_dict(),
-        "axis_col": assignment.axis_col,
+        "axis_col": AUTO if assignment.config.recon.finds_axis else assignment.axis_col,
     }
 
 

@@ -41,7 +41,8 @@ class PublishImages(Quiet):
         volume = self._gathered(update.image)
         with self._comm.together():
             if self._publisher is not None and volume is not None:
-                self._publisher.publish(volume, update=update.index, axis_col=self._assignment.axis_col)
+                axis_col = float(update.state.axis.get("axis_col", self._assignment.axis_col))
+                self._publisher.publish(volume, update=update.index, axis_col=axis_col)
 
     def close(self) -> None:
         """Close the publisher; messages in the queue get one second to be sent."""

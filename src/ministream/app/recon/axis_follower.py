@@ -1,0 +1,168 @@
+"""The rotation axis while the scan runs: found as soon as the projections tell, and revised as more arrive."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ministream import log
+from ministream.app.recon.assignment import HALF_ACQUISITION_SHARE, Assignment
+from ministream.axis import AxisEstimate, Undecided, finder
+from ministream.axis.sinograms import SampledSinograms, sampled_rows
+from ministream.errors import InputError
+from ministream.model import Notice, notice
+from ministream.parallel.mpi import Comm
+from ministream.parallel.row_scatter import SlabFrame
+from ministream.recon.algorithms import Algorithm
+from ministream.recon.window import Window
+from ministream.state import State
+
+_LOG = log.get(__name__)
+
+LEAST_CHANGE_COL = 0.1
+"""A revised axis that differs by less is not worth a change of all weights."""
+TILT_DEG = 0.1
+"""A larger tilt is warned about, where it exceeds TILT_SIGMA times its error."""
+TILT_SIGMA = 3.0
+
+# The projections between two searches grow with their number, so that all searches together cost a few of the last.
+_GROWTH_UNTIL_FOUND = 1.25
+_GROWTH = 1.5
+
+
+class AxisFollower:
+    """One rank's part of the search; all ranks find the same axis. Without `recon.axis = auto` it does nothing.
+
+    `col` is the axis in use. A new one enters between two updates; the image goes on from what it is.
+    """
+
+    def __init__(self, comm: Comm, assignment: Assignment, algorithm: Algorithm) -> None:
+        self._comm, self._algorithm, self._scan = comm, algorithm, assignment.scan
+        self._field = assignment.config.recon.field
+        self._automatic = assignment.config.recon.finds_axis
+        self.col = assignment.axis_col
+        self._estimate: AxisEstimate | None = None
+        self._history: list[tuple[int, float]] = []
+        self._next = 0
+        slab = assignment.slab
+        self._sampled = sampled_rows(assignment.scan.rows)
+        self._rows = self._sampled[(self._sampled >= slab.first) & (self._sampled < slab.stop)]
+        self._local = self._rows - slab.first
+        self._kept = SampledSinograms(self._rows.size, assignment.scan.cols)
+
+    def accepted(self, rows: SlabFrame, slot: NDArray[np.float32]) -> None:
+        """Keep the sampled rows of a projection, whose line integrals are `slot` [cols, padded slices]."""
+        if self._automatic:
+            self._kept.add(rows.index, rows.angle_rad, slot[:, self._local])
+
+    def ready(self) -> bool:
+        """Whether the image can be updated: the axis is known; looks for it where that is due; collective."""
+        if self._automatic and len(self._kept) >= self._next:
+            self._look(last=False)
+        return not self._automatic or self._estimate is not None
+
+    def conclude(self) -> None:
+        """Look for the last time; collective. Raises InputError where the projections do not tell the axis."""
+        if not self._automatic:
+            return
+        undecided = self._look(last=True)
+        with self._comm.together():
+            if self._estimate is None and undecided is not None:
+                raise InputError(f"the rotation axis cannot be found: {undecided.reason}. Give it with --axis COLUMN.")
+
+    def notices(self) -> list[Notice]:
+        """What is odd about the axis that was found."""
+        found = self._estimate
+        if found is None:
+            return []
+        notices = []
+        middle, share = (self._scan.cols - 1) / 2, HALF_ACQUISITION_SHARE * self._scan.cols
+        if self._field == "auto" and abs(self.col - middle) > share:
+            notices.append(
+                notice(
+                    "axis-near-edge",
+                    f"the rotation axis was found at column {self.col:.2f}, far from the middle {middle:g}, and "
+                    "slices are as wide as the detector. Set recon.field = half for a half acquisition, whose slices "
+                    "are wider, or recon.field = detector.",
+                    axis_col=self.col,
+                )
+            )
+        if abs(found.tilt_deg) > max(TILT_DEG, TILT_SIGMA * found.tilt_error_deg):
+            notices.append(
+                notice(
+                    "axis-tilted",
+                    f"the rotation axis is tilted by {found.tilt_deg:.2f} ± {found.tilt_error_deg:.2f} degrees against "
+                    f"the detector's columns: the first and the last row miss it by up to "
+                    f"{abs(math.tan(math.radians(found.tilt_deg))) * self._scan.rows / 2:.1f} columns. Rotate the "
+                    "detector, or the projections before they are sent.",
+                    tilt_deg=found.tilt_deg,
+                    tilt_error_deg=found.tilt_error_deg,
+                )
+            )
+        return notices
+
+    def provenance(self) -> Mapping[str, float | str]:
+        """What a file says about the axis: attributes `axis_…`; empty where it was not searched for or not found."""
+        found = self._estimate
+        if found is None:
+            return {}
+        return {
+            "axis_col": self.col,
+            "axis_method": found.method,
+            "axis_error_col": found.error_col,
+            "axis_spread_col": found.spread_col,
+            "axis_confidence": found.confidence,
+            "axis_tilt_deg": found.tilt_deg,
+            "axis_history": json.dumps([{"projections": count, "axis_col": col} for count, col in self._history]),
+        }
+
+    def state(self) -> State:
+        """The axis so far; the sinograms are not kept, a restart looks on in those of the window."""
+        found = self._estimate
+        values = {name: getattr(found, name) for name in AxisEstimate.__slots__} if found is not None else None
+        return {"col": self.col, "history": json.dumps(self._history), "estimate": json.dumps(values)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore the axis of the previous run."""
+        values = json.loads(state["estimate"])
+        self._history = [(int(count), float(col)) for count, col in json.loads(state["history"])]
+        if values is not None:
+            self._estimate = AxisEstimate(**values)
+            self.col = float(state["col"])
+            self._algorithm.move_axis(self.col)
+
+    def refill(self, window: Window) -> None:
+        """Continue with the projections in the window after a restart."""
+        if self._automatic:
+            for place, (index, angle_rad) in enumerate(zip(window.indices, window.angles_rad, strict=True)):
+                self._kept.add(index, float(angle_rad), window.data[place][:, self._local])
+
+    def _look(self, *, last: bool) -> Undecided | None:
+        angles_rad = self._kept.angles_rad
+        grown = _GROWTH if self._estimate is not None else _GROWTH_UNTIL_FOUND
+        if not last and not finder.possible(angles_rad):
+            self._next = len(self._kept) + 1
+            return None
+        self._next = math.ceil(grown * len(self._kept)) + 1
+        found = self._comm.bcast(
+            finder.find(self._kept.pixels, angles_rad, self._rows, self._sampled, last=last, total=self._comm.sum)
+        )
+        if isinstance(found, Undecided):
+            if self._comm.rank == 0:
+                _LOG.info("rotation axis not found yet: %s", found.reason)
+            return found
+        if self._estimate is None or abs(found.axis_col - self.col) > LEAST_CHANGE_COL:
+            self._adopt(found)
+        return None
+
+    def _adopt(self, found: AxisEstimate) -> None:
+        if self._comm.rank == 0:
+            _LOG.info("rotation axis%s: %s", "" if self._estimate is None else f" revised from {self.col:.2f}", found)
+        self._estimate, self.col = found, found.axis_col
+        self._history.append((found.projections, found.axis_col))
+        self._algorithm.move_axis(found.axis_col)
