@@ -84,6 +84,36 @@ def test_the_volume_does_not_depend_on_the_ranks(tmp_path):
         assert np.linalg.norm(volume - volumes[0]) <= 1e-5 * np.linalg.norm(volumes[0])
 
 
+def test_the_axis_is_found_in_the_projections(tmp_path):
+    columns = []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        with lab(folder) as jobs:
+            sample = small("source.axis=21.4", "source.projections=90", "source.sample=foam")
+            producer = jobs.produce(*sample)
+            address = jobs.announced("producer", producer)["data"]
+            window = ["--window-length", "90", "--window-step", "45", "--window-iter", "3"]
+            reconstruction = jobs.recon(ranks, "--connect", address, "--axis", "auto", *window)
+            assert (producer.wait(), reconstruction.wait()) == (0, 0), reconstruction.text
+            summary = jobs.summary()
+            assert summary["updates"] == 1
+            assert summary["axis"]["axis_col"] == pytest.approx(21.4, abs=0.1)
+            with h5py.File(jobs.out / "recon.h5") as file:
+                assert file["data"].attrs["axis_col"] == summary["axis"]["axis_col"]
+                assert file["data"].attrs["axis_method"] in ("seam", "half turn")
+            columns.append(summary["axis"]["axis_col"])
+    assert columns[0] == pytest.approx(columns[1], abs=0.011)
+
+
+def test_an_axis_that_the_projections_do_not_tell_is_asked_for(jobs):
+    code = run_directly(jobs, 2, produce=["--set", "source.range_deg=90"], recon=["--axis", "auto"])[1]
+    assert code == 2
+    assert "the rotation axis cannot be found" in jobs.jobs[-1].text
+    assert "Give it with --axis COLUMN" in jobs.jobs[-1].text
+    assert "Traceback" not in jobs.jobs[-1].text
+
+
 def test_the_volume_does_not_depend_on_how_many_ranks_receive(tmp_path):
     volumes = []
     for ingress in (1, 2, 3):
