@@ -128,8 +128,9 @@ from ministream.cli import (  # noqa: E402 - the commands need the shared option
     performance,
     quality,
     settings,
+    trying,
     tunnel,
 )
 
-for topic in (jobs, launch, check, performance, quality, settings, tunnel, aps):
+for topic in (jobs, launch, check, trying, performance, quality, settings, tunnel, aps):
     topic.register(cli)

@@ -88,7 +88,7 @@ def produce(
     from ministream.app.producer import job as app  # heavy imports only for the command that runs
 
     if file is not None and source is None:
-        source = _kind_of(file)
+        source = kind_of(file)
     settled = config.load(
         run,
         overrides(
@@ -123,7 +123,7 @@ def produce(
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
-def _kind_of(file: Path) -> str:
+def kind_of(file: Path) -> str:
     """The kind of source that plays a file of that name."""
     if file.suffix.lower() in {".tif", ".tiff"} or file.is_dir():
         return "tiff"

@@ -6,6 +6,7 @@ from ministream.storage.comm import Communicator
 from ministream.storage.layout import scratch_bytes
 from ministream.storage.reader import Volume, read_volume, snapshots
 from ministream.storage.schema import VolumeState
+from ministream.storage.stack import write_stack
 from ministream.storage.writer import FINAL, VolumeWriter
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "read_volume",
     "scratch_bytes",
     "snapshots",
+    "write_stack",
 ]

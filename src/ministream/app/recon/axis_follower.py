@@ -73,7 +73,10 @@ class AxisFollower:
         undecided = self._look(last=True)
         with self._comm.together():
             if self._estimate is None and undecided is not None:
-                raise InputError(f"the rotation axis cannot be found: {undecided.reason}. Give it with --axis COLUMN.")
+                raise InputError(
+                    f"the rotation axis cannot be found: {undecided.reason}. Give it with --axis COLUMN; "
+                    "`ministream try FILE --axis FIRST:LAST:STEP` shows a slice for each of several columns."
+                )
 
     def notices(self) -> list[Notice]:
         """What is odd about the axis that was found."""
