@@ -148,12 +148,12 @@ def test_ranks_find_the_same_axis_as_one():
 
 
 def test_a_tilted_axis_is_measured():
-    tilt = np.deg2rad(1.5)
-    stacks = [recorded(axis=63.5 + k * 2 * np.tan(tilt), rows=1, seed=k)[0][0] for k in range(ROWS)]
-    rows = 2 * np.arange(ROWS)
+    rows = 100 * np.arange(ROWS)
+    shifts = rows * np.tan(np.deg2rad(0.5))
+    stacks = [recorded(axis=63.5 + shift, rows=1, seed=k)[0][0] for k, shift in enumerate(shifts)]
     estimate = finder.find(np.array(stacks), recorded()[1], rows, rows, last=True, total=lambda values: values)
-    assert estimate.tilt_deg == pytest.approx(1.5, abs=0.2)
-    assert estimate.tilt_error_deg < 0.5
+    assert estimate.tilt_deg == pytest.approx(0.5, abs=0.05)
+    assert estimate.tilt_error_deg < 0.1
 
 
 def test_half_a_turn_is_told_from_less_and_from_holes():
