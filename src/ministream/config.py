@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import pydantic
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ministream import registry
 from ministream.errors import ConfigError
@@ -166,17 +166,18 @@ class WindowSection(Section):
 AUTO = "auto"
 
 
-def _auto(text: str) -> str:
-    if text != AUTO:
+def _column_or_auto(value: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number or value is None or value == AUTO):
         raise ValueError(f"expected a detector column, or {AUTO}")
-    return text
+    return value
 
 
 class ReconSection(PluginSection):
     """`[recon]`: the algorithm; its own keys (relaxation, non_negative, …) are checked by its file."""
 
     kind: str = "sirt"
-    axis: float | Annotated[str, AfterValidator(_auto)] | None = Field(
+    axis: Annotated[float | str | None, BeforeValidator(_column_or_auto)] = Field(
         default=None,
         description="rotation axis column; auto: found in the projections; none: the scan's, else the middle",
     )

@@ -81,6 +81,15 @@ def test_center_is_axis_plus_half():
     assert config.ReconSection().axis_col is None
 
 
+def test_the_axis_is_a_column_or_auto():
+    automatic = config.load(None, {"recon": {"axis": "auto"}}).recon
+    assert automatic.finds_axis
+    assert automatic.axis_col is None
+    assert not config.ReconSection(axis=3.0).finds_axis
+    with pytest.raises(ConfigError, match="recon.axis = 'centre': expected a detector column, or auto"):
+        config.load(None, {"recon": {"axis": "centre"}})
+
+
 def test_set_assigns_any_key():
     tables = overrides(["window.step=3", "source.kind=dxchange", "recon.axis=2.5"], window={"length": 9})
     assert tables == {"window": {"length": 9, "step": 3}, "source": {"kind": "dxchange"}, "recon": {"axis": 2.5}}
