@@ -86,7 +86,7 @@ def test_the_axis_is_a_column_or_auto():
     assert automatic.finds_axis
     assert automatic.axis_col is None
     assert not config.ReconSection(axis=3.0).finds_axis
-    with pytest.raises(ConfigError, match="recon.axis = 'centre': expected a detector column, or auto"):
+    with pytest.raises(ConfigError, match=r"recon.axis = 'centre': expected a detector column, or auto"):
         config.load(None, {"recon": {"axis": "centre"}})
 
 
