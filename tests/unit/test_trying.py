@@ -98,6 +98,8 @@ def test_a_row_that_the_scan_lacks_and_an_unknown_key_are_errors(scan, tmp_path)
     assert "the scan has rows 0 to 2" in str(failed.exception)
     failed = run(str(scan), "--try", "prep.blur=1:2:1", "--out", str(tmp_path))
     assert "unknown key prep.blur" in str(failed.exception)
+    failed = run(str(scan), "--try", "recon.padding=0:1:1", "--set", "recon.axis=auto", "--out", str(tmp_path))
+    assert "Give a column with --set recon.axis=COLUMN" in str(failed.exception)
 
 
 def test_the_contact_sheet_has_a_place_for_every_value(tmp_path):

@@ -84,6 +84,8 @@ def try_values(settings: Config, tables: dict[str, Any], wanted: Trial, row: int
     `tables` are the configuration before validation. Raises ConfigError for a value that the parameter cannot have,
     InputError for a scan that cannot be read or has no such row, StorageError for files that cannot be written.
     """
+    if settings.recon.finds_axis:
+        raise ConfigError("recon.axis = auto: a trial has a known axis. Give a column with --set recon.axis=COLUMN")
     configs = [
         config.load(None, {**tables, wanted.table: {**tables.get(wanted.table, {}), wanted.key: value}})
         for value in wanted.values

@@ -66,9 +66,11 @@ class DistributionReport:
 def distribute(config: Config, options: Distribution, announce_to: Path | None) -> DistributionReport:
     """Receive one scan and serve every worker, both to the end.
 
-    Raises ConfigError for rows or columns that the scan does not have, PeerLostError for a producer or worker that
-    stays away, FrameError for a refused frame in a strict run.
+    Raises ConfigError for rows or columns that the scan does not have and for recon.axis = auto, PeerLostError for a
+    producer or worker that stays away, FrameError for a refused frame in a strict run.
     """
+    if config.recon.finds_axis:
+        raise ConfigError("recon.axis = auto: the distributor does not look for the axis. Give a column with --center")
     if config.stream.connect is None:
         raise ConfigError("no data source. Give --data_source_addr tcp://HOST:PORT")
     with ExitStack() as stack:
