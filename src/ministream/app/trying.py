@@ -133,7 +133,7 @@ def _slice(settings: Config, recorded: _RecordedRow) -> NDArray[np.float32]:
     assignment = assign(0, 1, settings, scan, threads=1)
     mask = mask_of(settings.prep.mask, assignment)
     row_mask = None if mask is None else mask[recorded.row : recorded.row + 1]
-    corrector = Corrector(rows=1, cols=scan.cols, options=settings.prep, mask=row_mask)
+    corrector = Corrector(rows=1, cols=scan.cols, options=settings.prep, mask=row_mask, dtype=scan.dtype)
     count = sum(kind is FrameKind.PROJECTION for kind, *_ in recorded.frames)
     window = Window(length=count, step=count, cols=scan.cols, slices=1)
     for kind, index, angle_rad, position, pixels in recorded.frames:
