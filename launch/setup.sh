@@ -18,6 +18,8 @@ options:
   --with-tests         also what the tests need (pytest, …; Slurm, iproute2, nftables, iptables)
   --with-proxies       also stunnel, HAProxy and nginx
   --with-bench         also what the benchmarks need
+  --locked             exactly the packages of launch/requirements.lock, checked by their hashes (not those that only
+                       tests and benchmarks need)
   --fresh              make .venv anew, for instance after MPI modules became available
   -h, --help           this text
 
@@ -28,6 +30,7 @@ TEXT
 readonly H5PY_VERSION=3.16.0
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 lib=$root/launch/lib
+lock=$root/launch/requirements.lock
 venv=$root/.venv
 env_file=$venv/ministream-env.sh
 stamp=$venv/ministream-setup
@@ -54,6 +57,7 @@ parse_arguments() {
                 wanted_mpi=$2
                 shift
                 ;;
+            --locked) with+=' locked' ;;
             --with-tests | --with-proxies | --with-bench) with+=" ${1#--with-}" ;;
             -h | --help)
                 usage
@@ -84,7 +88,7 @@ read_stamp() {
 
 # Everything that the result depends on, as one hash.
 hash_inputs() {
-    cat "$root"/{setup.cfg,pyproject.toml,launch/setup.sh} "$lib"/{discover.sh,install.sh,probe.py} | sha256sum |
+    cat "$root"/{setup.cfg,pyproject.toml,launch/setup.sh} "$lib"/{discover.sh,install.sh,probe.py} "$lock" | sha256sum |
         cut -c-16
 }
 

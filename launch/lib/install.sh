@@ -15,6 +15,26 @@ pip_install() {
     in_venv python -m pip --disable-pip-version-check --no-input install --progress-bar off "$@"
 }
 
+# from_lock [-v] NAME…: the lock's entries of these packages; with -v those of all others.
+from_lock() {
+    local others=0
+    if [[ $1 = -v ]]; then
+        others=1
+        shift
+    fi
+    awk -v names=" $* " -v others="$others" '
+        /^[a-z]/ { name = $1; sub(/[=;].*/, "", name); kept = (index(names, " " name " ") > 0) != others }
+        kept' "$lock"
+}
+
+is_locked() { [[ " $with " = *' locked '* ]]; }
+
+# install_locked [-v] NAME…: exactly these packages, from files whose hashes are in the lock.
+install_locked() {
+    from_lock "$@" >"$venv/ministream-lock.txt"
+    pip_install --require-hashes --no-deps --requirement "$venv/ministream-lock.txt"
+}
+
 install_packages() {
     local packages
     mapfile -t packages < <(missing_packages)
@@ -33,9 +53,17 @@ install_venv() {
         lay_over_base
     fi
     write_env_file
-    pip_install 'setuptools>=77'
+    if is_locked; then
+        install_locked setuptools
+    else
+        pip_install 'setuptools>=77'
+    fi
     case $way in
-        build) pip_install mpi4py numpy cython pkgconfig ;;
+        build) if is_locked; then
+            install_locked mpi4py numpy cython pkgconfig
+        else
+            pip_install mpi4py numpy cython pkgconfig
+        fi ;;
         pip) [[ $(mpi_of mpirun) = "$mpi" ]] || pip_install "$mpi" ;;
     esac
 }
@@ -110,10 +138,15 @@ build_h5py() {
     mkdir -p "$cache/wheels"
     work=$(mktemp -d "$cache/wheels/.build-XXXXXX")
     printf '[build_ext]\nparallel=%d\n' "$(nproc)" >"$work/build.cfg"
+    local wanted=("h5py==$H5PY_VERSION")
+    if is_locked; then
+        from_lock h5py >"$work/h5py.txt"
+        wanted=(--require-hashes --requirement "$work/h5py.txt")
+    fi
     (
         export CC=$mpicc HDF5_MPI=ON HDF5_DIR=$hdf5_dir CFLAGS='-O1 -g0' DIST_EXTRA_CONFIG=$work/build.cfg
         in_venv python -m pip --no-input wheel --progress-bar off --no-build-isolation --no-cache-dir --no-deps \
-            --no-binary=h5py --wheel-dir "$work/wheel" "h5py==$H5PY_VERSION"
+            --no-binary=h5py --wheel-dir "$work/wheel" "${wanted[@]}"
     )
     mv -T "$work/wheel" "$1"
     rm -r "$work"
@@ -138,6 +171,12 @@ install_ministream() {
         build) pinned mpi4py h5py ;;
         pip) true ;;
     esac >"$pins"
+    if is_locked; then
+        case $way in
+            pip) install_locked -v cython pkgconfig setuptools ;;
+            *) install_locked -v cython pkgconfig setuptools numpy mpi4py h5py ;;
+        esac
+    fi
     pip_install --no-build-isolation --constraint "$pins" --editable "${root}[$(extras)]"
 }
 
