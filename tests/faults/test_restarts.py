@@ -35,6 +35,6 @@ def test_an_archive_is_sent_as_the_same_scan_and_what_was_never_acquired_is_said
     archive = jobs.folder / "raw.h5"
     # The archive does not wait for the receiver: the scan is so long that it is not over before the first image.
     pair, address = killed_producer(jobs, "--archive", str(archive), "--set", "source.projections=100000")
-    pair.produce("--listen", address, "--resume", str(archive))
+    pair.produce("--listen", address, "--resume", str(archive), "--rate", "1000")
     assert (pair.producer.wait(), pair.recon.wait()) == (3, 3), pair.text
     assert not jobs.summary()["complete"]
