@@ -17,7 +17,8 @@ GROUPS = {
     "test_aps.py": "aps",
     "test_aps_deployment.py": "aps",
     # a pair of jobs that stays
-    "test_scan_files.py": "scan files",
+    "test_scan_files.py": "warm jobs",
+    "test_scan_wires.py": "warm jobs",
     # a Slurm cluster
     "test_pair.py": "slurm",
     "test_lab.py": "slurm",

@@ -10,6 +10,7 @@ import pytest
 from ministream.tunnel.credentials import Credentials
 from tests.integration.jobs import Lab, lab
 from tests.integration.tunnel_ends import Echo, echoing, make_credentials
+from tests.integration.warm_jobs import WarmPair, warm_pair
 
 
 @pytest.fixture
@@ -36,3 +37,10 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
 def mallory(secrets: Credentials) -> Credentials:
     """Another client of the same authority."""
     return Credentials.load(secrets.directory.parent / "mallory")
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPair]:
+    """A producer and a reconstruction process for many short scans, in a folder that is not the scans'."""
+    with warm_pair(tmp_path_factory.mktemp("warm")) as pair:
+        yield pair

@@ -10,15 +10,13 @@ import runpy
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
-from tests.integration.warm_jobs import Ran, WarmPair, warm_pair
+from tests.integration.warm_jobs import WarmPair
 from tests.odd_scans import DISKS, Result
 
 ITERATIONS = ["--window-iter", "60"]
@@ -149,18 +147,6 @@ def written(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPair]:
-    """Both jobs, in a folder that is not the files'."""
-    with warm_pair(tmp_path_factory.mktemp("jobs")) as pair:
-        yield pair
-
-
-def volume(ran: Ran) -> np.ndarray:
-    with h5py.File(ran.out / "recon.h5") as file:
-        return file["data"][:]
-
-
 def assert_like_truth(result: Result, folder: Path, least: float) -> None:
     """The volume correlates with the truth; a right one has the right levels, and not those of the mirrored object."""
     assert result.volume is not None
@@ -175,12 +161,12 @@ def assert_like_truth(result: Result, folder: Path, least: float) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_what_comes_of_a_file(case: Case, pair: WarmPair, written: Path, tmp_path: Path) -> None:
+def test_what_comes_of_a_file(case: Case, warm: WarmPair, written: Path, tmp_path: Path) -> None:
     folder = written
     if case.gone:
         folder = Path(shutil.copytree(written, tmp_path / "cases", ignore=shutil.ignore_patterns(*case.gone)))
     scan = ["--file", str(folder / case.file)]
-    ran = pair.run([*scan, *shlex.split(case.produce)], [*ITERATIONS, *shlex.split(case.recon)])
+    ran = warm.run([*scan, *shlex.split(case.produce)], [*ITERATIONS, *shlex.split(case.recon)])
     assert "Traceback" not in ran.text
     for words in (case.says, *case.remedies):
         assert words in ran.text
@@ -190,7 +176,7 @@ def test_what_comes_of_a_file(case: Case, pair: WarmPair, written: Path, tmp_pat
     assert (ran.producer, ran.recon) == (case.code, case.code), ran.text
     assert ran.summary["complete"] == (case.code == 0)
     assert set(ran.codes) == set(case.warns)
-    assert_like_truth(Result(volume=volume(ran)), folder, case.correlation)
+    assert_like_truth(Result(volume=ran.volume), folder, case.correlation)
 
 
 def test_every_file_has_a_case(written: Path) -> None:
@@ -200,20 +186,20 @@ def test_every_file_has_a_case(written: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_check_says_beforehand_what_a_run_says(case: Case, pair: WarmPair, written: Path, tmp_path: Path) -> None:
+def test_check_says_beforehand_what_a_run_says(case: Case, warm: WarmPair, written: Path, tmp_path: Path) -> None:
     folder = written
     if case.gone:
         folder = Path(shutil.copytree(written, tmp_path / "cases", ignore=shutil.ignore_patterns(*case.gone)))
     words = shlex.split(f"{case.produce} {case.recon}".replace("--source dxchange", "--set source.kind=dxchange"))
-    code, text = pair.check([str(folder / case.file), *words])
+    code, text = warm.check([str(folder / case.file), *words])
     assert code == (case.code or (3 if case.warns else 0)), text
     for code_ in case.warns:
         assert code_ in text
 
 
-def test_a_mended_pixel_leaves_the_other_slices_as_they_are(pair: WarmPair, written: Path) -> None:
-    odd = pair.run(["--file", str(written / "nonfinite-inf.h5"), *NO_CALIBRATION.split()],
+def test_a_mended_pixel_leaves_the_other_slices_as_they_are(warm: WarmPair, written: Path) -> None:
+    odd = warm.run(["--file", str(written / "nonfinite-inf.h5"), *NO_CALIBRATION.split()],
                    [*ITERATIONS, "--set", "prep.input=transmission"])  # fmt: skip
-    slices = volume(odd)
+    slices = odd.volume
     assert np.isfinite(slices).all()
     np.testing.assert_allclose(slices[0], slices[3], atol=1e-6)

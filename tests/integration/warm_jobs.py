@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
 from tests.integration.jobs import MPI_ENVIRONMENT
 from tests.waiting import HANG_S, eventually
 
@@ -26,7 +30,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 class Ran:
     """What came of a scan: the jobs' exit codes (None: not started), everything they said, and the results' folder."""
 
-    producer: int
+    producer: int | None
     recon: int | None
     text: str
     out: Path
@@ -44,6 +48,13 @@ class Ran:
     def codes(self) -> list[str]:
         """The codes of the warnings."""
         return [warning["code"] for warning in self.summary["warnings"]]
+
+    @property
+    def volume(self) -> NDArray[np.float32]:
+        """[slice, row, col]."""
+        with h5py.File(self.out / "recon.h5") as file:
+            volume: NDArray[np.float32] = file["data"][:]
+        return volume
 
 
 class WarmJob:
@@ -89,9 +100,7 @@ class WarmPair:
 
     def run(self, produce: Sequence[str], recon: Sequence[str] = ()) -> Ran:
         """`ministream produce …` and, once it listens, `ministream recon …`, to the end of both."""
-        self._runs += 1
-        folder = self._folder / str(self._runs)
-        folder.mkdir()
+        folder = self._new_folder()
         announced, out = folder / "producer.json", folder / "out"
         logs = [folder / "producer.log", folder / "recon.log"]
         listen = ["--listen", "tcp://127.0.0.1:0", "--announce", str(announced)]
@@ -100,11 +109,26 @@ class WarmPair:
         code = None
         if announced.exists():
             address = json.loads(announced.read_text())["data"]
-            quick = ["--set", "output.pictures=false", "--out", str(out)]
-            self._recon.start(["recon", "--connect", address, *quick, *recon], logs[1])
-            code = self._recon.wait()
+            code = self._reconstruct(["--connect", address, *recon], folder)
         text = "".join(log.read_text() for log in logs if log.exists())
         return Ran(producer=self._producer.wait(), recon=code, text=text, out=out)
+
+    def receive(self, recon: Sequence[str]) -> Ran:
+        """`ministream recon …` alone: the test is the producer."""
+        folder = self._new_folder()
+        code = self._reconstruct(recon, folder)
+        return Ran(producer=None, recon=code, text=(folder / "recon.log").read_text(), out=folder / "out")
+
+    def _reconstruct(self, words: Sequence[str], folder: Path) -> int:
+        quick = ["--set", "output.pictures=false", "--out", str(folder / "out")]
+        self._recon.start(["recon", *words, *quick], folder / "recon.log")
+        return self._recon.wait()
+
+    def _new_folder(self) -> Path:
+        self._runs += 1
+        folder = self._folder / str(self._runs)
+        folder.mkdir()
+        return folder
 
     def check(self, words: Sequence[str]) -> tuple[int, str]:
         """`ministream check …`: its exit code and what it printed."""

@@ -16,6 +16,7 @@ HALF_TURN_LEAST = 3.0
 """A span of at least this many radians, one step included, counts as half a turn."""
 NARROW_DEG = 7.0
 FEWEST_FOR_UNIT = 8
+DEGREES_TOLERANCE = 0.03
 FEWEST_TO_TURN = 16
 FULL_TURN_LEAST_DEG = 350.0
 SAME_RAD = 1e-7
@@ -74,9 +75,10 @@ def judge_half_acquisition(angles_rad: NDArray[np.float64]) -> list[Notice]:
 
 
 def _unit(span_rad: float, count: int, decided: bool) -> list[Notice]:
-    """Detect a half turn in radians that was read as degrees: it spans 3.1 degrees."""
+    """Detect a half turn in radians that was read as degrees: it spans 3.1 degrees; and the reverse."""
     span_deg = math.degrees(span_rad)
     closed = span_deg * count / (count - 1)
+    _check_degrees(span_rad, count, decided)
     if count < FEWEST_FOR_UNIT or span_deg >= NARROW_DEG or closed < HALF_TURN_LEAST:
         return []
     found = f"the {count} angles span {span_deg:.3g} degrees, which would be {span_deg:.3g} radians of a whole scan"
@@ -86,6 +88,22 @@ def _unit(span_rad: float, count: int, decided: bool) -> list[Notice]:
     raise InputError(
         f"{found}. A scan in degrees spans 180: set the unit with --set source.angle_unit=radians "
         "(or =degrees if the span is right); on the wires of aps-mini-apps with --angle-unit radians (or degrees)"
+    )
+
+
+def _check_degrees(span_rad: float, count: int, decided: bool) -> None:
+    """Raise InputError for a half or full turn in degrees that was read as radians: it spans 28 or 57 turns."""
+    reached = (span_rad, span_rad * count / (count - 1))
+    if (
+        decided
+        or count < FEWEST_FOR_UNIT
+        or not any(abs(reach - turn) <= DEGREES_TOLERANCE * turn for reach in reached for turn in (180, 360))
+    ):
+        return
+    raise InputError(
+        f"the {count} angles span {span_rad:.4g} radians, {span_rad / (2 * math.pi):.3g} turns; in degrees it would be "
+        "a half or a full turn. Set the unit on the wires of aps-mini-apps with --angle-unit degrees (or radians if "
+        "the span is right)"
     )
 
 
