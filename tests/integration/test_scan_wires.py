@@ -20,6 +20,7 @@ from ministream.transport.tracemq import TraceMqServer
 from ministream.wire.tracemq import Projection
 from tests.integration.warm_jobs import Ran, WarmPair
 from tests.odd_scans import ANGLES, DARK, DEGREES, FLAT, OddScan, Result, counts, good, line_integrals
+from tests.waiting import HANG_S
 
 INTEGRALS = line_integrals(DEGREES)
 ITERATIONS = ["--window-iter", "60"]
@@ -39,14 +40,13 @@ def sent(frames: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        thread.join(60)
+        thread.join(HANG_S)
         assert not thread.is_alive()
 
 
 def over_frames(wire: str, odd: OddScan, warm: WarmPair, options: list[str]) -> Ran:
     """Over a wire that carries raw frames, flats and darks among them."""
-    # neither side waits for one that has gone
-    tables: dict[str, Any] = {"producer": {"wire": wire, "peer_timeout_s": 10.0, "open_network": True}}
+    tables: dict[str, Any] = {"producer": {"wire": wire, "peer_timeout_s": HANG_S, "open_network": True}}
     if wire == "timage":
         tables["aps"] = {"sync": "tcp://127.0.0.1:0", "pixel_dtype": odd.data.dtype.name}
         options = ["--pixel-dtype", odd.data.dtype.name, *WINDOW, *options]
@@ -66,10 +66,10 @@ def over_frames(wire: str, odd: OddScan, warm: WarmPair, options: list[str]) -> 
 def over_tracemq(odd: OddScan, warm: WarmPair, options: list[str]) -> Ran:
     """Over the distributor's wire, which carries corrected projections alone."""
     rows, cols = odd.data.shape[1:]
-    with TraceMqServer("tcp://127.0.0.1:0", window=ANGLES, stall_timeout_s=10.0) as server:
+    with TraceMqServer("tcp://127.0.0.1:0", window=ANGLES, stall_timeout_s=HANG_S) as server:
 
         def play() -> None:
-            server.join(rows=rows, cols=cols, timeout_s=60)
+            server.join(rows=rows, cols=cols, timeout_s=HANG_S)
             for frame in odd.frames():
                 if frame.kind is FrameKind.PROJECTION:
                     pixels = frame.pixels.astype(np.float32)
