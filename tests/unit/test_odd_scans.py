@@ -59,6 +59,14 @@ def test_radians_taken_as_degrees_are_refused_until_the_unit_is_decided() -> Non
     assert decided.notices["angles-unit"].numbers["span_deg"] == pytest.approx(np.ptp(np.radians(DEGREES)))
 
 
+@pytest.mark.parametrize("turn", [1, 2])
+def test_degrees_taken_as_radians_are_refused_until_the_unit_is_decided(turn: int) -> None:
+    degrees = good(degrees=turn * np.degrees(DEGREES), data=INTEGRALS.astype(np.float32), flats=None, darks=None)
+    assert "--angle-unit degrees" in reconstruct(degrees, stream={"wire": "tracemq"}).refused
+    decided = reconstruct(degrees, stream={"wire": "tracemq"}, aps={"angle_unit": "radians"})
+    assert not decided.refused
+
+
 def test_line_integrals_are_not_logged_twice() -> None:
     logged = good(data=(INTEGRALS - 0.01).astype(np.float32), flats=None, darks=None)
     assert "--set prep.input=transmission" in reconstruct(logged).refused
