@@ -167,7 +167,7 @@ CASES = [
     Case(name="blocked", wires=RAW, odd=good(data=counts(thick(slice(40, 50)))), warns=("views-blocked",)),
     Case(name="blocked", wires=("tracemq",), odd=integrals(data=thick(slice(40, 50))), warns=("views-blocked",)),
     Case(name="saturated", wires=RAW, odd=good(data=SATURATED, flats=np.full((5, 4, 64), 65535, np.uint16)),
-         warns=("pixels-saturated", "transmission-above-1")),
+         warns=("pixels-saturated", "attenuation-varies")),
     Case(name="no flats", wires=RAW, odd=good(flats=None), code=2, says="--set prep.input=transmission"),
     Case(name="flats and darks swapped", wires=RAW, odd=good(flats=good().darks, darks=good().flats), code=2,
          says="swapped"),
