@@ -274,6 +274,9 @@ class OutputSection(Section):
     )
     publish: str | None = Field(default=None, description="publish reconstructions as TImage here, tcp://HOST:PORT")
     open_network: bool = Field(default=False, description="allow `publish` off loopback: anyone may subscribe")
+    live: str | None = Field(
+        default=None, description="serve the live view here, tcp://HOST:PORT; port 0: any free one; none: no live view"
+    )
     writer: Literal["auto", "direct", "hdf5"] = Field(
         default="auto",
         description="auto: snapshots direct, the volume hdf5; direct: one writer per rank; hdf5: parallel HDF5",

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,63 +14,18 @@ from rich.console import Console
 
 from ministream import config, registry, storage
 from ministream.app.recon.job import recon
+from ministream.app.recon.live_server import LiveServer
 from ministream.app.recon.observers.publisher import ReconstructionPublisher
-from ministream.model import FrameKind, Scan
 from ministream.monitor import Summary
 from ministream.parallel.mpi import Comm
-from ministream.transport.native import FrameSender
-from tests.native_stream import make_frames, make_scan
+from tests.parallel.scans import process, producing, scan
 from tests.ports import free_ports
+
+__all__ = ["process"]
 
 pytestmark = pytest.mark.mpi
 
-ROWS, N = 6, 16
 OBSERVERS = registry.names("ministream.app.recon.observers")
-
-
-def scan(**changes) -> Scan:
-    return make_scan(rows=ROWS, cols=N, projections=8, **changes)
-
-
-def frames(of: Scan) -> Iterator:
-    rng = np.random.default_rng(4)
-    for frame in make_frames(of):
-        level = {FrameKind.DARK: 10, FrameKind.FLAT: 1000, FrameKind.PROJECTION: 500}[frame.kind]
-        frame.pixels[:] = level + rng.integers(0, 10, frame.pixels.shape)
-        yield frame
-
-
-@contextmanager
-def producing(comm: Comm, of: Scan) -> Iterator[str]:
-    """The address at which rank 0 sends a scan, on every rank."""
-    if comm.rank:
-        yield comm.bcast("")
-        return
-    with FrameSender("tcp://127.0.0.1:0", of) as sender:
-
-        def send() -> None:
-            for frame in frames(of):
-                sender.send(frame)
-            sender.finish()
-
-        thread = threading.Thread(target=send)
-        thread.start()
-        yield comm.bcast(sender.address)
-        thread.join(30)
-        assert not thread.is_alive()
-
-
-@pytest.fixture(autouse=True)
-def process():
-    """A job takes over what signals do, and the log."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-    logger = logging.getLogger("ministream")
-    handlers, level = list(logger.handlers), logger.level
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    logger.handlers[:], logger.propagate = handlers, True
-    logger.setLevel(level)
 
 
 @dataclass
@@ -99,6 +50,7 @@ class Case:
                     "directory": self.out,
                     "reference": self.reference,
                     "publish": f"tcp://127.0.0.1:{self.port}",
+                    "live": "tcp://127.0.0.1:0",
                 }
                 | output,
             }
@@ -157,8 +109,17 @@ def broken_socket(_case: Case, monkeypatch) -> str:
     return "RuntimeError: the socket broke"
 
 
+def broken_live_view(_case: Case, monkeypatch) -> str:
+    def publish(*_args, **_known) -> None:
+        raise RuntimeError("the view broke")
+
+    monkeypatch.setattr(LiveServer, "publish", publish)
+    return "RuntimeError: the view broke"
+
+
 SABOTAGE = {
     "checkpoints": [blocked_checkpoints],
+    "live": [broken_live_view],
     "pictures": [blocked("orthogonal.png"), malformed_truth],
     "progress": [closed_terminal],
     "publisher": [broken_socket],

@@ -182,6 +182,9 @@ class Job:
         return Run(
             comm=self._comm,
             assignment=assignment,
+            clock=self._clock,
+            parts=self._parts,
+            notices=lambda: self._gate.book.notices,
             writer=writer,
             comparison=ReferenceComparison(self._comm, assignment),
             console=console,

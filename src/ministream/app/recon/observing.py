@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,14 @@ from ministream.app.recon.assignment import Assignment
 from ministream.app.recon.reference import ReferenceComparison
 from ministream.errors import MinistreamError
 from ministream.ledger import Ledger
+from ministream.model import Notice
 from ministream.monitor import StageClock
 from ministream.parallel.mpi import Comm
 from ministream.state import State
 from ministream.storage import VolumeState, VolumeWriter
+
+if TYPE_CHECKING:  # its books create the updates of this module
+    from ministream.app.recon.parts import Parts
 
 _LOG = log.get(__name__)
 
@@ -49,16 +53,21 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VolumeWritten:
-    """The end of a run: the path of the volume, and whether it contains every delivered projection."""
+    """The end of a run: the path of the volume, and whether it contains every delivered projection.
+
+    `missing`, on rank 0, are the reasons why not.
+    """
 
     volume: Path
     complete: bool
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """The interface of a run for its observers, which share these objects. `console` is the user's, on rank 0.
 
+    `clock` and `parts` are this rank's; `notices` returns, on rank 0, the warnings about the scan so far.
     `state` returns everything a restart needs, `position` the last stream frame in that state, and `saved` accepts
     the position up to which the producer may discard frames. `shown_at` returns the time that the image shows, as
     a share of the scan: the middle of the window.
@@ -66,6 +75,9 @@ class Run:
 
     comm: Comm
     assignment: Assignment
+    clock: StageClock
+    parts: Parts
+    notices: Callable[[], tuple[Notice, ...]]
     writer: VolumeWriter
     comparison: ReferenceComparison
     console: Console

@@ -59,7 +59,7 @@ class RunOutcome:
         with self._run.comm.together():
             self._store(summary)
         complete = self._run.comm.bcast(summary is not None and summary.complete)
-        self._observers.finished(VolumeWritten(volume=volume, complete=complete))
+        self._observers.finished(VolumeWritten(volume=volume, complete=complete, missing=state.missing))
         if summary is None:
             return None
         drawn = [path for path in self._observers.files if path not in volumes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +26,17 @@ class ReferenceComparison:
     """Compares slice by slice, so that no second volume is in memory; every method is collective.
 
     `known`: a ground truth or a reference exists. `live`: the user named a reference volume, and every update is
-    compared with it. Raises InputError for a reference whose shape differs from the scan, ConfigError where a package
-    is missing; without a user-named reference a missing package is only a warning.
+    compared with it. `newest`, on rank 0, is the quality of the latest compared update.
+
+    Raises InputError for a reference whose shape differs from the scan, ConfigError where a package is missing; without
+    a user-named reference a missing package is only a warning.
     """
 
     def __init__(self, comm: Comm, assignment: Assignment) -> None:
         self._comm, self._slab = comm, assignment.slab
         self._ideal: Callable[[int, float], Slice] | None = None
         self.live = assignment.config.output.reference is not None
+        self.newest: Mapping[str, float] = {}
         if self.live or assignment.scan.truth is not None:
             try:
                 with comm.together():

@@ -26,7 +26,7 @@ class FollowQuality(Quiet):
         if sums is not None:
             with self._run.comm.together():
                 if self._run.comm.rank == 0:
-                    self._table.add(
+                    self._run.comparison.newest = self._table.add(
                         sums,
                         update=update.index,
                         projections=update.ledger.used,

@@ -1,0 +1,75 @@
+"""The live view of a job on several ranks shows what is in the volume."""
+
+from __future__ import annotations
+
+import io
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ministream import config, storage
+from ministream.app.recon import live_key
+from ministream.app.recon.job import recon
+from ministream.app.view.live_feed import LiveFeed
+from ministream.wire.live import Picture
+from tests.parallel.scans import ROWS, N, process, producing, scan
+from tests.waiting import eventually
+
+__all__ = ["process"]
+
+pytestmark = pytest.mark.mpi
+
+PICTURES = [Picture(kind, index) for kind, index in (("z", 0), ("z", ROWS - 1), ("y", 5), ("x", 9), ("sinogram", 2))]
+
+
+def test_the_pictures_are_planes_of_the_volume(comm, shared_tmp):
+    key = shared_tmp / live_key.NAME
+
+    def target():
+        if not key.exists():
+            return None
+        keys, address = live_key.read(key)
+        return address, keys.for_viewer()
+
+    with ExitStack() as stack:
+        feed = stack.enter_context(LiveFeed(target, "here")) if comm.rank == 0 else None
+
+        def ready() -> None:
+            feed.want([*PICTURES, Picture("projection"), Picture("z", ROWS)])
+            eventually(lambda: {one.kind for one in feed.shown().pictures} == {"z", "y", "x"})
+            assert feed.shown().condition == "waiting"
+
+        with producing(comm, scan(), ready) as address:
+            given = {
+                "stream": {"connect": address},
+                "window": {"length": 4, "step": 2},
+                "recon": {"threads": 1},
+                "output": {"directory": shared_tmp, "live": "tcp://127.0.0.1:0", "pictures": False},
+            }
+            recon(
+                lambda: config.load(None, given), ranks=None, announce_to=None, log_level=None,
+                console=Console(file=io.StringIO()),
+            )  # fmt: skip
+        if feed is None:
+            return
+        eventually(lambda: feed.shown().condition == "finished")
+        shown = feed.shown()
+        volume = storage.read_volume(shared_tmp / storage.FINAL)
+        planes = {kind: found for (kind, _), (_, found) in pictures_by_name(shown).items()}
+        assert set(planes) == {"z", "y", "x", "sinogram", "projection"}
+        for picture, (shape, found) in shown.pictures.items():
+            if picture.kind in "zyx":
+                assert shape.update == 4
+                np.testing.assert_array_equal(found, volume.take(picture.index, "zyx".index(picture.kind)))
+        assert planes["projection"].shape == (ROWS, N)
+        assert planes["sinogram"].shape == (4, N)
+        assert [update.projections for update in shown.updates] == [2, 4, 6, 8]
+        assert len(shown.state.stages) == comm.size
+        assert shown.state.ledger["written"] == 8
+        assert not key.exists()
+
+
+def pictures_by_name(shown):
+    return {(picture.kind, picture.index): held for picture, held in shown.pictures.items()}
