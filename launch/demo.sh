@@ -14,6 +14,7 @@ options:
   --ranks R              ranks of the reconstruction job (default: 2)
   --set TABLE.KEY=VALUE  a configuration key of either job, such as --set source.every=2; repeatable
   --accept CODE          acknowledge a warning about the scan by its code; repeatable
+  --view                 show the reconstruction in the browser while it runs
   --strict               end at the first rejected frame or warning about the scan
   -h, --help             this text
 
@@ -34,7 +35,7 @@ parse_arguments() {
             --out) out=$2 && shift ;;
             --ranks) ranks=$2 && shift ;;
             --set | --accept) launch+=("$1" "$2") && shift ;;
-            --strict) launch+=("$1") ;;
+            --strict | --view) launch+=("$1") ;;
             -h | --help) usage && exit 0 ;;
             --) recon+=("${@:2}") && return ;;
             -*) die "unknown option $1 (--help shows them)" ;;

@@ -130,7 +130,8 @@ from ministream.cli import (  # noqa: E402 - the commands need the shared option
     settings,
     trying,
     tunnel,
+    view,
 )
 
-for topic in (jobs, launch, check, trying, performance, quality, settings, tunnel, aps):
+for topic in (jobs, launch, check, trying, performance, quality, settings, tunnel, aps, view):
     topic.register(cli)

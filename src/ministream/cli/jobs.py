@@ -173,6 +173,9 @@ def recon(
         str | None, typer.Option(help="Publish reconstructions as TImage here, tcp://HOST:PORT.", metavar="URL")
     ] = None,
     open_network: OpenNetworkOption = None,
+    live: Annotated[
+        str | None, typer.Option(help="Serve the live view here, tcp://HOST:PORT; port 0: any free one.", metavar="URL")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Continue from the newest checkpoint in DIR.", metavar="DIR")
@@ -227,6 +230,7 @@ def recon(
             "directory": str(out) if out else None,
             "publish": pub_addr,
             "open_network": open_network,
+            "live": live,
             "reference": str(reference) if reference else None,
         },
         plausibility={"strict": strict, "accept": accept or None},

@@ -77,6 +77,7 @@ def launch(
     restarts: Annotated[
         int, typer.Option(min=0, help="Restarts of a reconstruction that crashed, from its last checkpoint.")
     ] = 3,
+    view: Annotated[bool, typer.Option("--view", help="Show the reconstruction in the browser while it runs.")] = False,
     producer_options: Annotated[str, typer.Option(help="More options for `ministream produce`.")] = "",
     recon_options: Annotated[str, typer.Option(help="More options for `ministream recon`.")] = "",
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
@@ -121,6 +122,7 @@ def launch(
             restarts=restarts,
             checkpoints=known.checkpoint.directory,
             timeouts=Timeouts(partner_s=partner_timeout, finish_s=finish_timeout),
+            view=view,
             producer_options=tuple(shlex.split(producer_options)),
             recon_options=(*_plausibility(strict, accept), *shlex.split(recon_options)),
         )

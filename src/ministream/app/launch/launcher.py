@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from ministream import config, log, partition
+from ministream import atomic, config, log, partition
 from ministream.app.launch.plan import PROGRAM, Plan, command
 from ministream.app.launch.processes import Child
 from ministream.app.launch.rendezvous import (
@@ -53,8 +53,24 @@ def launch(plan: Plan) -> Outcome:
         stops = stack.enter_context(_StopSignals())
         private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ministream-")))
         watcher = stack.enter_context(Watcher(private))
+        if plan.view:
+            stack.enter_context(_page(plan, watcher))
         supervisors = [stack.enter_context(_start(plan, side, private, watcher, stack)) for side in sides]
         return _supervise(supervisors, stops)
+
+
+def _page(plan: Plan, watcher: Watcher) -> Child:
+    """The web page of the live view. Raises ConfigError where the ranks run elsewhere, StorageError."""
+    if plan.side == "producer" or plan.launcher:
+        raise ConfigError(
+            "--view shows a reconstruction on this machine: leave it out here. On the node of rank 0 run `ministream "
+            "recon --live tcp://127.0.0.1:0` and `ministream view` with the output folder."
+        )
+    try:
+        plan.results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise atomic.failed(plan.results, error) from error
+    return Child("the web page", (*PROGRAM, "view", str(plan.results)), watcher.environment)
 
 
 def _supervise(supervisors: list[Supervisor], stops: _StopSignals) -> Outcome:
@@ -156,7 +172,7 @@ def _start(plan: Plan, side: JobSide, private: Path, watcher: Watcher, stack: Ex
 
 def _checkpoint(plan: Plan) -> Path | None:
     """The folder of checkpoints to continue from; None where there is none, and the scan starts again."""
-    folder = plan.checkpoints or (plan.scratch or plan.out) / "checkpoint"
+    folder = plan.checkpoints or plan.results / "checkpoint"
     found = checkpoints(folder)
     _LOG.info("continuing from %s" if found else "no checkpoint in %s: starting again", folder)
     return folder if found else None

@@ -31,6 +31,7 @@ class Plan:
     ranks receive, each over `streams` connections. Results go to `out`, staged out of `scratch` where that is given.
     `curve` encrypts the stream end to end, with keys created for the pair. A reconstruction that crashed is restarted
     `restarts` times at most, from its newest checkpoint in `checkpoints` (None: in the folder of the results).
+    `view` serves the live view, and starts its web page here.
     `settings` are assignments TABLE.KEY=VALUE for both jobs; `*_options` are passed on to one.
     """
 
@@ -57,6 +58,12 @@ class Plan:
     timeouts: Timeouts = field(default_factory=Timeouts)
     producer_options: tuple[str, ...] = ()
     recon_options: tuple[str, ...] = ()
+    view: bool = False
+
+    @property
+    def results(self) -> Path:
+        """Where the reconstruction job writes."""
+        return self.scratch or self.out
 
     def host_of(self, side: JobSide) -> str:
         """The host name of a side's servers."""
@@ -114,8 +121,9 @@ def _recon(plan: Plan, resume: Path | None) -> tuple[list[str], dict[str, str]]:
     if plan.ingress > 1:  # the other receiving ranks may be on other nodes
         values["tunnel.data_host"] = f'"{plan.host_of("recon")}"'
     settings = _settings(values)
-    out = ["--out", str(plan.scratch or plan.out)]
-    more = [*plan.recon_options, *(["--resume", str(resume)] if resume else [])]
+    out = ["--out", str(plan.results)]
+    live = ["--live", "tcp://127.0.0.1:0"] if plan.view else []
+    more = [*live, *plan.recon_options, *(["--resume", str(resume)] if resume else [])]
     return [*launcher, *PROGRAM, "recon", *_run(plan), *out, *sizes, *settings, *more], env
 
 

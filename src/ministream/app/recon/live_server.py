@@ -141,12 +141,15 @@ class LiveServer:
             return state is not None and any(one.look.state < state.number for one in recent)
 
     def _run(self) -> None:
-        while not self._stop:
-            arrived = self._listener.recv(_LOOK_S)
-            with self._lock:
-                if arrived is not None:
-                    self._take(*arrived)
-                self._answer()
+        try:
+            while not self._stop:
+                arrived = self._listener.recv(_LOOK_S)
+                with self._lock:
+                    if arrived is not None:
+                        self._take(*arrived)
+                    self._answer()
+        except Exception as error:  # noqa: BLE001 - the job goes on without its viewers
+            _LOG.warning("live view ended, the run continues: %s: %s", type(error).__name__, error)
 
     def _take(self, peer: bytes, parts: Sequence[memoryview]) -> None:
         try:
