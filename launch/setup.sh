@@ -15,7 +15,7 @@ Makes .venv in the project's folder, in the first of these ways that is possible
 options:
   --check              only report: what is here, what would be done; exit status 1 when something is to be done
   --mpi openmpi|mpich  the MPI to use (default: the one whose mpicc is on the PATH, else Open MPI)
-  --with-tests         also what the tests need (pytest, …; Slurm, iproute2, nftables, iptables)
+  --with-tests         also what the tests need (pytest, …; Slurm, iproute2, nftables, iptables, Chromium)
   --with-proxies       also stunnel, HAProxy and nginx
   --with-bench         also what the benchmarks need
   --locked             exactly the packages of launch/requirements.lock, checked by their hashes (not those that only

@@ -135,6 +135,6 @@ missing_packages() {
     fi
     if [[ " $with " = *' tests '* ]]; then
         missing_for slurmctld slurmctld slurmd slurmd sbatch slurm-client munged munge
-        missing_for ip iproute2 nft nftables iptables iptables
+        missing_for ip iproute2 nft nftables iptables iptables chromium chromium
     fi
 }
