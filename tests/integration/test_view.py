@@ -190,6 +190,7 @@ def test_a_volume_is_shown_to_those_who_have_the_token(jobs: Lab, tmp_path: Path
     refused.value.close()
     view.signal(15)
     assert view.wait() == 0
+    assert "GET /ws" not in view.text  # a stranger does not fill the terminal
 
 
 @pytest.mark.parametrize(

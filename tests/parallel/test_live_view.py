@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from ministream import config, storage
-from ministream.app.recon import live_key
+from ministream.app.recon import live_key, live_pictures
 from ministream.app.recon.job import recon
 from ministream.app.view.live_feed import LiveFeed
 from ministream.wire.live import Picture
@@ -24,7 +24,9 @@ pytestmark = pytest.mark.mpi
 PICTURES = [Picture(kind, index) for kind, index in (("z", 0), ("z", ROWS - 1), ("y", 5), ("x", 9), ("sinogram", 2))]
 
 
-def test_the_pictures_are_planes_of_the_volume(comm, shared_tmp):
+@pytest.mark.parametrize("step", [1, 2])
+def test_the_pictures_are_planes_of_the_volume(comm, shared_tmp, monkeypatch, step):
+    monkeypatch.setattr(live_pictures, "MAX_SIDE", N // step)
     key = shared_tmp / live_key.NAME
 
     def target():
@@ -62,9 +64,10 @@ def test_the_pictures_are_planes_of_the_volume(comm, shared_tmp):
         for picture, (shape, found) in shown.pictures.items():
             if picture.kind in "zyx":
                 assert shape.update == 4
-                np.testing.assert_array_equal(found, volume.take(picture.index, "zyx".index(picture.kind)))
-        assert planes["projection"].shape == (ROWS, N)
-        assert planes["sinogram"].shape == (4, N)
+                plane = volume.take(picture.index, "zyx".index(picture.kind))
+                np.testing.assert_array_equal(found, plane[::step, ::step])
+        assert planes["projection"].shape == (ROWS // step, N // step)
+        assert planes["sinogram"].shape == (4 // step, N // step)
         assert [update.projections for update in shown.updates] == [2, 4, 6, 8]
         assert len(shown.state.stages) == comm.size
         assert shown.state.ledger["written"] == 8

@@ -15,7 +15,7 @@ from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.server.auth_provider import AuthProvider
 from bokeh.server.server import Server
-from tornado.web import RequestHandler
+from tornado.web import HTTPError, RequestHandler
 
 from ministream import log
 from ministream.errors import ConfigError
@@ -147,7 +147,11 @@ class TokenAuthentication(AuthProvider):  # type: ignore[misc]  # Bokeh's types 
         if token is not None and self._admits(token):
             _remember(handler, self._cookie, token)
             return "viewer"
-        return "viewer" if self._admits(handler.get_cookie(self._cookie, "")) else None
+        if self._admits(handler.get_cookie(self._cookie, "")):
+            return "viewer"
+        if handler.request.path.endswith("/ws"):  # a websocket cannot be sent to the form
+            raise HTTPError(403)
+        return None
 
     def _admits(self, token: str | None) -> bool:
         return hmac.compare_digest((token or "").encode(), self._token.encode())

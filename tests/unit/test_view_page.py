@@ -1,0 +1,115 @@
+"""What the page shows of a state, without a browser, and the feed of a volume file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from bokeh.document import Document
+
+from ministream.app.view.volume_feed import VolumeFeed
+from ministream.errors import ConfigError, InputError
+from ministream.model import Notice
+from ministream.view import texts
+from ministream.view.feed import Shown
+from ministream.view.page import Page, Wanted
+from ministream.view.units import Units
+from ministream.wire.live import PHASES, Happening, Picture, ScanFacts, State
+from tests.unit.one_rank import random_image, state, volume_writer
+
+FACTS = ScanFacts(
+    scan_id="<i>s</i>", sample="<b>foam</b>", rows=8, cols=16, n=16, projections=90, pixel_size_um=2.5,
+    algorithm="sirt", ranks=2, threads=1,
+)  # fmt: skip
+STATE = State(
+    job="j", number=1, phase="live", text="", scan=FACTS, elapsed_s=75.0, ledger={"received": 5, "mended": 1},
+    losses={"projection checksum": 3}, per_s=2.0, lag=1, behind_s=0.5, latency_s={"p50": 0.4, "p99": None}, update=1,
+    notices=(Notice(code="angles-duplicate", text="<script>"),), happenings=(Happening(0.0, "WARNING", "<img>"),),
+)  # fmt: skip
+
+
+class Fixed:
+    """A feed that shows one thing, and keeps what was asked for."""
+
+    def __init__(self, shown: Shown) -> None:
+        self.now = shown
+        self.wanted: list[Picture] = []
+
+    def want(self, pictures) -> None:
+        self.wanted = list(pictures)
+
+    def shown(self) -> Shown:
+        return self.now
+
+
+@pytest.mark.parametrize("condition", [*PHASES, "lost"])
+def test_every_state_has_a_word_of_its_own(condition):
+    html = texts.status(Shown(condition=condition, text="why & how", state=STATE))
+    words = {"finished": "FINISHED, COMPLETE", "lost": "CONNECTION LOST"}
+    assert f'<span class="word">{words.get(condition, condition.upper())}</span>' in html
+    assert ("why &amp; how" in html) == (condition != "live")
+    assert ("5 of 90 projections received" in html) == (condition == "live")
+
+
+def test_what_comes_from_the_job_is_escaped():
+    shown = Shown(condition="live", state=STATE)
+    html = "".join(text(shown) for text in (texts.heading, texts.tiles, texts.losses, texts.warnings, texts.happenings))
+    assert "&lt;b&gt;foam" in html
+    assert "&lt;script&gt;" in html
+    assert "&lt;img&gt;" in html
+    assert not any(tag in html for tag in ("<b>foam", "<script", "<img", "<i>s"))
+    assert "projection checksum" in html
+
+
+def test_units_follow_the_pixel_size():
+    assert Units.of(FACTS) == Units(length="mm", pixel=0.0025, attenuation="1/cm", scale=4000.0)
+
+
+def test_the_page_asks_for_the_middle_and_for_what_the_sliders_choose():
+    feed = Fixed(Shown(serial=1, condition="live", state=STATE))
+    document = Document()
+    wanted = Wanted(feed)
+    Page(document, feed, wanted)
+    middle = [Picture("z", 3), Picture("y", 7), Picture("x", 7), Picture("projection"), Picture("sinogram", 3)]
+    assert feed.wanted == middle
+    slider = document.get_model_by_name("z-slider")
+    assert (slider.end, slider.disabled) == (7, False)
+    slider.value = 5
+    assert Picture("z", 5) in feed.wanted
+    assert Picture("sinogram", 5) in feed.wanted
+    assert Picture("z", 3) not in feed.wanted
+    wanted.change(7, (Picture("z", 1),))
+    assert feed.wanted[0] == Picture("z", 1)
+    wanted.change(7, ())
+    assert Picture("z", 1) not in feed.wanted
+
+
+def test_a_volume_file_is_a_feed(tmp_path):
+    image = random_image(5, 33, 8)
+    writer = volume_writer(tmp_path, pixel_size_um=2.0)
+    path = writer.final(image, state(warnings=(Notice(code="some-code", text="said"),)))
+    writer.close()
+    with VolumeFeed(path) as feed:
+        feed.want([Picture("z", 4), Picture("y", 2), Picture("projection"), Picture("z", 5)])
+        shown = feed.shown()
+    assert shown.condition == "incomplete"
+    assert shown.text == "; ".join(state().missing)
+    assert shown.state.scan.pixel_size_um == 2.0
+    assert [notice.code for notice in shown.state.notices] == ["some-code"]
+    assert set(shown.pictures) == {Picture("z", 4), Picture("y", 2)}
+    np.testing.assert_array_equal(shown.pictures[Picture("z", 4)][1], image[:, :, 4])
+    np.testing.assert_array_equal(shown.pictures[Picture("y", 2)][1], image[2, :, :5].T)
+
+
+def test_another_file_is_refused(tmp_path):
+    (tmp_path / "a.h5").write_text("no volume")
+    with pytest.raises(InputError, match="cannot be read as HDF5"):
+        VolumeFeed(tmp_path / "a.h5")
+
+
+def test_a_page_on_another_node_is_refused(tmp_path):
+    from ministream.app.launch.launcher import launch
+    from ministream.app.launch.plan import Plan
+
+    plan = Plan(run=None, out=tmp_path / "out", view=True, launcher=("srun",), ranks=1)
+    with pytest.raises(ConfigError, match="leave it out here"):
+        launch(plan)
