@@ -50,7 +50,7 @@ class Page:
         self._serial, self._job = -1, ""
         self._drawn: dict[Kind, Pixels] = {}
         self._levels: dict[Kind, Any] = {}
-        self._slices = LinearColorMapper(palette=_PALETTES["grey"][::1], low=0, high=1, nan_color="#00000000")
+        self._slices = LinearColorMapper(palette=_PALETTES["grey"], low=0, high=1, nan_color="#00000000")
         plain = [LinearColorMapper(palette="Greys256", low=0, high=1) for _ in range(2)]
         mappers = dict(zip(_KINDS, [self._slices] * 3 + plain, strict=True))
         self._panels = {kind: Panel(kind, mappers[kind], self._theme, self._moved) for kind in _KINDS}
