@@ -1,6 +1,6 @@
-"""The web page of the live view, in a real browser beside real jobs.
+"""The web page of the live view, in a real browser, beside rank 0's end of a job.
 
-MINISTREAM_SCREENSHOTS names a folder for the pictures of the documents.
+MINISTREAM_SCREENSHOTS names a folder in which its pictures are kept.
 """
 
 from __future__ import annotations
@@ -9,15 +9,20 @@ import http.client
 import os
 import re
 import shutil
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ministream.app.recon import live_key
+from ministream.app.recon.live_server import LiveServer
+from ministream.wire.live import Picture, ScanFacts, Shape, State, UpdateRecord
 from tests.integration.jobs import MINISTREAM, Job, Lab
 from tests.unit.one_rank import random_image, state, volume_writer
 from tests.waiting import HANG_S, eventually
@@ -25,11 +30,10 @@ from tests.waiting import HANG_S, eventually
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FONT_SETTLED_MS = 600
 WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-SCAN = {
-    "source.sample": "foam", "source.rows": 48, "source.cols": 192, "source.projections": 240, "source.i0": 60000.0,
-    "source.pixel_size_um": 3.25, "producer.order": "golden-angle", "producer.rate": 40.0, "window.length": 120,
-    "window.step": 20, "window.iterations": 4, "recon.relaxation": 1.9, "recon.circular_mask": True,
-}  # fmt: skip
+FACTS = ScanFacts(
+    scan_id="s-1", sample="foam", rows=48, cols=192, n=192, projections=240, pixel_size_um=3.25, algorithm="sirt",
+    ranks=2, threads=1,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +53,6 @@ def url_of(job: Job) -> str:
     found: list[str] = []
     job.until(lambda: found.extend(re.findall(r"live view: (http://\S+)", job.text)) or found)
     return found[0]
-
-
-def pair(out: Path, **changes) -> list[str]:
-    settings = [
-        word
-        for key, value in (SCAN | changes).items()
-        for word in ("--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}")
-    ]
-    return [*MINISTREAM, "launch", "--ranks", "2", "--threads", "1", "--out", str(out), *settings]
 
 
 class Shots:
@@ -85,9 +80,6 @@ class Seen:
     def status(self) -> str:
         return self.page.locator(".status .word").inner_text(timeout=HANG_S * 1000)
 
-    def title(self, name: str) -> str:
-        return self.page.evaluate(f"model('{name}').title.text")
-
     def until_title(self, name: str, pattern: str) -> None:
         self.page.wait_for_function(f"/{pattern}/.test(model('{name}').title.text)", timeout=HANG_S * 1000)
 
@@ -95,53 +87,83 @@ class Seen:
         self.page.locator(".status .word", has_text=word).wait_for(timeout=HANG_S * 1000)
 
 
+def published(server: LiveServer, update: int, **changes) -> None:
+    """What a job publishes after an update: the pictures that are wanted, and its state."""
+    values = np.linspace(0, 0.01, 48 * 192, dtype=np.float32)
+    pictures = {}
+    for picture in server.wanted():
+        rows = 192 if picture.kind == "z" else 48
+        shape = Shape(picture=picture, update=update, rows=rows, cols=192, angle_deg=30.0)
+        pictures[shape] = np.resize(values * (1 + picture.index), (rows, 192))
+    server.show(pictures)
+    if update:
+        server.updated(UpdateRecord(update, 1.5 * update, 20 * update, 100.0 / update, 14.5, 0.4, {}))
+    known = {
+        "job": server.job, "number": 0, "phase": "live", "text": "", "scan": FACTS, "elapsed_s": 1.5 * update,
+        "ledger": {"received": 20 * update, "imaged": 20 * update, "mended": 3}, "losses": {"drop-oldest": 5},
+        "per_s": 14.5, "lag": 0, "behind_s": 0.4, "latency_s": {"p50": 0.3, "p99": 0.6}, "update": update,
+        "stages": ({"forward": 1.0 * update, "back": 0.7 * update}, {"forward": 0.9 * update, "back": 0.8 * update}),
+    }  # fmt: skip
+    server.publish(State(**known | changes), arrived_s=time.monotonic())
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[LiveServer]:
+    """Rank 0's end of a job that writes to `folder`."""
+    key = live_key.of_job(folder)
+    with LiveServer("tcp://127.0.0.1:0", key.for_server()) as server:
+        key.write(folder, server.address)
+        yield server
+        server.close(5.0)
+    (folder / live_key.NAME).unlink()
+
+
 def test_the_page_follows_a_job_and_the_next_one(browser, jobs: Lab, tmp_path: Path):
-    out = tmp_path / "out"
+    out, token = tmp_path / "out", tmp_path / "token"
     out.mkdir()
-    (tmp_path / "token").write_text("a-token-of-the-test")
-    (tmp_path / "token").chmod(0o600)
-    view = jobs.start(
-        "view", [*MINISTREAM, "view", str(out), "--prefix", "/user/me", "--token-file", str(tmp_path / "token")]
-    )
+    token.write_text("a-token-of-the-test")
+    token.chmod(0o600)
+    view = jobs.start("view", [*MINISTREAM, "view", str(out), "--prefix", "/user/me", "--token-file", str(token)])
     page = browser.new_page(viewport=WIDE)
+    page.set_default_timeout(HANG_S * 1000)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(url_of(view))
     seen, shots = Seen(page), Shots(page, tmp_path)
     seen.until_status("WAITING")
-    shots.take("view-waiting")
-
-    job = jobs.start("pair", [*pair(out), "--recon-options=--live tcp://127.0.0.1:0"])
-    seen.until_status("LIVE")
-    seen.until_title("z", "Slice 23 after update [1-9]")
-    seen.until_title("sinogram", "row 23")
-    page.locator("body").press("ArrowRight")
-    seen.until_title("z", "Slice 24 ")
-    page.evaluate("model('x-slider').value = 60")
-    seen.until_title("x", "Column 60 ")
-    seen.until_title("z", "after update ([5-9]|1[0-9])")
-    shots.take("view")
-    shots.take("view-phone", PHONE)
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    page.locator("body").press("l")
-    page.wait_for_function("document.body.classList.contains('light')")
-    shots.take("view-light")
-    page.locator("body").press("l")
-    seen.until_status("FINISHED, COMPLETE")
-    assert job.wait() == 0
-    assert seen.title("z").startswith("Slice 24 after update 12")
-    assert not (out / live_key.NAME).exists()
-
-    job = jobs.start("again", [*pair(out), "--view", "--recon-options=--write-freq 1"])
-    seen.until_status("LIVE")
-    seen.until_title("z", "Slice 24 after update [1-9]")
-    assert fetch(url_of(job))[0] == 200
-    job.signal(2)
-    seen.until_status("INCOMPLETE")
-    assert job.wait() == 3
+    with serving(out) as server:
+        published(server, 0, phase="waiting", text="no projection has arrived")
+        eventually(lambda: len(server.wanted()) == 5)
+        published(server, 1)
+        seen.until_status("LIVE")
+        seen.until_title("z", "Slice 23 after update 1")
+        seen.until_title("sinogram", "row 23")
+        page.locator("body").press("ArrowRight")
+        page.evaluate("model('x-slider').value = 60")
+        eventually(lambda: {Picture("z", 24), Picture("x", 60)} <= set(server.wanted()))
+        for update in range(2, 7):
+            published(server, update)
+        seen.until_title("z", "Slice 24 after update 6")
+        seen.until_title("x", "Column 60 after update 6")
+        shots.take("view")
+        shots.take("view-phone", PHONE)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        page.locator("body").press("l")
+        page.wait_for_function("document.body.classList.contains('light')")
+        shots.take("view-light")
+        published(server, 7, phase="finished", text="all")
+        seen.until_status("FINISHED, COMPLETE")
+    with serving(out) as server:
+        published(server, 1)
+        seen.until_status("LIVE")
+        eventually(lambda: Picture("z", 24) in server.wanted())
+        published(server, 2)
+        seen.until_title("z", "Slice 24 after update 2")
+        published(server, 3, phase="incomplete", text="5 dropped")
+        seen.until_status("INCOMPLETE")
     view.signal(15)
     assert view.wait() == 0
-    page.locator("#gone").wait_for(state="visible", timeout=HANG_S * 1000)
+    page.locator("#gone").wait_for(state="visible")
     assert not errors
     page.close()
 

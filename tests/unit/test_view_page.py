@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
+import msgspec
 import numpy as np
 import pytest
 from bokeh.document import Document
 
+from ministream.app.recon import live_key
+from ministream.app.recon.live_server import LiveServer
+from ministream.app.view.folder_feed import FolderFeed
 from ministream.app.view.volume_feed import VolumeFeed
 from ministream.errors import ConfigError, InputError
 from ministream.model import Notice
@@ -15,6 +21,7 @@ from ministream.view.page import Page, Wanted
 from ministream.view.units import Units
 from ministream.wire.live import PHASES, Happening, Picture, ScanFacts, State
 from tests.unit.one_rank import random_image, state, volume_writer
+from tests.waiting import eventually
 
 FACTS = ScanFacts(
     scan_id="<i>s</i>", sample="<b>foam</b>", rows=8, cols=16, n=16, projections=90, pixel_size_um=2.5,
@@ -113,3 +120,30 @@ def test_a_page_on_another_node_is_refused(tmp_path):
     plan = Plan(run=None, out=tmp_path / "out", view=True, launcher=("srun",), ranks=1)
     with pytest.raises(ConfigError, match="leave it out here"):
         launch(plan)
+
+
+def test_a_folder_shows_the_volume_after_its_job(tmp_path):
+    image = random_image(5, 33, 8)
+    with FolderFeed(tmp_path) as feed:
+        key = live_key.of_job(tmp_path)
+        with LiveServer("tcp://127.0.0.1:0", key.for_server()) as server:
+            key.write(tmp_path, server.address)
+            server.publish(msgspec.structs.replace(STATE, job=server.job), arrived_s=time.monotonic())
+            eventually(lambda: feed.shown().condition == "live")
+            writer = volume_writer(tmp_path)
+            writer.final(image, state())
+            writer.close()
+            ended = msgspec.structs.replace(STATE, job=server.job, phase="incomplete", text="2 missing")
+            server.publish(ended, arrived_s=time.monotonic())
+            eventually(lambda: feed.shown().condition == "incomplete")
+            server.close(5.0)
+        (tmp_path / live_key.NAME).unlink()
+        feed.want([Picture("z", 4)])
+        shown = feed.shown()
+        assert (shown.condition, shown.text) == ("incomplete", "2 missing")
+        np.testing.assert_array_equal(shown.pictures[Picture("z", 4)][1], image[:, :, 4])
+        with LiveServer("tcp://127.0.0.1:0", key.for_server()) as server:
+            key.write(tmp_path, server.address)
+            server.publish(msgspec.structs.replace(STATE, job=server.job), arrived_s=time.monotonic())
+            eventually(lambda: feed.shown().condition == "live")
+            assert not feed.shown().pictures

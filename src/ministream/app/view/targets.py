@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from ministream.app.recon import live_key
+from ministream.app.view.folder_feed import FolderFeed
 from ministream.app.view.live_feed import LiveFeed
 from ministream.app.view.volume_feed import VolumeFeed
 from ministream.errors import ConfigError, InputError
-from ministream.model import CurveKeys
 from ministream.storage import FINAL
 from ministream.view.feed import Feed
 
@@ -31,13 +31,4 @@ def open_feed(target: str, key_file: Path | None) -> AbstractContextManager[Feed
         raise InputError(f"{target}: no such file or folder. Name tcp://HOST:PORT, an output folder, or a volume")
     if (path / FINAL).exists() and not (path / live_key.NAME).exists():
         return VolumeFeed(path / FINAL)
-    return LiveFeed(lambda: _job_in(path), str(path))
-
-
-def _job_in(folder: Path) -> tuple[str, CurveKeys] | None:
-    """The job that runs in a folder, None while there is none."""
-    path = folder / live_key.NAME
-    if not path.exists():
-        return None
-    key, address = live_key.read(path)
-    return address, key.for_viewer()
+    return FolderFeed(path)
