@@ -22,6 +22,7 @@ import pytest
 
 from ministream.app.recon import live_key
 from ministream.app.recon.live_server import LiveServer
+from ministream.view.theme import LIGHT
 from ministream.wire.live import Picture, ScanFacts, Shape, State, UpdateRecord
 from tests.integration.jobs import MINISTREAM, Job, Lab
 from tests.unit.one_rank import random_image, state, volume_writer
@@ -150,6 +151,7 @@ def test_the_page_follows_a_job_and_the_next_one(browser, jobs: Lab, tmp_path: P
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         page.locator("body").press("l")
         page.wait_for_function("document.body.classList.contains('light')")
+        page.wait_for_function(f"model('sinogram').title.text_color === '{LIGHT.text}'")
         shots.take("view-light")
         published(server, 7, phase="finished", text="all")
         seen.until_status("FINISHED, COMPLETE")
