@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,7 +30,8 @@ def frames(of: Scan) -> Iterator:
     for frame in make_frames(of):
         level = {FrameKind.DARK: 10, FrameKind.FLAT: 1000, FrameKind.PROJECTION: 500}[frame.kind]
         frame.pixels[:] = level + rng.integers(0, 10, frame.pixels.shape)
-        yield frame
+        turned = frame.index / of.projections if frame.kind is FrameKind.PROJECTION else 0.0
+        yield replace(frame, angle_rad=math.pi * turned)
 
 
 @contextmanager
