@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import stat
 from pathlib import Path
 
@@ -177,11 +178,33 @@ def test_a_session_certificate_can_sign_nothing() -> None:
     assert certificates.make_session_pair(1).certificate != pair.certificate
 
 
-@pytest.mark.parametrize("offer", [b"", b"psk:00", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def of_another_version() -> bytes:
+    """A certificate that says version 35; there are 1 to 3."""
+    der = certificates.make_session_pair(1).parsed().public_bytes(serialization.Encoding.DER)
+    wrong = der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020122"), 1)
+    assert wrong != der
+    return ssl.DER_cert_to_PEM_cert(wrong).encode()
+
+
+NO_CERTIFICATES = [
+    b"",
+    b"psk:00",
+    b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    of_another_version(),
+]
+
+
+@pytest.mark.parametrize("offer", NO_CERTIFICATES)
 def test_offers_that_are_no_certificates_are_refused(offer: bytes) -> None:
     with pytest.raises(RefusedError) as caught:
         certificates.check_peer(offer)
     assert caught.value.code is Code.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("content", NO_CERTIFICATES)
+def test_files_that_are_no_certificates_are_refused(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ca\.crt is not a PEM certificate"):
+        credentials.decode(content, tmp_path / "ca.crt")
 
 
 def test_what_follows_the_first_certificate_of_an_offer_is_dropped() -> None:

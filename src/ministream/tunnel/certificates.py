@@ -70,11 +70,15 @@ def make_session_pair(days: float) -> KeyPair:
     return _pair(builder.sign(key, hashes.SHA256()), key)
 
 
+UNREADABLE = (ValueError, x509.InvalidVersion)
+"""What reading a certificate raises for other bytes; InvalidVersion is no ValueError."""
+
+
 def check_peer(offer: bytes) -> str:
     """The other side's session certificate as one clean PEM block. Raises RefusedError (INVALID_ARGUMENT)."""
     try:
         certificate = x509.load_pem_x509_certificate(offer[:_OFFER_BYTES])
-    except ValueError:
+    except UNREADABLE:
         text = "the other side's offer is not a certificate: use compatible data servers (--kind) on both sides"
         raise RefusedError(Code.INVALID_ARGUMENT, text) from None
     return certificate.public_bytes(serialization.Encoding.PEM).decode()

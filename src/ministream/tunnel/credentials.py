@@ -253,7 +253,7 @@ def decode(pem: bytes, path: Path) -> x509.Certificate:
     """A certificate file's content. Raises ConfigError for anything else."""
     try:
         return x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
+    except certificates.UNREADABLE as error:
         raise ConfigError(f"{path} is not a PEM certificate") from error
 
 
