@@ -114,5 +114,12 @@ def is_cut(sock: socket.socket, timeout_s: float = HANG_S) -> bool:
 
 
 def children() -> list[psutil.Process]:
-    """This process's descendants, zombies included; without the daemon that h5py's MPI starts when it is imported."""
-    return [child for child in psutil.Process().children(recursive=True) if child.name() != "orted"]
+    """This process's descendants, zombies included; without those that stay between tests."""
+    return [child for child in psutil.Process().children(recursive=True) if not _stays(child)]
+
+
+def _stays(process: psutil.Process) -> bool:
+    """Whether it is a warm job, or the daemon that h5py's MPI starts when it is imported."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.name() == "orted" or "tests.integration.warm_jobs" in process.cmdline()
+    return False
