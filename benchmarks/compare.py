@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     rows = [row for k in range(len(turns[0][0])) for row in _ratios([(a[k], b[k]) for a, b in turns], options.of)]
     machine.show(rows)
     if options.save:
-        print(machine.save(f"compare-{benchmark[0]}", argv, rows, busy=busy, commits=options.commits))
+        print(machine.save("compare", argv, rows, busy=busy, commits=options.commits))
     return 0
 
 
