@@ -80,7 +80,7 @@ def test_truncated_and_flipped_messages_never_raise_anything_else(message: nativ
             decoded = native.decode([raw, PAYLOAD] if isinstance(message, native.FrameHeader) else [raw])
         except ProtocolError:
             continue
-        assert type(decoded).__module__ == "ministream.wire.native"
+        assert decoded == message  # every byte was replaced by itself
 
 
 JUNK = st.recursive(
