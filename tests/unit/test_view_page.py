@@ -16,8 +16,10 @@ from ministream.app.view.volume_feed import VolumeFeed
 from ministream.errors import ConfigError, InputError
 from ministream.model import Notice
 from ministream.view import texts
+from ministream.view.charts import StageBars
 from ministream.view.feed import Shown
 from ministream.view.page import Page, Wanted
+from ministream.view.theme import Theme
 from ministream.view.units import Units
 from ministream.wire.live import PHASES, Happening, Picture, ScanFacts, State
 from tests.unit.one_rank import random_image, state, volume_writer
@@ -147,3 +149,13 @@ def test_a_folder_shows_the_volume_after_its_job(tmp_path):
             server.publish(msgspec.structs.replace(STATE, job=server.job), arrived_s=time.monotonic())
             eventually(lambda: feed.shown().condition == "live")
             assert not feed.shown().pictures
+
+
+def test_short_stages_are_shown_as_one():
+    bars = StageBars(Theme())
+    bars.show([{f"stage {k}": float(k) for k in range(10)}, {"stage 9": 1.0, "stage 0": 2.0}])
+    shown = {name: list(values) for name, values in bars.source.data.items()}
+    assert list(shown.pop("rank")) == [0, 1]
+    assert set(shown) == {*(f"stage {k}" for k in range(3, 10)), "other"}
+    assert shown["stage 9"] == [9.0, 1.0]
+    assert shown["other"] == [0 + 1 + 2, 2.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
@@ -13,6 +14,8 @@ from ministream.view.theme import STAGES, Theme
 from ministream.wire.live import UpdateRecord
 
 _HEIGHT = 210
+# As many as there are colours, and as the legend has room for.
+_MOST_STAGES = 7
 
 
 class Curve:
@@ -58,6 +61,7 @@ class StageBars:
 
     def show(self, stages: Sequence[dict[str, float]]) -> None:
         """Show the seconds of every rank."""
+        stages = _longest(stages)
         names = tuple(dict.fromkeys(name for rank in stages for name in rank))
         if names != self._known:
             self._draw(names)
@@ -81,6 +85,19 @@ class StageBars:
             self.figure.add_tools(tip)
             self.figure.add_layout(self.figure.legend[0], "right")
         self._theme.switch(self._theme.dark)
+
+
+def _longest(stages: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """The stages that take longest over all ranks, and the sum of the others."""
+    total: Counter[str] = Counter()
+    for rank in stages:
+        total.update(rank)
+    named = {name for name, seconds in total.most_common(_MOST_STAGES) if seconds > 0}
+    return [
+        {name: seconds for name, seconds in rank.items() if name in named}
+        | {"other": sum(seconds for name, seconds in rank.items() if name not in named)}
+        for rank in stages
+    ]
 
 
 def _chart(name: str, title: str, scale: str) -> Any:
