@@ -23,7 +23,7 @@ import pytest
 from ministream.app.recon import live_key
 from ministream.app.recon.live_server import LiveServer
 from ministream.view.theme import LIGHT
-from ministream.wire.live import Picture, ScanFacts, Shape, State, UpdateRecord
+from ministream.wire.live import JobState, Picture, ScanFacts, Shape, UpdateRecord
 from tests.integration.jobs import MINISTREAM, Job, Lab
 from tests.unit.one_rank import random_image, state, volume_writer
 from tests.waiting import HANG_S, eventually
@@ -105,7 +105,7 @@ def published(server: LiveServer, update: int, **changes) -> None:
         "per_s": 14.5, "lag": 0, "behind_s": 0.4, "latency_s": {"p50": 0.3, "p99": 0.6}, "update": update,
         "stages": ({"forward": 1.0 * update, "back": 0.7 * update}, {"forward": 0.9 * update, "back": 0.8 * update}),
     }  # fmt: skip
-    server.publish(State(**known | changes), arrived_s=time.monotonic())
+    server.publish(JobState(**known | changes), arrived_s=time.monotonic())
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ministream.app.view.live_feed import LiveFeed
 from ministream.errors import ConfigError, ProtocolError, VersionError
 from ministream.transport import dial
 from ministream.wire import live
-from ministream.wire.live import Look, Picture, ScanFacts, Shape, State, UpdateRecord
+from ministream.wire.live import JobState, Look, Picture, ScanFacts, Shape, UpdateRecord
 from tests.waiting import eventually
 
 LOOPBACK = "tcp://127.0.0.1:0"
@@ -28,13 +28,13 @@ FACTS = ScanFacts(
 )  # fmt: skip
 
 
-def state(server: LiveServer, **changes) -> State:
+def state(server: LiveServer, **changes) -> JobState:
     known = {
         "job": server.job, "number": 0, "phase": "live", "text": "", "scan": FACTS, "elapsed_s": 1.0,
         "ledger": {"received": 5}, "losses": {}, "per_s": 2.0, "lag": 1, "behind_s": 0.5,
         "latency_s": {"p50": 0.4, "p99": None}, "update": 1,
     }  # fmt: skip
-    return State(**known | changes)
+    return JobState(**known | changes)
 
 
 def shown(picture: Picture, value: float, side: int = 16) -> dict:

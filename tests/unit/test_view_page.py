@@ -21,7 +21,7 @@ from ministream.view.feed import Shown
 from ministream.view.page import Page, Wanted
 from ministream.view.theme import Theme
 from ministream.view.units import Units
-from ministream.wire.live import PHASES, Happening, Picture, ScanFacts, State
+from ministream.wire.live import PHASES, Happening, JobState, Picture, ScanFacts
 from tests.unit.one_rank import random_image, state, volume_writer
 from tests.waiting import eventually
 
@@ -29,7 +29,7 @@ FACTS = ScanFacts(
     scan_id="<i>s</i>", sample="<b>foam</b>", rows=8, cols=16, n=16, projections=90, pixel_size_um=2.5,
     algorithm="sirt", ranks=2, threads=1,
 )  # fmt: skip
-STATE = State(
+STATE = JobState(
     job="j", number=1, phase="live", text="", scan=FACTS, elapsed_s=75.0, ledger={"received": 5, "mended": 1},
     losses={"projection checksum": 3}, per_s=2.0, lag=1, behind_s=0.5, latency_s={"p50": 0.4, "p99": None}, update=1,
     notices=(Notice(code="angles-duplicate", text="<script>"),), happenings=(Happening(0.0, "WARNING", "<img>"),),

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ministream.wire.live import Phase, Picture, Shape, State, UpdateRecord
+from ministream.wire.live import JobState, Phase, Picture, Shape, UpdateRecord
 
 Pixels: TypeAlias = NDArray[np.float32]
 Condition: TypeAlias = Phase | Literal["lost"]
@@ -27,7 +27,7 @@ class Shown:
     condition: Condition = "waiting"
     text: str = ""
     source: str = ""
-    state: State | None = None
+    state: JobState | None = None
     updates: tuple[UpdateRecord, ...] = ()
     pictures: Mapping[Picture, tuple[Shape, Pixels]] = field(default_factory=dict)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from html import escape
 
 from ministream.view.feed import Condition, Shown
-from ministream.wire.live import State
+from ministream.wire.live import JobState
 
 _WORDS: dict[Condition, tuple[str, str]] = {
     "waiting": ("○", "WAITING"),
@@ -101,7 +101,7 @@ def happenings(shown: Shown) -> str:
     return f'<div class="log">{"".join(_lines(shown.state))}</div>'
 
 
-def _lines(state: State) -> Iterable[str]:
+def _lines(state: JobState) -> Iterable[str]:
     for line in reversed(state.happenings[-30:]):
         when = datetime.datetime.fromtimestamp(line.at_s).astimezone().strftime("%H:%M:%S")
         yield f'<p class="{escape(line.level.lower())}"><time>{when}</time> {escape(line.text)}</p>'

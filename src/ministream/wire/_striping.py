@@ -11,7 +11,7 @@ from ministream.errors import ProtocolError
 
 
 @dataclass(slots=True)
-class _Connection:
+class _StreamConnection:
     """`lost` connections took this stream's place before; `transit` are the frames that have not arrived, in order."""
 
     peer: bytes
@@ -33,7 +33,7 @@ class Striping:
         self.retransmitted = 0
         self._most = 0  # beyond every frame that was ever sent
         self._again: list[int] = []  # a heap
-        self._open: dict[int, _Connection] = {}
+        self._open: dict[int, _StreamConnection] = {}
         self._heeded: dict[bytes, int] = {}  # also connections that are lost and not replaced
         self._ended_over: int | None = None
 
@@ -68,7 +68,7 @@ class Striping:
         self._close(stream)
         self._heeded = {other: number for other, number in self._heeded.items() if number != stream}
         self._heeded[peer] = stream
-        self._open[stream] = _Connection(peer, lost[stream] if stream < len(lost) else 0, now)
+        self._open[stream] = _StreamConnection(peer, lost[stream] if stream < len(lost) else 0, now)
 
     def close(self, peer: bytes, *, heed: bool = True) -> None:
         """The connection is lost, or to be ignored from now on."""

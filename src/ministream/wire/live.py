@@ -1,7 +1,7 @@
 """Messages between a running job and its viewers, version 1: MessagePack headers, pixels as raw float32.
 
 A viewer connects to rank 0 and asks: `Look` names the pictures that it wants and what it has already. Rank 0 answers
-once it has something newer, at the latest after `IDLE_S`: a `State`, followed by one part per picture. Each answer
+once it has something newer, at the latest after `IDLE_S`: a `JobState`, followed by one part per picture. Each answer
 contains a new `ticket`, and the next request of that viewer must return it. A viewer that does not read therefore
 receives nothing more, and at most one answer per viewer is in transit.
 """
@@ -112,7 +112,7 @@ class Shape(Struct, frozen=True, kw_only=True):
     angle_deg: float | None = None
 
 
-class State(Struct, frozen=True, kw_only=True):
+class JobState(Struct, frozen=True, kw_only=True):
     """The state of a job, number `number`; `updates` are those that the viewer lacks, oldest first.
 
     `ledger` counts projections, `losses` those dropped or refused by reason. `stages` are seconds per stage and rank.

@@ -18,7 +18,7 @@ from ministream.errors import ProtocolError
 from ministream.model import CurveKeys
 from ministream.transport import listen
 from ministream.wire import live
-from ministream.wire.live import Look, Phase, Picture, Shape, State, UpdateRecord
+from ministream.wire.live import JobState, Look, Phase, Picture, Shape, UpdateRecord
 
 _LOG = log.get(__name__)
 
@@ -49,7 +49,7 @@ class _Viewer:
 class _Store:
     """The latest state, replaced as a whole; `pictures` with the number of the state that brought them."""
 
-    state: State | None = None
+    state: JobState | None = None
     arrived_s: float = 0.0
     alive_s: float = 0.0
     updates: list[UpdateRecord] = field(default_factory=list)
@@ -88,7 +88,7 @@ class LiveServer:
             looks = [viewer.look for viewer in latest if now - viewer.asked_s < WANTED_S]
         return tuple(dict.fromkeys(picture for look in looks for picture in look.pictures))[:MAX_WANTED]
 
-    def publish(self, state: State, *, arrived_s: float) -> None:
+    def publish(self, state: JobState, *, arrived_s: float) -> None:
         """Replace the state; the newest projection arrived at the monotonic time `arrived_s`."""
         with self._lock:
             store = self._store
@@ -186,7 +186,7 @@ class LiveServer:
                 viewer.ticket, viewer.pending = secrets.token_bytes(_TICKET_BYTES), False
                 self._listener.send(peer, self._parts(viewer, state, now))
 
-    def _parts(self, viewer: _Viewer, state: State, now: float) -> list[bytes | memoryview]:
+    def _parts(self, viewer: _Viewer, state: JobState, now: float) -> list[bytes | memoryview]:
         new = self._news(viewer.look)
         known = viewer.look.updates if viewer.look.job == self.job else 0
         phase, text = self._phase(state, now)
@@ -209,7 +209,7 @@ class LiveServer:
             (shape, pixels) for picture, number, shape, pixels in found if picture not in held or number > look.state
         ]
 
-    def _phase(self, state: State, now: float) -> tuple[Phase, str]:
+    def _phase(self, state: JobState, now: float) -> tuple[Phase, str]:
         """A job that claims to be live is stalled if nothing has arrived for a while, or if it does not react."""
         if state.phase != "live":
             return state.phase, state.text

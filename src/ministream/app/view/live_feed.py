@@ -14,7 +14,7 @@ from ministream.model import CurveKeys
 from ministream.transport import Channel, dial
 from ministream.view.feed import Pixels, Shown
 from ministream.wire import live
-from ministream.wire.live import MAX_PICTURES, Look, Picture, Shape, State
+from ministream.wire.live import MAX_PICTURES, JobState, Look, Picture, Shape
 
 _LOG = log.get(__name__)
 
@@ -81,7 +81,7 @@ class LiveFeed:
                 if parts is None:
                     self._lose(f"no answer from {address}: {channel.broken or 'timed out'}")
                     return
-                state = live.decode(parts[0], State)
+                state = live.decode(parts[0], JobState)
                 ticket = state.ticket
                 self._take(state, live.pixels_of(state.pictures, parts[1:]))
         finally:
@@ -105,7 +105,7 @@ class LiveFeed:
             held=tuple(picture for picture in wanted if picture in self._shown.pictures),
         )
 
-    def _take(self, state: State, pixels: list[Pixels]) -> None:
+    def _take(self, state: JobState, pixels: list[Pixels]) -> None:
         before, wanted = self._shown, self._wanted
         same = before.state is not None and before.state.job == state.job
         kept = {picture: held for picture, held in before.pictures.items() if same and picture in wanted}

@@ -14,7 +14,7 @@ import numpy as np
 from ministream.model import Notice
 from ministream.storage import Volume
 from ministream.view.feed import Pixels, Shown
-from ministream.wire.live import MAX_PICTURES, MAX_SIDE, Phase, Picture, ScanFacts, Shape, State
+from ministream.wire.live import MAX_PICTURES, MAX_SIDE, JobState, Phase, Picture, ScanFacts, Shape
 
 
 class VolumeFeed:
@@ -62,7 +62,7 @@ class VolumeFeed:
         return Shape(picture=picture, update=update, rows=pixels.shape[0], cols=pixels.shape[1], step=step), pixels
 
 
-def _state(volume: Volume) -> State:
+def _state(volume: Volume) -> JobState:
     """What the file tells; a file of another program tells little."""
     known: Mapping[str, Any] = volume.attributes
     config = json.loads(known.get("config", "{}"))
@@ -72,7 +72,7 @@ def _state(volume: Volume) -> State:
     ledger = {name.removeprefix(prefix): int(value) for name, value in known.items() if name.startswith(prefix)}
     phase: Phase = "finished" if complete else "incomplete"
     pixel = known.get("pixel_size_um")
-    return State(
+    return JobState(
         job=str(volume.path),
         number=1,
         phase=phase,

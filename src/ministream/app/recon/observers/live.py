@@ -16,7 +16,7 @@ from ministream.app.recon.live_server import STALLED_S, LiveServer
 from ministream.app.recon.observing import Quiet, Run, Update, VolumeWritten
 from ministream.monitor import Rate
 from ministream.parallel.mailbox import Mailbox
-from ministream.wire.live import Happening, Phase, Picture, ScanFacts, State, UpdateRecord
+from ministream.wire.live import Happening, JobState, Phase, Picture, ScanFacts, UpdateRecord
 
 _LOG = log.get(__name__)
 
@@ -202,11 +202,11 @@ class _Desk:
             self._record(self._last, {name: quality[name] for name in ("ssim", "psnr") if name in quality})
         self._server.publish(self._state(), arrived_s=self._arrived_s)
 
-    def _state(self) -> State:
+    def _state(self) -> JobState:
         ledger, last, latency = self._ledger, self._last, self._run.parts.books.latency
         phase, text = self._outcome or (("live", "") if ledger.received else ("waiting", "no projection has arrived"))
         refused = {f"{kind} {reason}": n for kind, found in ledger.refusals.items() for reason, n in found.items()}
-        return State(
+        return JobState(
             job=self._server.job,
             number=0,
             phase=phase,
