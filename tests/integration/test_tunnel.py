@@ -239,6 +239,31 @@ def test_a_producer_that_never_comes_ends_the_connection(plain: ControlServer) -
         assert is_cut(sock)
 
 
+def test_a_release_whose_caller_gives_up_leaves_no_process(plain: ControlServer, producer: Echo) -> None:
+    """gRPC cancels a call at its deadline; the session ends all the same."""
+    from ministream.tunnel import messages
+
+    open_side(plain, Access(), "s", "PROD", [producer.address])
+    with ControlClient(plain.address, Access()) as control:
+        control.update("s", "PROD", [], None)
+    relays = children()
+    assert relays
+    for relay in relays:
+        relay.suspend()
+    sent, back = (messages.message_class(name) for name in messages.METHODS["release"])
+    with grpc.insecure_channel(plain.address) as channel:
+        release = channel.unary_unary(
+            "/scistream.Control/release",
+            request_serializer=sent.SerializeToString,
+            response_deserializer=back.FromString,
+        )
+        with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
+            release(sent(uid="s"), timeout=0.5)
+    for relay in relays:
+        relay.resume()
+    eventually(lambda: children() == [])
+
+
 def test_hello_may_come_just_before_its_req(plain: ControlServer, producer: Echo) -> None:
     from ministream.tunnel import messages
 

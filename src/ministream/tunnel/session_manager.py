@@ -166,11 +166,11 @@ class SessionManager:
         if session is not None:
             if not self._policy.is_admin(caller):
                 self._sessions.owned(uid, caller)
-            await self._end(session, State.RELEASED, "released")
+            await asyncio.shield(self._end_soon(session, State.RELEASED, "released"))
 
     async def abandon(self, session: Session) -> None:
         """The caller of req has gone: its session ends."""
-        await self._end(session, State.RELEASED, "caller gone")
+        await asyncio.shield(self._end_soon(session, State.RELEASED, "caller gone"))
 
     async def list(self, caller: str | None) -> list[SessionInfo]:
         """The caller's sessions; all of them for an administrator and for the embedding job (None)."""
@@ -264,11 +264,15 @@ class SessionManager:
                     self._waiting_hellos[caller] = left
         return self._sessions.owned(uid, caller)
 
-    def _end_soon(self, session: Session, state: State, why: str) -> None:
-        """End it in a task of its own, which `close` waits for: half-ended, it would leave processes behind."""
+    def _end_soon(self, session: Session, state: State, why: str) -> asyncio.Task[None]:
+        """End it in a task of its own, which `close` waits for.
+
+        gRPC cancels a call whose caller has gone or lost patience: a session that is half ended would leave processes.
+        """
         task = asyncio.get_running_loop().create_task(self._end(session, state, why))
         self._ending.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._ending.discard(task)
