@@ -221,10 +221,11 @@ class TlsListener:
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             finally:
+                # first, because a second cancellation, when the server stops, would end the wait
+                inner_writer.transport.abort()
                 for way in ways:
                     way.cancel()
                 await asyncio.gather(*ways, return_exceptions=True)
-                inner_writer.transport.abort()
         finally:
             self._held.pop(peer, None)
             inner.close()
