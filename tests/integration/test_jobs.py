@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -104,6 +105,29 @@ def test_the_axis_is_found_in_the_projections(tmp_path):
                 assert file["data"].attrs["axis_method"] in ("seam", "half turn")
             columns.append(summary["axis"]["axis_col"])
     assert columns[0] == pytest.approx(columns[1], abs=0.011)
+
+
+def test_projections_that_leave_the_window_before_the_axis_is_found_are_missing(tmp_path):
+    sample = [word for key in ("source.axis=21.4", "source.projections=90") for word in ("--set", key)]
+
+    def ran(name: str, *options: str) -> tuple[int, dict, str]:
+        folder = tmp_path / name
+        folder.mkdir()
+        with lab(folder) as jobs:
+            recon = ["--window-length", "30", "--window-step", "10", *options]
+            code = run_directly(jobs, 2, produce=sample, recon=recon)[1]
+            return code, jobs.summary(), jobs.jobs[-1].text
+
+    code, summary, text = ran("short", "--axis", "auto")
+    assert code == 3, text
+    assert summary["projections"]["imaged"] == 30
+    assert "60 used but not in the written volume" in text
+    (late,) = [warning for warning in summary["warnings"] if warning["code"] == "axis-late"]
+    length, axis = re.findall(r"window\.length = (\d+) .* --axis ([0-9.]+)\.$", late["text"])[0]
+    for name, remedy in {"longer": ["--window-length", length, "--axis", "auto"], "given": ["--axis", axis]}.items():
+        code, summary, text = ran(name, *remedy)
+        assert code == 0, text
+        assert summary["projections"]["imaged"] == 90
 
 
 def test_an_axis_that_the_projections_do_not_tell_is_asked_for(jobs):

@@ -87,3 +87,13 @@ def test_it_holds_the_last_distinct_arrivals(length: int, indices: list[int]) ->
             model = [*model, index][-length:]
     assert held(window) == sorted(model)
     assert len(set(window.stamps.tolist())) == window.held
+
+
+def test_projections_that_leave_before_an_update_are_missed() -> None:
+    window = Window(length=3, step=1, cols=1, slices=1)
+    for index in range(5):
+        fill(window, index)
+    assert (window.fresh, window.missed) == (5, 2)
+    window.updated()
+    fill(window, 5)
+    assert (window.fresh, window.missed) == (1, 0)

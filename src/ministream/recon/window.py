@@ -56,6 +56,11 @@ class Window:
         """An update is due: `step` projections are new since the last one."""
         return self.fresh >= self.step
 
+    @property
+    def missed(self) -> int:
+        """Projections that have left the window since the last update, before any update used them."""
+        return max(0, self.fresh - self.held)
+
     def slot(self, index: int, angle_rad: float) -> NDArray[np.float32]:
         """Reserve projection `index`'s place [cols, padded slices]; the caller fills the first `slices` of each row.
 

@@ -38,7 +38,8 @@ _GROWTH = 1.5
 class AxisFollower:
     """One rank's part of the search; all ranks find the same axis. Without `recon.axis = auto` it does nothing.
 
-    `col` is the axis in use. A new one enters between two updates; the image goes on from what it is.
+    `col` is the axis in use. A new one enters between two updates; the image goes on from what it is. `missed` are the
+    projections that left the window before the first update, which waits for the axis.
     """
 
     def __init__(self, comm: Comm, assignment: Assignment, algorithm: Algorithm) -> None:
@@ -46,6 +47,7 @@ class AxisFollower:
         self._field = assignment.config.recon.field
         self._automatic = assignment.config.recon.finds_axis
         self.col = assignment.axis_col
+        self.missed = 0
         self._estimate: AxisEstimate | None = None
         self._history: list[tuple[int, float]] = []
         self._next = 0
@@ -84,6 +86,16 @@ class AxisFollower:
         if found is None:
             return []
         notices = []
+        if self.missed:
+            notices.append(
+                notice(
+                    "axis-late",
+                    f"{self.missed} projections left the window before the rotation axis was found, and are not in "
+                    f"the image. Set window.length = {self._history[0][0]} or more, or give the axis: "
+                    f"--axis {self.col:.2f}.",
+                    projections=self.missed,
+                )
+            )
         middle, share = (self._scan.cols - 1) / 2, HALF_ACQUISITION_SHARE * self._scan.cols
         if self._field == "auto" and abs(self.col - middle) > share:
             notices.append(
@@ -128,11 +140,16 @@ class AxisFollower:
         """The axis so far; the sinograms are not kept, a restart looks on in those of the window."""
         found = self._estimate
         values = {name: getattr(found, name) for name in AxisEstimate.__slots__} if found is not None else None
-        return {"col": self.col, "history": json.dumps(self._history), "estimate": json.dumps(values)}
+        return {
+            "col": self.col,
+            "history": json.dumps(self._history),
+            "estimate": json.dumps(values),
+            "missed": self.missed,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore the axis of the previous run."""
-        values = json.loads(state["estimate"])
+        values, self.missed = json.loads(state["estimate"]), int(state["missed"])
         self._history = [(int(count), float(col)) for count, col in json.loads(state["history"])]
         if values is not None:
             self._estimate = AxisEstimate(**values)

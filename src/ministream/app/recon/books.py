@@ -56,15 +56,17 @@ class Books:
         self.angles_rad = min(low, rows.angle_rad), max(high, rows.angle_rad)
         self.not_yet_in_image.append(rows.acquired_s)
 
-    def updated(self, image: NDArray[np.float32], residual_norm2: NDArray[np.float64], iterations: int) -> Update:
-        """Record an update: the image now contains every accepted projection.
+    def updated(
+        self, image: NDArray[np.float32], residual_norm2: NDArray[np.float64], iterations: int, *, new: int, missed: int
+    ) -> Update:
+        """Record an update: the image now contains `new` more projections; `missed` left the window before it.
 
         `residual_norm2` is |b - A x|² before each of its iterations, empty for an algorithm that has none.
         """
         self.updates += 1
-        self.ledger.imaged = self.ledger.used
+        self.ledger.imaged += new
         now = time.time()
-        for acquired_s in self.not_yet_in_image:
+        for acquired_s in self.not_yet_in_image[missed:]:
             self.latency.record(now - acquired_s)
         behind_s = now - max(self.not_yet_in_image) if self.not_yet_in_image else None
         self.not_yet_in_image.clear()

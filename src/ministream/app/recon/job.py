@@ -270,6 +270,9 @@ class Job:
             )
             self._clock.add("forward", report.forward_s)
             self._clock.add("back", report.back_s)
+        missed = self._window.missed
+        new = self._window.fresh - missed
+        self._parts.axis.missed += missed
         self._window.updated()
         with self._clock.timed("idle"):  # synchronises the ranks
             residuals = self._parts.pacing.learn(
@@ -281,7 +284,7 @@ class Job:
             self._books.agree(self._comm)
         self._idle_s = 0.0
         image = self._parts.image.host()
-        self._observers.updated(self._books.updated(image, residuals, report.iterations))
+        self._observers.updated(self._books.updated(image, residuals, report.iterations, new=new, missed=missed))
 
     def _failure(self) -> MinistreamError | None:
         """The reason, on rank 0, why there is no volume to write."""
