@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import pytest
 
 from ministream import registry
 from ministream.tunnel.session_manager import PROXIES
-from tests.integration.tunnel_ends import Echo, dial, exchange, is_cut, ping
+from tests.integration.tunnel_ends import Echo, dial, exchange, is_cut, need, ping
 from tests.ports import free_ports
 from tests.waiting import HANG_S, eventually
 
@@ -162,8 +161,7 @@ def test_the_whole_way_by_command_line(tmp_path: Path, authority: Path, producer
 def test_everything_ends_with_the_server(
     tmp_path: Path, authority: Path, producer: Echo, kind: str, number: signal.Signals
 ) -> None:
-    if kind != "relay" and shutil.which(kind, path=f"{os.environ['PATH']}:/usr/sbin") is None:
-        pytest.skip(f"{kind} is not installed")
+    need(kind)
     words = ("--credentials", authority, "--kind", kind)
     with (
         s2cs(tmp_path, "prod", *words, "--target", producer.address) as prod,
@@ -186,8 +184,7 @@ def test_everything_ends_with_the_server(
 
 @pytest.mark.parametrize("kind", registry.names(PROXIES))
 def test_no_orphan_even_when_the_server_is_killed(tmp_path: Path, authority: Path, producer: Echo, kind: str) -> None:
-    if kind != "relay" and shutil.which(kind, path=f"{os.environ['PATH']}:/usr/sbin") is None:
-        pytest.skip(f"{kind} is not installed")
+    need(kind)
     words = ("--credentials", authority, "--kind", kind)
     with (
         s2cs(tmp_path, "prod", *words, "--target", producer.address) as prod,
@@ -327,8 +324,7 @@ def test_the_output_of_stock_s2uc(tmp_path: Path, producer: Echo) -> None:
 def test_requests_side_by_side_are_encrypted_like_connect(
     tmp_path: Path, authority: Path, producer: Echo, kind: str
 ) -> None:
-    if kind == "stunnel" and shutil.which("stunnel") is None:
-        pytest.skip("stunnel is not installed")
+    need(kind)
     words = ("--credentials", authority, "--kind", kind)
     login = ("--credentials", authority, "--num_conn", "2", "--remote_ip", "127.0.0.1")
     target = ("--target", producer.address)

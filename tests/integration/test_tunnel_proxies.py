@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -25,6 +24,7 @@ from ministream.tunnel.policy import Policy, PolicySection
 from ministream.tunnel.role import Role
 from ministream.tunnel.session_manager import PROXIES
 from tests.integration.tunnel_ends import (
+    PROGRAMS,
     Echo,
     children,
     dial,
@@ -32,19 +32,12 @@ from tests.integration.tunnel_ends import (
     echoing,
     exchange,
     is_cut,
+    need,
     ping,
 )
 from tests.waiting import HANG_S, eventually
 
 PAYLOAD = os.urandom(1 << 20) * 3
-PROGRAMS = {"relay": "python3", "haproxy": "haproxy", "nginx": "nginx", "stunnel": "stunnel"}
-SBIN = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
-
-
-def need(*kinds: str) -> None:
-    for kind in kinds:
-        if shutil.which(PROGRAMS[kind], path=SBIN) is None:
-            pytest.skip(f"{kind} is not installed: launch/setup.sh --with-proxies")
 
 
 @pytest.fixture(params=registry.names(PROXIES))

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pytest
 
 from ministream.tunnel import credentials
 from ministream.tunnel.credentials import Credentials
 from tests.waiting import HANG_S
+
+PROGRAMS = {"relay": "python3", "haproxy": "haproxy", "nginx": "nginx", "stunnel": "stunnel"}
+_SBIN = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
+
+
+def need(*kinds: str) -> None:
+    """Skip the test where the program of a data server is not installed."""
+    for kind in kinds:
+        if shutil.which(PROGRAMS[kind], path=_SBIN) is None:
+            pytest.skip(f"{kind} is not installed: launch/setup.sh --with-proxies")
 
 
 class Echo:

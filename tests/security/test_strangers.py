@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ministream.tunnel import client
@@ -24,8 +25,7 @@ from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.proxy import CALLERS_PER_ADDRESS
 from ministream.tunnel.strangers import Strangers
-from tests.integration.test_tunnel_proxies import need
-from tests.integration.tunnel_ends import children, dial, echoing, is_cut, make_credentials, ping
+from tests.integration.tunnel_ends import children, dial, echoing, is_cut, make_credentials, need, ping
 from tests.waiting import HANG_S
 
 MANY = 500
@@ -49,6 +49,21 @@ def idle(listener: str, count: int = MANY) -> Iterator[list[socket.socket]]:
     """Connections that say nothing."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(dial(listener)) for _ in range(count)]
+
+
+@contextlib.contextmanager
+def working_relays(secrets: Credentials) -> Iterator[list[psutil.Process]]:
+    """The relay processes of both sides of a session that carries."""
+    with (
+        echoing() as producer,
+        ControlServer(side="PROD", credentials=secrets, targets=[producer.address]) as prod,
+        ControlServer(side="CONS", credentials=secrets) as cons,
+        client.session(prod.address, cons.address, secrets) as opened,
+    ):
+        assert ping(opened.cons_listeners[0]) == b"ping"
+        relays = [process for process in children() if any("relay" in word for word in process.cmdline())]
+        assert relays
+        yield relays
 
 
 @pytest.mark.parametrize(("kind", "count"), [("relay", MANY), ("haproxy", 100), ("nginx", 100), ("stunnel", 100)])
@@ -110,15 +125,7 @@ def test_one_address_does_not_take_every_connection(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="has no privileges to give up")
 def test_a_relay_has_no_privileges(secrets: Credentials) -> None:
-    with (
-        echoing() as producer,
-        ControlServer(side="PROD", credentials=secrets, targets=[producer.address]) as prod,
-        ControlServer(side="CONS", credentials=secrets) as cons,
-        client.session(prod.address, cons.address, secrets) as opened,
-    ):
-        assert ping(opened.cons_listeners[0]) == b"ping"
-        relays = [process for process in children() if any("relay" in word for word in process.cmdline())]
-        assert relays
+    with working_relays(secrets) as relays:
         for process in relays:
             assert process.username() == "nobody"
             assert set(process.uids()) == {pwd.getpwnam("nobody").pw_uid}
@@ -138,15 +145,7 @@ def test_a_relay_that_starts_after_its_server_has_ended_ends_at_once() -> None:
 
 
 def test_a_relay_process_leaves_no_core_dump(secrets: Credentials) -> None:
-    with (
-        echoing() as producer,
-        ControlServer(side="PROD", credentials=secrets, targets=[producer.address]) as prod,
-        ControlServer(side="CONS", credentials=secrets) as cons,
-        client.session(prod.address, cons.address, secrets) as opened,
-    ):
-        assert ping(opened.cons_listeners[0]) == b"ping"
-        relays = [process for process in children() if any("relay" in word for word in process.cmdline())]
-        assert relays
+    with working_relays(secrets) as relays:
         for process in relays:
             limits = Path(f"/proc/{process.pid}/limits").read_text()
             assert re.search(r"Max core file size +0 +0 ", limits), process.cmdline()

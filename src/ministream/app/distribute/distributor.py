@@ -74,7 +74,7 @@ def distribute(config: Config, options: Distribution, announce_to: Path | None) 
     if config.stream.connect is None:
         raise ConfigError("no data source. Give --data_source_addr tcp://HOST:PORT")
     with ExitStack() as stack:
-        # The workers of aps-mini-apps know no authentication, and its distributor is open by default.
+        # The workers of aps-mini-apps do not authenticate, and its distributor is open by default.
         check_open((options.serve, options.publish), allowed=True, instead="")
         server = publisher = None
         if options.serve is not None:
