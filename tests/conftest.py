@@ -16,17 +16,18 @@ PROJECT = Path(__file__).resolve().parents[1]
 # Longer than any test may take (`timeout` in setup.cfg and in the modules): only a run that hangs is silent so long.
 SILENCE_S = 900
 
-_real_stderr = pytest.StashKey[int]()
+# What is written to a captured stderr is lost when the process ends at once.
+REAL_STDERR = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_real_stderr] = os.dup(2)
+    config.stash[REAL_STDERR] = os.dup(2)
     # A run in the background ignores SIGINT, and so would the jobs that it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Whoever ends the run lets the fixtures end what they started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        config.pluginmanager.register(_SilenceWatch(config.stash[_real_stderr]))
+        config.pluginmanager.register(_SilenceWatch(config.stash[REAL_STDERR]))
 
 
 class _SilenceWatch:

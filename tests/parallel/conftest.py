@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from ministream.parallel import mpi
+from tests.conftest import REAL_STDERR
 
 WATCHDOG_S = 120
 
@@ -23,9 +24,9 @@ def pytest_runtest_makereport(item, call):
 
 
 @pytest.fixture(autouse=True)
-def watchdog():
+def watchdog(request):
     """A deadlock of the ranks must end the run with every rank's traceback."""
-    faulthandler.dump_traceback_later(WATCHDOG_S, exit=True)
+    faulthandler.dump_traceback_later(WATCHDOG_S, exit=True, file=request.config.stash[REAL_STDERR])
     yield
     faulthandler.cancel_dump_traceback_later()
 
