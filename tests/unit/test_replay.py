@@ -134,8 +134,37 @@ def test_what_the_overflow_policy_drops_is_not_recorded_and_counts(tmp_path: Pat
     assert entries[-1].totals.drops == {"drop-oldest": 43, "source": 3}
     assert report.dropped == 46
     with played(tmp_path / "recording.h5") as source:
-        assert source.dropped == 46
+        assert source.dropped == 3
         assert [frame.index for frame in source.frames()][-4:] == [46, 47, 48, 49]
+    again = tmp_path / "again.h5"
+    _, repeated = streamed(tmp_path, {"kind": "replay", "file": str(tmp_path / "recording.h5")}, record=str(again))
+    assert repeated[-1].totals.drops == entries[-1].totals.drops
+    assert left_out(repeated) == left_out(entries)
+    _, repeated = streamed(tmp_path, {"kind": "replay", "file": str(again)}, archive=str(tmp_path / "archive.h5"))
+    assert repeated[-1].totals.drops == entries[-1].totals.drops
+    with played(tmp_path / "archive.h5") as source:
+        assert (source.dropped, set(source.policies.values()), len(source.policies)) == (3, {"drop-oldest"}, 43)
+
+
+def left_out(entries: list[Any]) -> dict[str, set[int]]:
+    """The projections that were left out, by policy."""
+    found: dict[str, set[int]] = {}
+    for entry in entries:
+        if isinstance(entry, Omitted):
+            found.setdefault(entry.reason, set()).update(entry.indices)
+    return found
+
+
+def test_projections_that_were_dropped_last_keep_their_policy(tmp_path: Path) -> None:
+    frames = [frame for frame in make_frames(SCAN) if frame.kind is not FrameKind.PROJECTION or frame.index < 4]
+    with Archive(tmp_path / "recording.h5", SCAN) as archive:
+        for frame in frames:
+            archive.append(frame)
+        archive.dropped = 3
+        archive.omit(dict.fromkeys((4, 5, 6), "decimate"))
+    _, entries = streamed(tmp_path, {"kind": "replay", "file": str(tmp_path / "recording.h5")})
+    assert left_out(entries) == {"decimate": {4, 5, 6}}
+    assert entries[-1].totals.drops == {"decimate": 3}
 
 
 def at_times(path: Path, projections_s: float) -> Path:
@@ -273,6 +302,14 @@ def a_gap(file: h5py.File) -> None:
     file["ministream/data_white"][()] = records
 
 
+def odd_policies(file: h5py.File) -> None:
+    file["ministream/omitted"] = np.array([(3, b"Drop\n")], [("index", "<i8"), ("policy", "S32")])
+
+
+def no_policies(file: h5py.File) -> None:
+    file["ministream/omitted"] = np.zeros(2)
+
+
 def nothing_held(file: h5py.File) -> None:
     for name in ("data", "data_white", "data_dark"):
         records = file[f"ministream/{name}"][()]
@@ -291,6 +328,8 @@ def nothing_held(file: h5py.File) -> None:
         (other_rows, "/ministream/data_dark does not describe /exchange/data_dark"),
         (no_records, "/ministream/data does not describe /exchange/data"),
         (a_gap, "frames are missing within the stream"),
+        (odd_policies, r"/ministream/omitted names a policy 'Drop\\n'"),
+        (no_policies, "/ministream/omitted holds float64"),
         (nothing_held, "holds no frame"),
     ],
 )

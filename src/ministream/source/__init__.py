@@ -9,8 +9,8 @@ length, and nothing but the producer job connects to it.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
-from types import TracebackType
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -29,6 +29,9 @@ class Source(abc.ABC):
 
     dropped: int = 0
     """Projections of the acquisition that `frames` has left out because they are lost; the scan is incomplete."""
+
+    policies: Mapping[int, str] = MappingProxyType({})
+    """Projections that a policy dropped when the stream was recorded, each with the policy's name; not in `dropped`."""
 
     keeps_time: bool = False
     """Whether frames come at times of their own, as from a detector, however fast they are taken."""

@@ -7,6 +7,7 @@ file; `/ministream` holds the description of the scan and, for every frame, a re
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from ministream.errors import IncompleteError, InputError
 from ministream.model import Frame, FrameKind, Scan
 from ministream.source._hdf5.failures import reading
 from ministream.source._hdf5.file import DataFile
+from ministream.source._watch import Unchanged
 
 _LOG = log.get(__name__)
 
@@ -57,17 +59,21 @@ class Source(source.AsRecorded):
         self._options = options
         self._stopping = threading.Event()
         self.keeps_time = options.speed != "unlimited"
-        self._file = DataFile(options.file)
+        self._path = options.file.expanduser()
+        self._file = DataFile(self._path)
+        self._unchanged = Unchanged(self._path)
         try:
             self._scan, dropped = self._described()
             self._pixels = [self._dataset(f"/exchange/{name}") for name in KINDS]
             self._stream = self._held()
+            self.policies = self._omitted()
         except BaseException:
             self._file.close()
             raise
         self._held_projections = int(np.count_nonzero(self._stream["kind"] == FrameKind.PROJECTION))
         self._interrupted = dropped is None and not self._scan.projections
-        self.dropped = max(0, self._scan.projections - self._held_projections) if dropped is None else dropped
+        lacks = max(0, self._scan.projections - self._held_projections) if dropped is None else dropped
+        self.dropped = max(0, lacks - len(self.policies))
 
     def describe(self) -> Scan:
         """The scan as it was sent, under the same id."""
@@ -88,7 +94,7 @@ class Source(source.AsRecorded):
             yield frame if self._options.times == "recorded" else replace(frame, acquired_s=time.time())
         if self._interrupted:
             raise IncompleteError(
-                f"{self._options.file}: the recording was interrupted after {self._held_projections} projections, and "
+                f"{self._path}: the recording was interrupted after {self._held_projections} projections, and "
                 "the scan does not say how many it has. What was recorded is used."
             )
 
@@ -112,11 +118,11 @@ class Source(source.AsRecorded):
     def _described(self) -> tuple[Scan, int | None]:
         """The scan, and how many of its projections were lost; None where the recording has no end."""
         about = self._dataset("/ministream/data").parent.attrs
-        with reading(self._options.file, "/ministream"):
+        with reading(self._path, "/ministream"):
             version = int(about["format"])
             if version != FORMAT:
                 raise InputError(
-                    f"{self._options.file}: recording of format {version}, expected {FORMAT}. Play it with the release "
+                    f"{self._path}: recording of format {version}, expected {FORMAT}. Play it with the release "
                     "of Mini-Stream that wrote it, or its images with --source dxchange"
                 )
             facts = json.loads(about["scan"])
@@ -132,7 +138,7 @@ class Source(source.AsRecorded):
         found = self._file.find(name)
         if found is None:
             raise InputError(
-                f"{self._options.file}: no dataset {name}, expected a recording that produce --record or --archive "
+                f"{self._path}: no dataset {name}, expected a recording that produce --record or --archive "
                 "wrote. Play other files with --source dxchange, nxtomo or tiff"
             )
         return found
@@ -144,7 +150,7 @@ class Source(source.AsRecorded):
         parts = []
         for part_number, ((name, kind), pixels) in enumerate(zip(KINDS.items(), self._pixels, strict=True)):
             dataset = self._dataset(f"/ministream/{name}")
-            with reading(self._options.file, dataset.name):
+            with reading(self._path, dataset.name):
                 records = dataset[: len(pixels)]
             if not _is_table(records.dtype) or pixels.shape[1:] != (self._scan.rows, self._scan.cols):
                 raise self._damaged(f"{dataset.name} does not describe {pixels.name}")
@@ -156,25 +162,40 @@ class Source(source.AsRecorded):
             parts.append(part)
         stream = np.sort(np.concatenate(parts), order="place")
         while stream.size and not self._matches(stream[-1]):
-            _LOG.warning("%s: the last frame was partially written and is left out", self._options.file)
+            _LOG.warning("%s: the last frame was partially written and is left out", self._path)
             stream = stream[:-1]
         if not stream.size:
-            raise InputError(f"{self._options.file}: the recording holds no frame. Record the scan again.")
+            raise InputError(f"{self._path}: the recording holds no frame. Record the scan again.")
         if not np.array_equal(stream["place"], np.arange(stream.size)):
             raise self._damaged("frames are missing within the stream")
         return stream
+
+    def _omitted(self) -> dict[int, str]:
+        """The policy of each projection that one dropped; a recording that was interrupted does not know them."""
+        dataset = self._file.find("/ministream/omitted")
+        if dataset is None:
+            return {}
+        with reading(self._path, dataset.name):
+            entries = dataset[()]
+        if entries.dtype.names != ("index", "policy") or entries.dtype["policy"].kind != "S":
+            raise self._damaged(f"{dataset.name} holds {entries.dtype}")
+        found = {int(index): policy.decode("ascii", "replace") for index, policy in entries.tolist()}
+        if odd := [policy for policy in found.values() if not _POLICY.fullmatch(policy)]:
+            raise self._damaged(f"{dataset.name} names a policy {odd[0]!r}")
+        return found
 
     def _matches(self, entry: Any) -> bool:
         return xxhash.xxh3_64_intdigest(self._read(entry).data) == int(entry["checksum"])
 
     def _read(self, entry: Any) -> NDArray[Any]:
         dataset = self._pixels[int(entry["part"])]
-        with reading(self._options.file, dataset.name):
+        with reading(self._path, dataset.name):
             pixels: NDArray[Any] = dataset[int(entry["number"])]
         return pixels
 
     def _frame(self, entry: Any) -> Frame:
         kind, pixels = FrameKind(entry["kind"]), self._read(entry)
+        self._unchanged.check()
         if xxhash.xxh3_64_intdigest(pixels.data) != int(entry["checksum"]):
             raise self._damaged(f"{kind.name.lower()} {entry['index']} does not match its checksum")
         return Frame(
@@ -187,7 +208,7 @@ class Source(source.AsRecorded):
         )
 
     def _damaged(self, what: str) -> InputError:
-        return InputError(f"{self._options.file}: the recording is damaged: {what}. Copy it again from its origin.")
+        return InputError(f"{self._path}: the recording is damaged: {what}. Copy it again from its origin.")
 
 
 _NUMBERS = {
@@ -196,6 +217,9 @@ _NUMBERS = {
     "index": "<i8",
     **dict.fromkeys(("angle_rad", "acquired_s", "position", "recorded_s"), "<f8"),
 }
+
+
+_POLICY = re.compile(r"[a-z][a-z0-9-]*")
 
 
 def _is_table(dtype: np.dtype[Any]) -> bool:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +42,7 @@ _RECORD = np.dtype(
     [("held", "<u8"), ("checksum", "<u8"), ("place", "<i8"), ("index", "<i8")]
     + [(name, "<f8") for name in ("angle_rad", "acquired_s", "position", "recorded_s")]
 )
+_OMITTED = np.dtype([("index", "<i8"), ("policy", "S32")])
 _FORMAT = 2
 
 
@@ -65,6 +67,7 @@ class Archive:
         self.path, self.scan = path, scan
         self._limit_bytes = limit_bytes
         self.dropped: int | None = None
+        self._omitted: dict[int, str] = {}
         self._dtype = np.dtype(scan.dtype)
         self._places = {name: _Place() for name in _DATASETS}
         self._stream: list[tuple[FrameKind, str, int]] = []
@@ -114,6 +117,10 @@ class Archive:
             raise StorageError(f"{self.path}: cannot be written ({error.strerror}): {remedy}") from error
         return stream_place
 
+    def omit(self, policies: Mapping[int, str]) -> None:
+        """Keep which of the `dropped` projections a policy dropped; the file has them once it is closed."""
+        self._omitted |= policies
+
     def read(self, stream_place: int) -> Frame:
         """The frame at this place of the stream. Raises StorageError where it does not match its checksum."""
         kind, name, number = self._stream[stream_place]
@@ -145,6 +152,8 @@ class Archive:
             with h5py.File(self.path, "r+") as file:
                 if self.dropped is not None:
                     file["ministream"].attrs["dropped"] = self.dropped
+                if self._omitted:
+                    file["ministream/omitted"] = np.array(list(self._omitted.items()), _OMITTED)
                 for name, place in self._places.items():
                     for dataset in self._datasets(file, name):
                         dataset.resize(place.count, axis=0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from types import MappingProxyType
 
 from ministream import log
 from ministream.model import Frame, FrameKind, Scan, ranges
@@ -19,15 +21,21 @@ class AccountedSender:
     """Passes frames to `sender`, and reports the projections that do not come.
 
     A gap between the indices of two projections means that those between were lost before they reached the producer,
-    unless the overflow policy dropped them. Nothing is reported before the first projection, since a report ends the
-    calibration. With `calibration_first` later flats and darks are not sent: projections are corrected as they come.
-    `record` keeps every frame that was sent.
+    unless the overflow policy dropped them, now or, by `policies`, when the stream was recorded. Nothing is reported
+    before the first projection, since a report ends the calibration. With `calibration_first` later flats and darks are
+    not sent: projections are corrected as they come. `record` keeps every frame that was sent, and who dropped others.
     """
 
     def __init__(
-        self, sender: Sender, scan: Scan, record: Archive | None = None, *, calibration_first: bool = True
+        self,
+        sender: Sender,
+        scan: Scan,
+        record: Archive | None = None,
+        *,
+        calibration_first: bool = True,
+        policies: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
-        self._sender, self._scan, self._record = sender, scan, record
+        self._sender, self._scan, self._record, self._policies = sender, scan, record, policies
         self._calibration_first, self._late = calibration_first, 0
         self._next = self._lost = self._dropped = 0
         self._reports: list[tuple[Sequence[int], str, float]] = []
@@ -54,7 +62,8 @@ class AccountedSender:
 
     def finish(self, dropped: int) -> SenderReport:
         """Send the end; `dropped` projections were lost before they reached the producer, gaps included."""
-        self._report(self._scan.projections if dropped > self._lost else self._next)
+        recorded_stop = max(self._policies, default=-1) + 1
+        self._report(max(self._next, recorded_stop, self._scan.projections if dropped > self._lost else 0))
         lost = max(dropped, self._lost)
         if self._late:
             _LOG.warning("%d flats and darks came after the first projection and were not sent", self._late)
@@ -75,13 +84,22 @@ class AccountedSender:
 
     def _report(self, stop: int) -> None:
         """Report the projections below `stop` that were not sent."""
+        missing = [index for index in range(self._next, stop) if index not in self._expected_gaps]
+        for policy, together in groupby(missing, key=lambda index: self._policies.get(index, AT_SOURCE)):
+            if policy == AT_SOURCE:
+                self._lose(list(together))
+            else:
+                self.drop(list(together), policy=policy)
         for indices, policy, at_s in self._reports:
             self._sender.omit(indices, reason=policy, at_s=at_s)
+            if self._record is not None:
+                self._record.omit(dict.fromkeys(indices, policy))
         self._reports.clear()
-        lost = [index for index in range(self._next, stop) if index not in self._expected_gaps]
-        if lost:
-            level = logging.DEBUG if self._lost else logging.WARNING
-            _LOG.log(level, "projections %s were lost before they reached the producer", ranges(lost))
-            self._sender.omit(lost, reason=AT_SOURCE, at_s=time.time())
-            self._lost += len(lost)
         self._expected_gaps = {index for index in self._expected_gaps if index >= stop}
+
+    def _lose(self, indices: Sequence[int]) -> None:
+        """Projections that were lost before they reached the producer."""
+        level = logging.DEBUG if self._lost else logging.WARNING
+        _LOG.log(level, "projections %s were lost before they reached the producer", ranges(indices))
+        self._sender.omit(indices, reason=AT_SOURCE, at_s=time.time())
+        self._lost += len(indices)

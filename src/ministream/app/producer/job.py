@@ -74,10 +74,13 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
             *(scan.scan_id, scan.darks, scan.flats, scan.projections, scan.rows, scan.cols, data),
         )
         frames = paced(wire.played(source.frames), config.producer.rate)
-        accounted = AccountedSender(sender, scan, record, calibration_first=wire.calibration_first)
+        accounted = AccountedSender(
+            sender, scan, record, calibration_first=wire.calibration_first, policies=source.policies
+        )
         failed = _send(frames, accounted, source, config, archive)
         if archive is not None:
-            archive.dropped = source.dropped
+            archive.dropped = source.dropped + len(source.policies)
+            archive.omit(source.policies)
         report = accounted.finish(source.dropped)
         if failed is not None:
             raise StorageError(f"the scan was sent, but its archive is not complete: {failed}")
