@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import configparser
+import importlib.util
 import itertools
 import json
 import logging
+import socket
 import subprocess
 import sys
 import threading
@@ -27,13 +29,14 @@ from tests.pva_detector import PACK
 
 CHANNEL = "SIM:Pva1:Image"
 DETECTOR = Path(__file__).parents[1] / "pva_detector.py"
+AREA_DETECTOR = Path(__file__).parents[1] / "pvapy_detector.py"
 
 
 class Detector:
     """The server's process."""
 
-    def __init__(self, port: str = "0") -> None:
-        command = [sys.executable, str(DETECTOR), port]
+    def __init__(self, port: str = "0", script: Path = DETECTOR) -> None:
+        command = [sys.executable, str(script), port]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.port = self._line()
 
@@ -245,6 +248,60 @@ def test_a_server_that_goes_and_comes_back(detector: Detector) -> None:
         assert source.dropped == 1
 
 
+@pytest.fixture
+def area_detector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Detector]:
+    """A server of pvAccessCPP, the library in areaDetector itself, found over a UDP port of its own."""
+    if importlib.util.find_spec("pvaccess") is None:
+        pytest.skip("pvapy is not installed")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = str(reserved.getsockname()[1])
+    monkeypatch.setenv("EPICS_PVA_BROADCAST_PORT", port)
+    monkeypatch.setenv("EPICS_PVA_AUTO_ADDR_LIST", "NO")
+    made = Detector(port, AREA_DETECTOR)
+    yield made
+    made.close()
+
+
+def test_the_servers_of_area_detector_itself_are_found_and_lose_nothing_at_rate(area_detector: Detector) -> None:
+    with monitored(area_detector, servers=["127.0.0.1"], projections=500) as source:
+        area_detector.burst(500, 1, 0.0005)
+        frames = list(source.frames())
+        assert source.dropped == 0
+    assert numbers(frames) == list(range(1, 501))
+    np.testing.assert_allclose(np.rad2deg([frame.angle_rad for frame in frames]), np.arange(1, 501) / 10)
+    assert [frame.acquired_s for frame in frames[:2]] == [1_700_000_001, 1_700_000_002]
+
+
+def test_frames_that_area_detector_drops_are_counted_also_while_it_is_away(area_detector: Detector) -> None:
+    with monitored(area_detector, servers=["127.0.0.1"], projections=9, stall_timeout_s=90.0) as source:
+        for number in (1, 2, 5):
+            area_detector.image(number)
+        frames = source.frames()
+        found = [next(frames) for _ in range(3)]
+        area_detector.close()
+        again = Detector(area_detector.port, AREA_DETECTOR)
+        try:
+            again.image(7)
+            found.append(next(frames))
+            for number in (8, 9):
+                again.image(number)
+            found += frames
+        finally:
+            again.close()
+        assert source.dropped == 3
+    assert numbers(found) == [1, 2, 5, 7, 8, 9]
+    assert [frame.index for frame in found] == [0, 1, 4, 6, 7, 8]
+
+
+def test_an_overrun_of_area_detector_is_counted(area_detector: Detector) -> None:
+    with monitored(area_detector, servers=["127.0.0.1"], queue=4, stall_timeout_s=1.0) as source:
+        area_detector.burst(300, 1, 0.0)
+        frames = list(source.frames())
+        assert len(frames) + source.dropped == 300
+        assert source.dropped > 0
+
+
 def test_waiting_can_be_stopped_from_another_thread(detector: Detector) -> None:
     detector.image(0)
     with monitored(detector, stall_timeout_s=60.0) as source:
@@ -279,6 +336,16 @@ def test_jpeg_is_unpacked(detector: Detector) -> None:
         detector.image(1, dtype="uint8", rows=16, cols=16, codec="jpeg", ramp=True)
         (frame,) = source.frames()
     np.testing.assert_allclose(frame.pixels.astype(int), 1 + np.arange(256).reshape(16, 16) % 255, atol=4)
+
+
+@pytest.mark.parametrize("codec", PACK)
+def test_no_part_of_a_compressed_image_is_taken_for_the_image(codec: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (9, 11), np.uint8)
+    packed = np.frombuffer(PACK[codec](pixels), np.uint8)
+    assert _codecs.unpack(codec, packed, pixels.shape, pixels.dtype).shape == pixels.shape
+    for size in range(packed.size):
+        with pytest.raises(ValueError, match=r"."):
+            _codecs.unpack(codec, packed[:size], pixels.shape, pixels.dtype)
 
 
 @pytest.mark.parametrize("codec", ["zlib", "lz4", "bslz4", "blosc", "jpeg"])

@@ -15,6 +15,8 @@ from ministream.errors import ConfigError
 # Bytes of a block of bitshuffle, and the least elements of one (`bshuf_default_block_size`).
 _BLOCK_BYTES, _LEAST_BLOCK = 8192, 128
 _JPEG_END = b"\xff\xd9"
+# Bytes 4 to 15 of the header of Blosc: of the image, of a block, and of the compressed image with its header.
+_BLOSC_SIZES = struct.Struct("<III")
 
 Shape: TypeAlias = tuple[int, int]
 
@@ -59,8 +61,11 @@ def _lz4(packed: bytes, shape: Shape, dtype: np.dtype[Any]) -> NDArray[Any]:
 def _blosc(packed: bytes, shape: Shape, dtype: np.dtype[Any]) -> NDArray[Any]:
     import imagecodecs
 
-    room = bytearray(shape[0] * shape[1] * dtype.itemsize)
-    return _image(imagecodecs.blosc_decode(packed, out=room), shape, dtype)
+    size = shape[0] * shape[1] * dtype.itemsize
+    unpacked, _, held = _BLOSC_SIZES.unpack_from(packed, 4)
+    if held != len(packed) or unpacked != size:  # the decoder would read beyond the end
+        raise ValueError(f"{len(packed)} bytes hold {held} of an image of {unpacked}, expected one of {size}")
+    return _image(imagecodecs.blosc_decode(packed, out=bytearray(size)), shape, dtype)
 
 
 def _bslz4(packed: bytes, shape: Shape, dtype: np.dtype[Any]) -> NDArray[Any]:

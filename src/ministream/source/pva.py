@@ -66,6 +66,14 @@ class Options(config.Section):
     stall_timeout_s: float = Field(default=30.0, gt=0, description="longest wait for the next image, or to reconnect")
 
 
+def _search(servers: list[str]) -> dict[str, str] | None:
+    """Where to look for the channel: a server of pvAccessCPP, such as areaDetector's, is found over UDP alone."""
+    if not servers:
+        return None
+    hosts = [server.rpartition(":")[0] or server for server in servers]
+    return {"EPICS_PVA_NAME_SERVERS": " ".join(servers), "EPICS_PVA_ADDR_LIST": " ".join(hosts)}
+
+
 class Source(source.Live):
     """Monitors one channel. Raises InputError for images that cannot be used, and for an unreachable channel."""
 
@@ -83,8 +91,7 @@ class Source(source.Live):
         self._connected = False
         self._pending: Any = None
         self._warned: set[str] = set()
-        environment = {"EPICS_PVA_NAME_SERVERS": " ".join(options.servers)} if options.servers else None
-        self._context = Context("pva", conf=environment, useenv=True, nt=False)
+        self._context = Context("pva", conf=_search(options.servers), useenv=True, nt=False)
         # by default a monitor keeps four updates, and merges the others into the last one
         request = f"record[queueSize={options.queue}]field()"
         self._monitor = self._context.monitor(options.channel, self._arrived, request=request, notify_disconnect=True)
