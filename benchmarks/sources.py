@@ -74,19 +74,22 @@ def _files(folder: Path, count: int, rows: int, cols: int) -> Iterator[tuple[str
             file.create_dataset("exchange/data", data=data, **layout)
             file["exchange/theta"] = np.linspace(0, 180, count)
         yield f"dxchange, {name}", "dxchange", {"file": str(path)} | calibration, _hdf5_reader(path, "exchange/data")
-    path = folder / "scan.nxs"
-    with h5py.File(path, "w") as file:
-        file["entry/instrument/detector/data"] = data
-        file["entry/instrument/detector/image_key"] = np.zeros(count)
-        file["entry/sample/rotation_angle"] = np.linspace(0, 180, count)
-    yield "nxtomo, contiguous", "nxtomo", {"file": str(path)}, _hdf5_reader(path, "entry/instrument/detector/data")
+    for name in ("contiguous", "gzip, chunk per image", "bitshuffle-lz4, chunk per image"):
+        path = folder / f"{name}.nxs"
+        with h5py.File(path, "w") as file:
+            detector = file.create_group("entry/instrument/detector")
+            detector.create_dataset("data", data=data, **layouts[name])
+            detector["image_key"] = np.zeros(count)
+            file["entry/sample/rotation_angle"] = np.linspace(0, 180, count)
+        yield f"nxtomo, {name}", "nxtomo", {"file": str(path)}, _hdf5_reader(path, "entry/instrument/detector/data")
     for k, image in enumerate(data):
         tifffile.imwrite(folder / f"p{k}.tif", image)
     known = {"file": str(folder / "p*.tif"), "angles": {"step": 180 / count}} | calibration
     yield "tiff, a file per image", "tiff", known, _tiff_reader([folder / f"p{k}.tif" for k in range(count)])
-    path = folder / "stack.tif"
-    tifffile.imwrite(path, data, photometric="minisblack")
-    yield "tiff, pages", "tiff", known | {"file": str(path)}, _pages_reader(path)
+    for name, compression in (("tiff, pages", None), ("tiff, zlib, pages", "zlib")):
+        path = folder / f"{name}.tif"
+        tifffile.imwrite(path, data, photometric="minisblack", compression=compression)
+        yield name, "tiff", known | {"file": str(path)}, _pages_reader(path)
 
 
 def _hdf5_reader(path: Path, name: str) -> Reader:

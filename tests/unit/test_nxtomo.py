@@ -233,13 +233,6 @@ def test_missing_truncated_and_foreign_files(path: Path) -> None:
         played(path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_file_is_named(path: Path) -> None:
-    written(path).chmod(0)
-    with pytest.raises(InputError, match=r"scan\.nxs: cannot be opened: .*ermission"):
-        played(path)
-
-
 def test_a_file_that_shrinks_while_it_is_read_is_an_error(path: Path) -> None:
     written(path)
     section = config.SourceSection(kind="nxtomo", file=str(path))

@@ -125,7 +125,11 @@ def produce(
 
 def kind_of(file: Path) -> str:
     """The kind of source that plays a file of that name."""
-    if file.suffix.lower() in {".tif", ".tiff"} or file.is_dir():
+    try:
+        folder = file.is_dir()
+    except OSError:
+        folder = False  # the source says why
+    if file.suffix.lower() in {".tif", ".tiff"} or folder:
         return "tiff"
     return "nxtomo" if file.suffix.lower() in {".nxs", ".nx"} else "dxchange"
 

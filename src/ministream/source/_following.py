@@ -21,6 +21,7 @@ from ministream import log, source
 from ministream.errors import ConfigError, IncompleteError, InputError
 from ministream.model import Frame, Scan
 from ministream.source._recording import RecordedSource, Recording, RecordingOptions, excluded
+from ministream.source._watch import kind_of
 
 _LOG = log.get(__name__)
 
@@ -164,7 +165,7 @@ class FollowedSource(source.Recorded):
         return max(at, stop), self._part(recording, at, stop) if len(wanted) else None
 
     def _check_size(self) -> None:
-        size = self._path.stat().st_size if self._path.exists() else 0
+        size = self._path.stat().st_size if kind_of(self._path) == "file" else 0
         if size < self._largest:
             raise InputError(
                 f"{self._path}: the file shrank from {self._largest} to {size} bytes while it was followed, and cannot "

@@ -208,9 +208,14 @@ def read_in_order(images: Images, indices: Sequence[int], rows: Slab, dtype: np.
 
 def _one_by_one(images: Images, indices: Sequence[int], rows: Slab, dtype: np.dtype[Any]) -> Iterator[Pixels]:
     for index in indices:
-        image = np.empty((1, rows.rows, images.cols), dtype=dtype)
-        images.read(image, index, rows)
-        yield image[0]
+        yield _one(images, index, rows, dtype)  # no name keeps the image before while the next one is read
+
+
+def _one(images: Images, index: int, rows: Slab, dtype: np.dtype[Any]) -> Pixels:
+    image = np.empty((1, rows.rows, images.cols), dtype=dtype)
+    images.read(image, index, rows)
+    first: Pixels = image[0]
+    return first
 
 
 def _block_by_block(images: Images, indices: Sequence[int], rows: Slab, dtype: np.dtype[Any]) -> Iterator[Pixels]:

@@ -174,9 +174,12 @@ class RecordedSource(source.Recorded):
         """Nothing is held open here."""
 
     def _read(self, images: Images, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
-        for image in read_in_order(images, indices, self._rows, self._read_dtype):
-            pixels = image if self._cols.rows == images.cols else np.ascontiguousarray(image[:, self._cols.slice])
-            yield pixels if self._binning == 1 else _binned(pixels, self._binning)
+        return map(self._part, read_in_order(images, indices, self._rows, self._read_dtype))
+
+    def _part(self, image: NDArray[Any]) -> NDArray[Any]:
+        """The columns that are played, binned."""
+        pixels = image if self._cols.rows == image.shape[1] else np.ascontiguousarray(image[:, self._cols.slice])
+        return pixels if self._binning == 1 else _binned(pixels, self._binning)
 
     def _axis_col(self, options: RecordingOptions, recording: Recording) -> float | None:
         """The axis in the columns that are played: pixel k covers [k - 1/2, k + 1/2]."""

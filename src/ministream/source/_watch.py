@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
+from typing import Literal
 
 from ministream.errors import InputError
+
+
+def kind_of(path: Path) -> Literal["file", "folder", "absent"]:
+    """What lies at a path. Raises InputError for what the user may not read, and for a device or pipe."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "absent"
+    except OSError as error:
+        raise _unreadable(path, error.errno or errno.EIO) from error
+    if not os.access(path, os.R_OK, effective_ids=True):
+        raise _unreadable(path, errno.EACCES)
+    if stat.S_ISDIR(mode):
+        return "folder"
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: is a device or a pipe, expected a file. Name a file with --set source.file=FILE")
+    return "file"
+
+
+def _unreadable(path: Path, error: int) -> InputError:
+    return InputError(
+        f"{path}: cannot be read: {os.strerror(error)}. Check the name, and the permissions of file and folders, "
+        "expected read access for the user that runs the producer."
+    )
 
 
 class Unchanged:

@@ -5,6 +5,7 @@ The files are in the order of the numbers in their names. TIFF has no angles, so
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import re
 import struct
@@ -23,7 +24,7 @@ from ministream.model import Slab
 from ministream.source import _angles
 from ministream.source._images import Images, JoinedImages
 from ministream.source._recording import CalibrationSet, RecordedSource, Recording, RecordingOptions, set_positions
-from ministream.source._watch import Unchanged
+from ministream.source._watch import Unchanged, kind_of
 
 SUFFIXES = (".tif", ".tiff")
 DEFAULTS = {"flats": ["*flat*", "*white*"], "darks": ["*dark*"]}
@@ -48,14 +49,46 @@ class Source(RecordedSource):
     """Reads TIFF files; everything about the frames but their pixels is checked on opening."""
 
     def __init__(self, options: Options, *, order: str, repeat: int) -> None:
-        super().__init__(_recording(options), options, order=order, repeat=repeat)
+        self._reader = _Reader()
+        try:
+            super().__init__(_recording(options, self._reader), options, order=order, repeat=repeat)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file that was read last."""
+        self._reader.close()
+
+
+class _Reader:
+    """Unpacks pages; the last file stays open, because finding a page takes the longer the more are before it."""
+
+    def __init__(self) -> None:
+        self._path = Path()
+        self._file: Any = None
+
+    def page(self, path: Path, number: int) -> NDArray[Any]:
+        """The pixels [rows, cols] of a page. Raises InputError."""
+        with _reading(path):
+            if path != self._path or self._file is None:
+                self.close()
+                self._path, self._file = path, tifffile.TiffFile(path)
+            pixels: NDArray[Any] = self._file.pages[number].asarray()
+            return pixels
+
+    def close(self) -> None:
+        """Close the file; repeatable."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 class _File:
     """The pages of one TIFF file."""
 
-    def __init__(self, path: Path, unsigned: bool) -> None:
-        self.name, self._path, self._unsigned = str(path), path, unsigned
+    def __init__(self, path: Path, unsigned: bool, reader: _Reader) -> None:
+        self.name, self._path, self._unsigned, self._reader = str(path), path, unsigned, reader
         self._unchanged = Unchanged(path)
         with _opened(path) as file:
             pages = [page for page in file.pages if page.imagewidth]
@@ -91,9 +124,8 @@ class _File:
             for k, offset in enumerate(self._offsets[first : first + len(target)]):
                 self._take(target[k], self._stored_image(offset), rows)
         else:
-            with _opened(self._path) as file:
-                for k in range(len(target)):
-                    self._take(target[k], file.pages[first + k].asarray(), rows)
+            for k in range(len(target)):
+                self._take(target[k], self._reader.page(self._path, first + k), rows)
         self._unchanged.check()
 
     def _take(self, target: NDArray[Any], image: NDArray[Any], rows: Slab) -> None:
@@ -103,7 +135,11 @@ class _File:
     def _stored_image(self, offset: int) -> NDArray[Any]:
         """An image without compression, read without parsing the file again."""
         pixels = self.rows * self.cols
-        found = np.fromfile(self._path, self._stored, count=pixels, offset=offset)
+        try:
+            found = np.fromfile(self._path, self._stored, count=pixels, offset=offset)
+        except OSError as error:
+            self._unchanged.check()
+            raise InputError(f"{self._path}: cannot be read: {error.strerror}. Copy it again.") from error
         if found.size != pixels:
             self._unchanged.check()
             raise InputError(
@@ -117,12 +153,18 @@ class _File:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
-    """An open TIFF file; tifffile's errors become InputError."""
-    if not path.is_file():
+    """An open TIFF file."""
+    if kind_of(path) != "file":
         raise InputError(f"{path}: no such file")
+    with _reading(path), tifffile.TiffFile(path) as file:
+        yield file
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Convert tifffile's errors to InputError."""
     try:
-        with tifffile.TiffFile(path) as file:
-            yield file
+        yield
     except (OSError, ValueError, TypeError, IndexError, KeyError, RuntimeError, struct.error) as error:
         remedy = "The file is damaged, no TIFF, or compressed in a way that needs the Python package imagecodecs."
         raise InputError(f"{path}: cannot be read as TIFF: {error}. {remedy}") from error
@@ -154,9 +196,9 @@ def _check_size(path: Path, pages: Sequence[Any], offsets: Sequence[int] | None,
         raise InputError(f"{path}: has {held} bytes, expected {needed}: the file was cut short. Copy it again.")
 
 
-def _recording(options: Options) -> Recording:
+def _recording(options: Options, reader: _Reader) -> Recording:
     path = options.file.expanduser()
-    folder = path if path.is_dir() else path.parent
+    folder = path if kind_of(path) == "folder" else path.parent
     sets = {what: _calibration(folder, what, getattr(options, what)) for what in DEFAULTS}
     taken = {file for patterns in sets.values() for _, files in patterns for file in files}
     files = [file for file in _files(path) if file not in taken]
@@ -167,8 +209,8 @@ def _recording(options: Options) -> Recording:
         )
     if options.angles is not None:
         _check_numbers(path, files)
-    projections = _stack(str(path), files, options)
-    flats, darks = (_sets(what, sets[what], projections, options) for what in DEFAULTS)
+    projections = _stack(str(path), files, options, reader)
+    flats, darks = (_sets(what, sets[what], projections, options, reader) for what in DEFAULTS)
     return Recording(
         name=str(path),
         file=files[-1],
@@ -182,17 +224,19 @@ def _recording(options: Options) -> Recording:
 
 def _files(pattern: Path) -> list[Path]:
     """The TIFF files of a folder, of a pattern, or the one named, in the order of the numbers in their names."""
-    if pattern.is_dir():
-        found = list(pattern.iterdir())
-    elif pattern.exists():
+    if kind_of(pattern) == "file":
         return [pattern]
+    if kind_of(pattern) == "folder":
+        found = _inside(pattern)
     else:
-        found = [
-            inside
-            for path in (pattern.parent.glob(pattern.name) if pattern.parent.is_dir() else [])
-            for inside in (path.iterdir() if path.is_dir() else [path])
-        ]
+        named = [path for path in _inside(pattern.parent) if fnmatch.fnmatchcase(path.name, pattern.name)]
+        found = [inside for path in named for inside in (_inside(path) if kind_of(path) == "folder" else [path])]
     return sorted((path for path in found if path.suffix.lower() in SUFFIXES), key=_number)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What is in a folder, nothing where there is none. Raises InputError for a folder that the user may not read."""
+    return list(folder.iterdir()) if kind_of(folder) == "folder" else []
 
 
 def _number(path: Path) -> tuple[list[Any], str]:
@@ -233,14 +277,16 @@ def _calibration(folder: Path, what: str, given: str | list[str] | None) -> list
     return [(pattern, files) for pattern, files in found if files]
 
 
-def _stack(name: str, files: Sequence[Path], options: Options) -> Images:
-    return JoinedImages(name, [_File(file, bool(options.unsigned)) for file in files])
+def _stack(name: str, files: Sequence[Path], options: Options, reader: _Reader) -> Images:
+    return JoinedImages(name, [_File(file, bool(options.unsigned), reader) for file in files])
 
 
-def _sets(what: str, found: Sequence[tuple[str, list[Path]]], like: Images, options: Options) -> list[CalibrationSet]:
+def _sets(
+    what: str, found: Sequence[tuple[str, list[Path]]], like: Images, options: Options, reader: _Reader
+) -> list[CalibrationSet]:
     if not found:
         return []
-    stacks = [_stack(pattern, files, options) for pattern, files in found]
+    stacks = [_stack(pattern, files, options, reader) for pattern, files in found]
     for stack in stacks:
         if (stack.rows, stack.cols) != (like.rows, like.cols):
             raise InputError(

@@ -20,7 +20,7 @@ from ministream.source._hdf5.failures import reading
 from ministream.source._hdf5.links import LinkPolicy, MappedImages, external_files, mappings
 from ministream.source._hdf5.stack import Stack, is_real
 from ministream.source._images import Gap, Held, ImageRange, Images, JoinedImages
-from ministream.source._watch import Unchanged
+from ministream.source._watch import Unchanged, kind_of
 
 _LOG = log.get(__name__)
 
@@ -272,10 +272,9 @@ class DataFile:
 
     def _opened(self, path: Path) -> h5py.File:
         if path not in self._files:
-            watch = Unchanged(path, growing=self._growing) if path.exists() else None
-            file = _open(path, growing=self._growing)
-            assert watch is not None
-            self._files[path] = (file, watch)
+            _check_there(path)
+            watch = Unchanged(path, growing=self._growing)
+            self._files[path] = (_open(path, growing=self._growing), watch)
         return self._files[path][0]
 
 
@@ -299,11 +298,15 @@ def _child(path: Path, group: h5py.Group, name: str) -> h5py.HLObject:
     return h5py.Dataset(h5py.h5d.open(group.id, name.encode(), access))
 
 
-def _open(path: Path, *, growing: bool) -> h5py.File:
-    if not path.exists():
+def _check_there(path: Path) -> None:
+    found = kind_of(path)
+    if found == "absent":
         raise InputError(f"{path}: no such file")
-    if path.is_dir():
+    if found == "folder":
         raise InputError(f"{path}: is a directory, expected an HDF5 file")
+
+
+def _open(path: Path, *, growing: bool) -> h5py.File:
     try:
         swmr = written_in_swmr_mode(path)
         if swmr and not growing:

@@ -13,6 +13,7 @@ import h5py
 
 from ministream import log
 from ministream.errors import InputError
+from ministream.source._watch import kind_of
 
 _LOG = log.get(__name__)
 
@@ -43,7 +44,7 @@ class LinkPolicy:
                 f"{source}: {what} leads to {path}, outside the scan's folder {self.folder}. If you trust the file, "
                 "give --set source.follow_links=true"
             )
-        if not path.is_file():
+        if kind_of(path) != "file":
             raise InputError(f"{source}: {what} leads to {path}, which is missing. Put it back, or repair the link.")
         _LOG.info("%s: %s leads to %s", source, what, path)
         return path
