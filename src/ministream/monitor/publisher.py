@@ -8,7 +8,7 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from ministream import log
+from ministream import bounded, log
 from ministream.errors import ConfigError
 from ministream.model import Frame
 from ministream.wire import timage
@@ -49,7 +49,7 @@ class _Publisher:
     def close(self) -> None:
         """Release the port; queued messages get one second to be sent."""
         self._socket.close()
-        self._context.term()
+        bounded.close("publisher", self._context.term, linger_s=_LINGER_MS / 1000)
 
 
 class ReconstructionPublisher(_Publisher):

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 import zmq
 
-from ministream import log
+from ministream import bounded, log
 from ministream.errors import ConfigError, FrameError, PeerLostError
 from ministream.model import Frame, FrameKind, Scan
 from ministream.transport._aps.sockets import connect, milliseconds
@@ -77,7 +77,7 @@ class DaqReceiver:
     def close(self) -> None:
         """Disconnect from the publisher; repeatable."""
         self._socket.close()
-        self._context.term()
+        bounded.close(self._url, self._context.term)
 
     def scan(self) -> Scan:
         """Connect, say that this end is ready, and wait for the first image; the counts are not known on this wire.

@@ -9,7 +9,7 @@ from typing import Self
 
 import zmq
 
-from ministream import log
+from ministream import bounded, log
 from ministream.errors import ConfigError, PeerLostError
 from ministream.model import Frame, FrameKind, Scan
 from ministream.transport._aps.sockets import bind, milliseconds
@@ -98,7 +98,7 @@ class DaqSender:
         if self._sync is not None:
             self._sync.close(linger=1000)
         self._socket.close()
-        self._context.term()
+        bounded.close("detector's publisher", self._context.term, linger_s=self._stall_timeout_s)
 
     def send(self, frame: Frame) -> None:
         """Publish one frame; the first one waits for the subscribers.

@@ -10,6 +10,7 @@ from typing import Self
 
 import zmq
 
+from ministream import bounded
 from ministream.errors import FrameError, PeerLostError, ProtocolError
 from ministream.model import Frame, FrameKind, Scan, Slab
 from ministream.transport._aps.sockets import connect, milliseconds
@@ -62,7 +63,7 @@ class TraceMqReceiver:
     def close(self) -> None:
         """Disconnect from the distributor; repeatable."""
         self._socket.close()
-        self._context.term()
+        bounded.close(self._url, self._context.term, linger_s=1.0)
 
     @property
     def slab(self) -> Slab:

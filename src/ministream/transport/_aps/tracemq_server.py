@@ -10,7 +10,7 @@ from typing import Self
 import msgspec
 import zmq
 
-from ministream import log, partition
+from ministream import bounded, log, partition
 from ministream.errors import ConfigError, MinistreamError, PeerLostError, ProtocolError
 from ministream.transport._aps.served import Served
 from ministream.transport._aps.sockets import milliseconds
@@ -63,7 +63,7 @@ class TraceMqServer:
             worker.close()
         for socket in (self._wake_in, self._wake_out):
             socket.close(linger=1000)
-        self._context.term()
+        bounded.close("distributor", self._context.term, linger_s=1.0)
 
     def join(self, *, rows: int, cols: int, timeout_s: float) -> int:
         """Wait for the workers, give them their rows of `rows` × `cols` pixels, and serve; returns their number.

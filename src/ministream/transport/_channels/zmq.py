@@ -20,7 +20,7 @@ from typing import TypeAlias
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from ministream import log
+from ministream import bounded, log
 from ministream.errors import ConfigError
 from ministream.model import CurveKeys
 from ministream.transport._channels import _curve
@@ -82,6 +82,7 @@ class _Endpoint(ABC):
     authenticator: _curve.CurveAuthenticator | None = None
 
     def __init__(self, kind: int, max_message_bytes: int, url: str, *, encrypted: bool, threads: int = 1) -> None:
+        self._url = url
         self._context = zmq.Context(threads)
         self._socket = self._context.socket(kind)
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -105,7 +106,7 @@ class _Endpoint(ABC):
         os.eventfd_write(self._wakeup, 1)
 
     def close(self, linger_s: float = 0.0) -> None:
-        if self._context.closed:
+        if self._socket.closed:
             return
         self._socket.disable_monitor()
         self._monitor.close(0)
@@ -113,7 +114,7 @@ class _Endpoint(ABC):
         if self.authenticator is not None:
             self.authenticator.socket.close(0)
         os.close(self._wakeup)
-        self._context.term()
+        bounded.close(self._url, self._context.term, linger_s=linger_s)
 
     def _receive(self, timeout_s: float) -> list[zmq.Frame] | None:
         """The next message in ZeroMQ's memory, uncopied."""
