@@ -39,6 +39,11 @@ class Frame:
     position: float = 0.0
 
 
+def to_per_cm(pixel_size_um: float | None) -> float:
+    """The factor from attenuation per pixel to 1/cm (1 cm is 10⁴ µm); 1 where the pixel size is not known."""
+    return 1.0 if pixel_size_um is None else 1e4 / pixel_size_um
+
+
 MAX_LISTED_FRAMES = 64
 """Frames that one notice lists; its number `frames` counts them all."""
 

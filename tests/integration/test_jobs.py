@@ -60,7 +60,7 @@ def test_a_scan_becomes_a_volume(jobs, ranks):
     with h5py.File(jobs.out / "recon.h5") as file:
         data = file["data"]
         assert data.shape == (6, 48, 48)
-        assert data.attrs["units"] == "1/pixel"
+        assert data.attrs["units"] == "1/cm"
         assert file.attrs["complete"]
         assert json.loads(file.attrs["config"])["window"]["step"] == 10
         assert np.isfinite(data[:]).all()

@@ -13,6 +13,7 @@ from ministream import config, storage
 from ministream.app.recon import live_key, live_pictures
 from ministream.app.recon.job import recon
 from ministream.app.view.live_feed import LiveFeed
+from ministream.model import to_per_cm
 from ministream.wire.live import Picture
 from tests.parallel.scans import ROWS, N, process, producing, scan
 from tests.waiting import eventually
@@ -58,14 +59,14 @@ def test_the_pictures_are_planes_of_the_volume(comm, shared_tmp, monkeypatch, st
             return
         eventually(lambda: feed.shown().condition == "finished")
         shown = feed.shown()
-        volume = storage.read_volume(shared_tmp / storage.FINAL)
+        volume, per_cm = storage.read_volume(shared_tmp / storage.FINAL), to_per_cm(shown.state.scan.pixel_size_um)
         planes = {kind: found for (kind, _), (_, found) in pictures_by_name(shown).items()}
         assert set(planes) == {"z", "y", "x", "sinogram", "projection"}
         for picture, (shape, found) in shown.pictures.items():
             if picture.kind in "zyx":
                 assert shape.update == 4
                 plane = volume.take(picture.index, "zyx".index(picture.kind))
-                np.testing.assert_array_equal(found, plane[::step, ::step])
+                np.testing.assert_allclose(found * per_cm, plane[::step, ::step], rtol=1e-6)
         assert planes["projection"].shape == (ROWS // step, N // step)
         assert planes["sinogram"].shape == (4 // step, N // step)
         assert [update.projections for update in shown.updates] == [2, 4, 6, 8]

@@ -41,9 +41,18 @@ def discs(n: int, slices: int, centre: float) -> NDArray[np.float64]:
 class Case:
     """A noiseless scan with its dense matrix."""
 
-    def __init__(self, *, n: int = 32, cols: int = 35, axis_col: float = 16.6, projections: int = 40, slices: int = 3):
+    def __init__(
+        self,
+        *,
+        n: int = 32,
+        cols: int = 35,
+        axis_col: float = 16.6,
+        projections: int = 40,
+        slices: int = 3,
+        angles_rad: NDArray[np.float64] | None = None,
+    ):
         self.geometry = Geometry(n=n, cols=cols, axis_col=axis_col)
-        self.angles_rad = np.arange(projections) * np.pi / projections
+        self.angles_rad = np.arange(projections) * np.pi / projections if angles_rad is None else angles_rad
         self.A = matrix(n, cols, self.angles_rad, axis_col)
         self.truth = discs(n, slices, (n - 1) / 2)
         self.data = np.einsum("purc,rcs->pus", self.A, self.truth)

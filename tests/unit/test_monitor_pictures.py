@@ -9,7 +9,7 @@ import pytest
 
 from ministream.errors import StorageError
 from ministream.monitor import curves, pictures
-from ministream.monitor._figure import Scale, Values, grey_window
+from ministream.monitor._figure import Scale, attenuation_label, grey_window
 
 pytest.importorskip("matplotlib")
 
@@ -39,7 +39,7 @@ def pixels(path):
 
 @pytest.mark.parametrize(
     ("slices", "known"),
-    [(1, {}), (2, {"pixel_size_um": 2.0, "scale_to_per_cm": 5e3}), (6, {"pixel_size_um": 500.0}), (50, {})],
+    [(1, {}), (2, {"pixel_size_um": 2.0, "units": "1/cm"}), (6, {"pixel_size_um": 500.0}), (50, {})],
 )
 def test_orthogonal_planes(tmp_path, slices, known):
     pictures.orthogonal(volume(slices, **known), tmp_path / "orthogonal.png")
@@ -87,8 +87,8 @@ def test_units_follow_the_pixel_size():
     assert Scale.of(volume(pixel_size_um=2.0)).unit == "µm"
     millimetres = Scale.of(volume(pixel_size_um=500.0))
     assert (millimetres.unit, millimetres.pixel) == ("mm", 0.5)
-    assert Values.of(volume(scale_to_per_cm=100.0)).label == "linear attenuation (1/cm)"
-    assert Values.of(volume()).label == "linear attenuation (1/pixel)"
+    assert attenuation_label(volume(units="1/cm")) == "linear attenuation (1/cm)"
+    assert attenuation_label(volume()) == "linear attenuation (1/pixel)"
 
 
 def test_curves_of_quality(tmp_path):

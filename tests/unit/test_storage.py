@@ -40,8 +40,8 @@ def test_the_file_says_what_it_is(tmp_path):
     writer = volume_writer(tmp_path, pixel_size_um=2.5, energy_kev=25.0, sample="shale")
     with h5py.File(writer.final(random_image(5, 33, 5), state(quality={"ssim": 0.9})), "r") as file:
         data, job = file["data"], file.attrs
-        assert data.attrs["units"] == "1/pixel"
-        assert data.attrs["scale_to_per_cm"] == pytest.approx(4000.0)
+        assert (data.attrs["units"], data.attrs["pixel_size_um"]) == ("1/cm", 2.5)
+        assert data.attrs["scale_to_per_pixel"] == pytest.approx(1 / 4000.0)
         assert (data.attrs["axis_col"], data.attrs["angle_min_deg"], data.attrs["angle_max_deg"]) == (16.25, 0.0, 180.0)
         assert (job["scan_id"], job["sample"], job["energy_kev"]) == ("s-1", "shale", 25.0)
         assert (job["projections_sent"], job["projections_used"], job["projections_refused"]) == (9, 7, 1)
@@ -66,9 +66,20 @@ def test_nexus_and_dxchange_viewers_find_the_volume(tmp_path):
         assert plot["y"][0] == 32.0  # row 0 is at the top
 
 
+@pytest.mark.parametrize("how", ["auto", "direct", "hdf5"])
+def test_values_are_in_the_unit_that_the_file_says(tmp_path, how):
+    image = random_image(5, 33, 8)
+    per_pixel = image.transpose(2, 0, 1)[:5]
+    path = volume_writer(tmp_path, pixel_size_um=2.5, how=how).final(image, state())
+    np.testing.assert_allclose(storage.read_volume(path), 4000 * per_pixel, rtol=1e-6)
+    with storage.Volume(path) as volume:
+        np.testing.assert_allclose(volume.plane(0, 2) * volume.per_pixel, per_pixel[2], rtol=1e-6)
+
+
 def test_an_unknown_pixel_size_gives_no_scale(tmp_path):
     with h5py.File(volume_writer(tmp_path).final(random_image(5, 33, 5), state(angles_rad=None)), "r") as file:
-        assert "scale_to_per_cm" not in file["data"].attrs
+        assert file["data"].attrs["units"] == "1/pixel"
+        assert "scale_to_per_pixel" not in file["data"].attrs
         assert "angle_min_deg" not in file["data"].attrs
 
 

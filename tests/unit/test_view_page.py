@@ -105,8 +105,8 @@ def test_a_volume_file_is_a_feed(tmp_path):
     assert shown.state.scan.pixel_size_um == 2.0
     assert [notice.code for notice in shown.state.notices] == ["some-code"]
     assert set(shown.pictures) == {Picture("z", 4), Picture("y", 2)}
-    np.testing.assert_array_equal(shown.pictures[Picture("z", 4)][1], image[:, :, 4])
-    np.testing.assert_array_equal(shown.pictures[Picture("y", 2)][1], image[2, :, :5].T)
+    np.testing.assert_allclose(shown.pictures[Picture("z", 4)][1], image[:, :, 4], rtol=1e-6)
+    np.testing.assert_allclose(shown.pictures[Picture("y", 2)][1], image[2, :, :5].T, rtol=1e-6)
 
 
 def test_another_file_is_refused(tmp_path):

@@ -106,7 +106,7 @@ def try_values(settings: Config, tables: dict[str, Any], wanted: Trial, row: int
     title = f"{wanted.name}, detector row {recorded.row} of {recorded.scan.rows}"
     written = storage.write_stack(
         folder / f"{stem}.h5", stack, parameter=wanted.name, values=wanted.values, row=recorded.row,
-        config=settings.as_dict(),
+        pixel_size_um=recorded.scan.pixel_size_um, config=settings.as_dict(),
     )  # fmt: skip
     return contact_sheet.draw(stack, wanted.labels, folder / f"{stem}.png", title=title), written
 

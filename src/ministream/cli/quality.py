@@ -99,9 +99,9 @@ def _compare(volume: Any, truth: Any, transpose: bool, chosen: str | None) -> di
     numbers = _numbers(chosen, volume.shape[0])
     rows = []
     for number in numbers:
-        plane = volume.plane(0, number)
+        plane, ideal = (one.plane(0, number) * one.per_pixel for one in (volume, truth))
         try:
-            rows.append(metrics.compare(plane.T if transpose else plane, truth.plane(0, number)))
+            rows.append(metrics.compare(plane.T if transpose else plane, ideal))
         except InputError as error:
             raise InputError(f"{volume.path} against {truth.path}, slice {number}: {error}") from error
     return {

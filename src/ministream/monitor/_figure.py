@@ -56,23 +56,9 @@ class Scale:
         return -0.5 * self.pixel, (cols - 0.5) * self.pixel, (rows - 0.5) * self.pixel, -0.5 * self.pixel
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Values:
-    """Unit of the grey values: attenuation per cm if the pixel size is known, else per pixel."""
-
-    factor: float = 1.0
-    unit: str = "1/pixel"
-
-    @classmethod
-    def of(cls, volume: VolumeView) -> Values:
-        """From the attributes of a volume."""
-        factor = volume.attributes.get("scale_to_per_cm")
-        return cls() if factor is None else cls(factor=float(factor), unit="1/cm")
-
-    @property
-    def label(self) -> str:
-        """Label of a colour bar."""
-        return f"linear attenuation ({self.unit})"
+def attenuation_label(volume: VolumeView) -> str:
+    """Label of a colour bar, with the unit of the volume's values."""
+    return f"linear attenuation ({volume.attributes.get('units', '1/pixel')})"
 
 
 def grey_window(planes: Iterable[Plane]) -> tuple[float, float]:

@@ -16,8 +16,8 @@ from ministream.monitor._figure import (
     QUIET,
     Plane,
     Scale,
-    Values,
     VolumeView,
+    attenuation_label,
     grey_window,
     new_figure,
     quiet_axes,
@@ -76,7 +76,7 @@ class _Style:
     """Mapping of values to colours and of pixels to lengths, common to several panels."""
 
     scale: Scale
-    values: Values
+    label: str
     limits: tuple[float, float]
     colours: str = "gray"
 
@@ -98,7 +98,7 @@ def orthogonal(volume: VolumeView, path: Path) -> None:
     mappable = _draw(place(margin, 0.6, side, side), views[0], style)
     for view, bottom in zip(views[1:], (0.6 + side - width * views[-1].aspect, 0.6), strict=False):
         _draw(place(right - width, bottom, width, width * view.aspect), view, style)
-    _colour_bar(figure, mappable, style.values.label, cax=place(right + 0.25, 0.6 + 0.1 * side, bar, 0.8 * side))
+    _colour_bar(figure, mappable, style.label, cax=place(right + 0.25, 0.6 + 0.1 * side, bar, 0.8 * side))
     save(figure, path)
 
 
@@ -121,8 +121,8 @@ def against_truth(volume: VolumeView, truth: VolumeView, path: Path) -> None:
             titled = dataclasses.replace(view, title=f"{word}, {view.title}")
             mappable = _draw(axes, titled, difference if word == "difference" else style)
         if word == "truth":
-            _colour_bar(figure, mappable, style.values.label, ax=grid[:, :2], **BELOW)
-    _colour_bar(figure, mappable, f"image − truth, {style.values.unit}", ax=grid[:, 2], **BELOW)
+            _colour_bar(figure, mappable, style.label, ax=grid[:, :2], **BELOW)
+    _colour_bar(figure, mappable, f"image − truth, {style.label}", ax=grid[:, 2], **BELOW)
     save(figure, path)
 
 
@@ -145,7 +145,7 @@ def over_time(moments: Sequence[VolumeView], path: Path, index: int = 0) -> None
     for axes in grid.flat[len(views) :]:
         axes.set_axis_off()
     _scale_bar(grid.flat[len(views) - 1], views[-1].plane, style.scale)
-    _colour_bar(figure, mappable, style.values.label, ax=grid, pad=0.02, shrink=0.85, aspect=25)
+    _colour_bar(figure, mappable, style.label, ax=grid, pad=0.02, shrink=0.85, aspect=25)
     save(figure, path)
 
 
@@ -167,7 +167,7 @@ def _views(volume: VolumeView) -> list[_View]:
 
 def _style(volume: VolumeView, views: list[_View]) -> _Style:
     limits = grey_window([view.plane for view in views])
-    return _Style(scale=Scale.of(volume), values=Values.of(volume), limits=limits)
+    return _Style(scale=Scale.of(volume), label=attenuation_label(volume), limits=limits)
 
 
 def _headline(figure: Any, text: str) -> None:
@@ -177,12 +177,11 @@ def _headline(figure: Any, text: str) -> None:
 def _draw(axes: Any, view: _View, style: _Style) -> Any:
     rows, cols = view.plane.shape
     stretch = view.aspect * cols / rows
-    factor = style.values.factor
     image = axes.imshow(
-        view.plane * factor,
+        view.plane,
         cmap=style.colours,
-        vmin=style.limits[0] * factor,
-        vmax=style.limits[1] * factor,
+        vmin=style.limits[0],
+        vmax=style.limits[1],
         extent=style.scale.extent(cols, rows),
         aspect=stretch,
         interpolation="nearest" if max(rows, cols) < 512 else "antialiased",

@@ -74,7 +74,7 @@ class _PendingVolume:
 
 
 class Direct:
-    """One volume at a time, written in a thread of this rank.
+    """One volume at a time, its values times `scale`, written in a thread of this rank.
 
     `begin`, `settle` and `finish` are collective; `poll` may be called at any time and is not collective.
     `hidden_s` are the seconds of writing overlapped with computation.
@@ -82,8 +82,8 @@ class Direct:
 
     name = "one writer per rank, overlapped with computation"
 
-    def __init__(self, comm: Communicator, slab: Slab, largest: int, n: int) -> None:
-        self._comm, self._slab, self._largest, self._n = comm, slab, largest, n
+    def __init__(self, comm: Communicator, slab: Slab, largest: int, n: int, scale: float = 1.0) -> None:
+        self._comm, self._slab, self._largest, self._n, self._scale = comm, slab, largest, n, scale
         self._scratch = np.empty(layout.scratch_bytes(largest, n) // layout.ITEM, np.float32)
         self._copy: Image | None = None
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="volume-writer")
@@ -170,7 +170,7 @@ class Direct:
                 if self._abandoned.is_set():
                     break
                 block = layout.band(self._scratch, self._slab, rows, self._n)
-                layout.slices_first(image, rows, block)
+                layout.slices_first(image, rows, block, self._scale)
                 self._store(descriptor, places, rows, block)
             os.fsync(descriptor)
         finally:

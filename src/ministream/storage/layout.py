@@ -48,8 +48,8 @@ def chunk_shape(n: int) -> tuple[int, int, int]:
     return 1, -(-n // bands), n
 
 
-def slices_first(image: NDArray[np.float32], rows: slice, out: NDArray[np.float32]) -> None:
-    """Copy the band `rows` of `image` [n, n, slices padded] to `out` [slices, rows, n].
+def slices_first(image: NDArray[np.float32], rows: slice, out: NDArray[np.float32], scale: float = 1.0) -> None:
+    """Copy the band `rows` of `image` [n, n, slices padded], times `scale`, to `out` [slices, rows, n].
 
     One image row and one cache line of slices at a time: each line of `image` is read from memory once.
     """
@@ -57,4 +57,4 @@ def slices_first(image: NDArray[np.float32], rows: slice, out: NDArray[np.float3
     for row in range(rows.start, rows.stop):
         for first in range(0, slices, LINE):
             last = min(first + LINE, slices)
-            out[first:last, row - rows.start, :] = image[row, :, first:last].T
+            np.multiply(image[row, :, first:last].T, np.float32(scale), out=out[first:last, row - rows.start, :])

@@ -18,6 +18,7 @@ from ministream.storage.writer import FINAL
 class Volume:
     """An open volume [slice, row, col]; planes are read on demand, never the whole volume.
 
+    `per_pixel` is the factor from its values to attenuation per pixel; 1 for a file that does not say its unit.
     Raises InputError when the file is missing, truncated or not HDF5, or the dataset is absent or not a
     three-dimensional array of real numbers. A context manager.
     """
@@ -32,6 +33,7 @@ class Volume:
             self._file.close()
             raise
         self.shape: tuple[int, int, int] = self._data.shape
+        self.per_pixel = float(self.attributes.get("scale_to_per_pixel", 1.0))
 
     def plane(self, axis: int, index: int) -> NDArray[np.float32]:
         """The plane at `index` along axis 0 (a slice), 1 (an image row) or 2 (an image column)."""

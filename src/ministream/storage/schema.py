@@ -1,6 +1,6 @@
 """Metadata of a volume file: units, geometry, provenance, configuration, counters.
 
-    /data                    float32 [slice, row, col], linear attenuation per pixel
+    /data                    float32 [slice, row, col], linear attenuation in 1/cm, or per pixel (`units`)
     /entry/reconstruction    NXdata whose `data` is a link to /data, with axes z, y, x (NeXus viewers)
     /exchange/data           the same link (DXchange readers)
 
@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 from ministream.ledger import Ledger, both_sides, shortfalls
-from ministream.model import Notice, Scan
+from ministream.model import Notice, Scan, to_per_cm
 
 DATASET = "/data"
 CONVENTION = (
@@ -107,17 +107,23 @@ def _progress(state: VolumeState) -> dict[str, Any]:
     )
 
 
+def attenuation(pixel_size_um: float | None) -> dict[str, str | float]:
+    """Attributes that say the unit of the values; values times `scale_to_per_pixel` are per pixel."""
+    if pixel_size_um is None:
+        return {"units": "1/pixel"}
+    return {
+        "units": "1/cm",
+        "pixel_size_um": pixel_size_um,
+        "scale_to_per_pixel": 1 / to_per_cm(pixel_size_um),
+    }
+
+
 def _values(scan: Scan) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "units": "1/pixel",
+    return attenuation(scan.pixel_size_um) | {
         "long_name": "linear attenuation coefficient",
         "axes": "z:y:x",
         "dimensions": "slice, row, col",
     }
-    if scan.pixel_size_um is not None:
-        # 1 cm is 10^4 µm
-        values |= {"pixel_size_um": scan.pixel_size_um, "scale_to_per_cm": 1e4 / scan.pixel_size_um}
-    return values
 
 
 def _geometry(header: VolumeHeader, state: VolumeState) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ministream import atomic
+from ministream.model import to_per_cm
+from ministream.storage.schema import attenuation
 
 
 def write_stack(
@@ -21,16 +23,17 @@ def write_stack(
     parameter: str,
     values: Sequence[float],
     row: int,
+    pixel_size_um: float | None,
     config: Mapping[str, Any],
 ) -> Path:
     """Write `slices` [value, row, col] to /data and the `values` of `parameter` to /values; returns the path.
 
-    `row` is the detector row of the slices, `config` the settings that they share. Raises StorageError.
+    `slices` are attenuation per pixel; the file holds 1/cm where the pixel size is known. `row` is the detector row of the slices, `config` the settings that they share. Raises StorageError.
     """
     with atomic.replacing(path) as part, h5py.File(part, "w") as file:
-        file["data"] = slices
+        file["data"] = slices * np.float32(to_per_cm(pixel_size_um))
         file["values"] = np.array(values, np.float64)
-        file["data"].attrs.update({"units": "1/pixel", "dimensions": "value, row, col", "detector_row": row})
+        file["data"].attrs.update(attenuation(pixel_size_um) | {"dimensions": "value, row, col", "detector_row": row})
         file["values"].attrs["parameter"] = parameter
         file.attrs["config"] = json.dumps(config)
     return path

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ministream import atomic, log
 from ministream.errors import MachineError, StorageError
-from ministream.model import Scan, Slab
+from ministream.model import Scan, Slab, to_per_cm
 from ministream.storage import layout, schema
 from ministream.storage.comm import Communicator, together
 from ministream.storage.direct import Direct, Places
@@ -37,8 +37,8 @@ ALIGNED_BYTES = 64 << 10
 class VolumeWriter:
     """Writes volumes [scan.rows, n, n] into `directory`; every method but `poll` and `close` is collective.
 
-    Each rank passes its `slab` as an image [n, n, slices], slices innermost; padding after `slab.rows` is
-    ignored. Rank 0 allocates the file and reserves its space; the file is then filled, synced and renamed. A failed
+    Each rank passes its `slab` as an image [n, n, slices] of attenuation per pixel, slices innermost; padding after
+    `slab.rows` is ignored. The file holds 1/cm where the scan has a pixel size. Rank 0 allocates the file and reserves its space; the file is then filled, synced and renamed. A failed
     write raises StorageError, naming the file and the cause, on all ranks; the temporary file is removed, and earlier
     files remain unchanged.
 
@@ -64,11 +64,12 @@ class VolumeWriter:
         self._slabs = comm.allgather(slab)
         _check(self._slabs, scan.rows)
         self._largest = self._slabs[0].rows
+        self._scale = to_per_cm(scan.pixel_size_um)
         self._header = VolumeHeader(scan=scan, n=n, axis_col=axis_col, ranks=comm.size, config=config)
         self._places: Places | None = None
         together(comm, directory, partial(directory.mkdir, parents=True, exist_ok=True), root_only=True)
         shared = self._all_see_the_directory()
-        self._direct = Direct(comm, slab, self._largest, n) if how != "hdf5" and shared else None
+        self._direct = Direct(comm, slab, self._largest, n, self._scale) if how != "hdf5" and shared else None
         self._collective = shared and comm.raw is not None and comm.size > 1 and h5py.get_config().mpi
         self._behind: Path | None = None
         self._late: StorageError | None = None
@@ -212,7 +213,7 @@ class VolumeWriter:
         try:
             for rows in layout.blocks(self._largest, self._header.n):
                 block = layout.band(scratch, self._slab, rows, self._header.n)
-                layout.slices_first(image, rows, block)
+                layout.slices_first(image, rows, block, self._scale)
                 together(self._comm, path, transfer.write, rows, block)
         except StorageError:
             # the first failure is the one to report; closing a file that cannot be written often fails too

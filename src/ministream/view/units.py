@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+from ministream.model import to_per_cm
 from ministream.wire.live import ScanFacts
 
 
@@ -22,4 +23,4 @@ class Units:
         """The units of a scan."""
         if scan.pixel_size_um is None:
             return cls()
-        return cls(length="mm", pixel=scan.pixel_size_um / 1e3, attenuation="1/cm", scale=1e4 / scan.pixel_size_um)
+        return cls(length="mm", pixel=scan.pixel_size_um / 1e3, attenuation="1/cm", scale=to_per_cm(scan.pixel_size_um))

@@ -110,6 +110,6 @@ def _reference(assignment: Assignment) -> Callable[[int, float], Slice]:
 
     def plane(k: int, _at: float) -> Slice:
         with Volume(path) as volume:
-            return volume.plane(0, k)[None]
+            return volume.plane(0, k)[None] * np.float32(volume.per_pixel)
 
     return plane

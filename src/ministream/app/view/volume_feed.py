@@ -56,7 +56,7 @@ class VolumeFeed:
     def _read(self, picture: Picture) -> tuple[Shape, Pixels]:
         plane = self._volume.plane("zyx".index(picture.kind), picture.index)
         step = math.ceil(max(plane.shape) / MAX_SIDE)
-        pixels = np.ascontiguousarray(plane[::step, ::step])
+        pixels = plane[::step, ::step] * np.float32(self._volume.per_pixel)
         assert self._shown.state is not None
         update = self._shown.state.update
         return Shape(picture=picture, update=update, rows=pixels.shape[0], cols=pixels.shape[1], step=step), pixels

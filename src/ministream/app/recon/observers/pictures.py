@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ministream.app.recon.observing import Quiet, Run, VolumeWritten
-from ministream.model import Scan, Slab
+from ministream.model import Scan, Slab, to_per_cm
 from ministream.monitor import pictures
 from ministream.source import truth
 from ministream.storage import Volume, snapshots
@@ -38,7 +38,8 @@ class DrawPictures(Quiet):
             self._draw("over-time.png", partial(pictures.over_time, [*moments, volume]))
             ideal = _whole_truth(self._scan, self._n, self._shown_at())
             if ideal is not None:
-                known = pictures.Array(path=self._directory / "truth.png", values=ideal, attributes=volume.attributes)
+                per_cm = np.float32(to_per_cm(self._scan.pixel_size_um))
+                known = pictures.Array(path=self._directory / "truth.png", values=ideal * per_cm, attributes=volume.attributes)
                 self._draw("truth.png", partial(pictures.against_truth, volume, known))
 
     def _draw(self, name: str, draw: partial[None]) -> None:
