@@ -148,31 +148,32 @@ def test_fbp_has_the_right_scale_and_shape() -> None:
 
 
 def schedule(name: str) -> NDArray[np.float64]:
-    """Angles in radians of about 120 projections."""
-    k = np.arange(120)
+    """Angles in radians of 60 projections."""
+    k = np.arange(60)
     degrees = {
-        "half turn": 1.5 * k,
-        "three quarters": 2.25 * k,
-        "turn": 3.0 * k,
+        "half turn": 3.0 * k,
+        "three quarters": 4.5 * k,
+        "turn": 6.0 * k,
         "golden angle": k * 180 * (np.sqrt(5) - 1) / 2,
-        "two passes": 3.0 * (k % 60),
-        "interlaced": 12.0 * (k % 15) + 1.5 * (k // 15),
+        "two passes": 6.0 * (k % 30),
+        "interlaced": 12.0 * (k % 15) + 3.0 * (k // 15),
     }[name]
     return np.deg2rad(degrees)
 
 
-@pytest.mark.parametrize("name", ["half turn", "three quarters", "turn", "golden angle", "two passes", "interlaced"])
-def test_fbp_has_the_same_level_and_noise_for_every_schedule(name: str) -> None:
-    """Directions that are seen twice weigh half; today's noise of the half turn bounds that of the others."""
-    case = Case(n=64, cols=64, axis_col=31.5, projections=120, slices=2, angles_rad=schedule(name))
-    noise = np.random.default_rng(0).normal(0, 0.2, case.data.shape[:2])
-    case.data[:, :, 1] = noise  # the second slice shows noise alone
-    image = new_image(case.geometry, 2)
-    case.open("fbp").update(image, case.full_window(), 1)
-    row, column = np.mgrid[:64, :64] - 31.5
-    body = np.hypot(row, column) < 0.3 * 64
-    assert image[body, 0].mean() == pytest.approx(case.truth[body, 0].mean(), rel=0.01)
-    assert image[body, 1].std() < 1.25 * 0.2 * 0.0295
+def test_fbp_has_the_same_level_and_noise_for_every_schedule() -> None:
+    """The first slice is the sample, the second noise alone."""
+    row, column = np.mgrid[:48, :48] - 23.5
+    body = np.hypot(row, column) < 0.3 * 48
+    noise = {}
+    for name in ("half turn", "three quarters", "turn", "golden angle", "two passes", "interlaced"):
+        case = Case(n=48, cols=48, axis_col=23.5, slices=2, angles_rad=schedule(name))
+        case.data[:, :, 1] = np.random.default_rng(0).normal(0, 0.2, case.data.shape[:2])
+        image = new_image(case.geometry, 2)
+        case.open("fbp").update(image, case.full_window(), 1)
+        assert image[body, 0].mean() == pytest.approx(case.truth[body, 0].mean(), rel=0.01), name
+        noise[name] = image[body, 1].std() / noise.get("half turn", 1.0)
+    assert max(list(noise.values())[1:]) < 1.15
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -188,10 +189,10 @@ def test_every_algorithm_has_the_same_scale(kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["interlaced", "golden angle"])
 def test_fbp_step_by_step_in_any_order_equals_fbp_at_once(name: str) -> None:
-    case = Case(projections=120, slices=1, angles_rad=schedule(name))
-    window, algorithm = case.window(length=100, step=3), case.open("fbp")
+    case = Case(slices=1, angles_rad=schedule(name))
+    window, algorithm = case.window(length=50, step=3), case.open("fbp")
     image = new_image(case.geometry, case.slices)
-    for first in range(0, 120, 3):
+    for first in range(0, 60, 3):
         case.feed(window, *range(first, first + 3))
         algorithm.update(image, window, 1)
     at_once = new_image(case.geometry, case.slices)

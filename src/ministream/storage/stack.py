@@ -28,7 +28,8 @@ def write_stack(
 ) -> Path:
     """Write `slices` [value, row, col] to /data and the `values` of `parameter` to /values; returns the path.
 
-    `slices` are attenuation per pixel; the file holds 1/cm where the pixel size is known. `row` is the detector row of the slices, `config` the settings that they share. Raises StorageError.
+    `slices` are attenuation per pixel; the file holds 1/cm where the pixel size is known. `row` is the detector row of
+    the slices, `config` the settings that they share. Raises StorageError.
     """
     with atomic.replacing(path) as part, h5py.File(part, "w") as file:
         file["data"] = slices * np.float32(to_per_cm(pixel_size_um))

@@ -38,9 +38,9 @@ class VolumeWriter:
     """Writes volumes [scan.rows, n, n] into `directory`; every method but `poll` and `close` is collective.
 
     Each rank passes its `slab` as an image [n, n, slices] of attenuation per pixel, slices innermost; padding after
-    `slab.rows` is ignored. The file holds 1/cm where the scan has a pixel size. Rank 0 allocates the file and reserves its space; the file is then filled, synced and renamed. A failed
-    write raises StorageError, naming the file and the cause, on all ranks; the temporary file is removed, and earlier
-    files remain unchanged.
+    `slab.rows` is ignored. The file holds 1/cm where the scan has a pixel size. Rank 0 allocates the file and reserves
+    its space; the file is then filled, synced and renamed. A failed write raises StorageError, naming the file and the
+    cause, on all ranks; the temporary file is removed, and earlier files remain unchanged.
 
     `how` is "direct": every rank writes its own slab, and snapshots overlap with computation; or "hdf5": HDF5 writes,
     collectively with an MPI build of h5py, else through rank 0. Writing through rank 0 is also used where the ranks do

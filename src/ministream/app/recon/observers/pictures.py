@@ -39,7 +39,9 @@ class DrawPictures(Quiet):
             ideal = _whole_truth(self._scan, self._n, self._shown_at())
             if ideal is not None:
                 per_cm = np.float32(to_per_cm(self._scan.pixel_size_um))
-                known = pictures.Array(path=self._directory / "truth.png", values=ideal * per_cm, attributes=volume.attributes)
+                known = pictures.Array(
+                    path=self._directory / "truth.png", values=ideal * per_cm, attributes=volume.attributes
+                )
                 self._draw("truth.png", partial(pictures.against_truth, volume, known))
 
     def _draw(self, name: str, draw: partial[None]) -> None:
