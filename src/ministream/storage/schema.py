@@ -1,7 +1,10 @@
 """Metadata of a volume file: units, geometry, provenance, configuration, counters.
 
     /data                    float32 [slice, row, col], linear attenuation in 1/cm, or per pixel (`units`)
-    /entry/reconstruction    NXdata whose `data` is a link to /data, with axes z, y, x (NeXus viewers)
+    /entry/reconstruction    NXdata whose `data` is a link to /data, with axes z, y, x (NeXus viewers); its `title`
+                             names sample and scan, and says what is missing
+    /entry/process           NXprocess: program, version, date, and the configuration as NXnote (JSON)
+    /entry/sample            NXsample
     /exchange/data           the same link (DXchange readers)
 
 Attributes of `/data` describe the values and the geometry, attributes of `/` the scan and the job.
@@ -73,7 +76,8 @@ def describe(file: h5py.File, header: VolumeHeader, state: VolumeState) -> None:
     """Write every attribute and link into `file`, whose /data exists."""
     file.attrs.update(_job(header) | _progress(state))
     file[DATASET].attrs.update(_values(header.scan) | _geometry(header, state))
-    _link(file, header)
+    _nexus(file, header, state)
+    file["exchange/data"] = h5py.SoftLink(DATASET)
 
 
 def _job(header: VolumeHeader) -> dict[str, Any]:
@@ -119,11 +123,15 @@ def attenuation(pixel_size_um: float | None) -> dict[str, str | float]:
 
 
 def _values(scan: Scan) -> dict[str, Any]:
-    return attenuation(scan.pixel_size_um) | {
-        "long_name": "linear attenuation coefficient",
-        "axes": "z:y:x",
-        "dimensions": "slice, row, col",
-    }
+    return (
+        attenuation(scan.pixel_size_um)
+        | {
+            "long_name": "linear attenuation coefficient",
+            "axes": "z:y:x",
+            "dimensions": "slice, row, col",
+        }
+        | ({} if scan.pixel_size_um is None else {"element_size_um": [scan.pixel_size_um] * 3})
+    )  # as ImageJ reads it
 
 
 def _geometry(header: VolumeHeader, state: VolumeState) -> dict[str, Any]:
@@ -134,12 +142,37 @@ def _geometry(header: VolumeHeader, state: VolumeState) -> dict[str, Any]:
     return geometry | dict(state.axis)
 
 
-def _link(file: h5py.File, header: VolumeHeader) -> None:
+def _nexus(file: h5py.File, header: VolumeHeader, state: VolumeState) -> None:
+    """What NeXus viewers show at once, and what they list beside it."""
     file.attrs.update({"NX_class": "NXroot", "default": "entry"})
-    entry = file.create_group("entry")
-    entry.attrs.update({"NX_class": "NXentry", "default": "reconstruction"})
-    group = entry.create_group("reconstruction")
-    group.attrs.update({"NX_class": "NXdata", "signal": "data", "axes": ["z", "y", "x"]})
+    entry = _group(file, "entry", "NXentry")
+    entry.attrs["default"] = "reconstruction"
+    title = _title(header, state)
+    entry.update({"title": title, "entry_identifier": header.scan.scan_id})
+    if header.scan.sample:
+        _group(entry, "sample", "NXsample")["name"] = header.scan.sample
+    process = _group(entry, "process", "NXprocess")
+    process.update({"program": "ministream", "version": file.attrs["version"], "date": file.attrs["created"]})
+    _group(process, "configuration", "NXnote").update({"type": "application/json", "data": file.attrs["config"]})
+    _plot(_group(entry, "reconstruction", "NXdata"), header, title)
+
+
+def _group(parent: h5py.Group, name: str, nx_class: str) -> h5py.Group:
+    group = parent.create_group(name)
+    group.attrs["NX_class"] = nx_class
+    return group
+
+
+def _title(header: VolumeHeader, state: VolumeState) -> str:
+    """One line for the head of a plot."""
+    what = ", ".join(filter(None, [header.scan.sample, f"scan {header.scan.scan_id}"]))
+    return what if not state.missing else f"{what}, INCOMPLETE: {'; '.join(state.missing)}"
+
+
+def _plot(group: h5py.Group, header: VolumeHeader, title: str) -> None:
+    group.attrs.update({"signal": "data", "axes": ["z", "y", "x"]})
+    group.attrs.update({f"{name}_indices": index for index, name in enumerate("zyx")})
+    group["title"] = title
     group["data"] = h5py.SoftLink(DATASET)
     pixel, units = (1.0, "pixel") if header.scan.pixel_size_um is None else (header.scan.pixel_size_um, "um")
     middle = (header.n - 1) / 2
@@ -151,4 +184,3 @@ def _link(file: h5py.File, header: VolumeHeader) -> None:
     for name, values in coordinates.items():
         group[name] = values * pixel
         group[name].attrs["units"] = units
-    file["exchange/data"] = h5py.SoftLink(DATASET)
