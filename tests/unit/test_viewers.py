@@ -31,7 +31,9 @@ def test_silx_shows_the_volume_first(tmp_path, image):
     with silx_io.open(written(tmp_path, image)) as file:
         plot = silx_nxdata.get_default(file)
         assert (plot.is_valid, plot.issues, plot.interpretation) == (True, [], None)
-        np.testing.assert_array_equal(plot.signal[()], image.transpose(2, 0, 1))
+        per_cm = np.float32(5000)  # pixels of 2 µm
+        np.testing.assert_array_equal(plot.signal[()], image.transpose(2, 0, 1) * per_cm)
+        assert plot.signal.attrs["units"] == "1/cm"
         assert [axis[0] for axis in plot.axes] == [0.0, 32.0, -32.0]
         assert plot.axes_names == ["z (um)", "y (um)", "x (um)"]
         assert plot.title == "shale, scan s-1, INCOMPLETE: 9 sent, 8 received; 1 projection refused (checksum)"

@@ -123,15 +123,14 @@ def attenuation(pixel_size_um: float | None) -> dict[str, str | float]:
 
 
 def _values(scan: Scan) -> dict[str, Any]:
-    return (
-        attenuation(scan.pixel_size_um)
-        | {
-            "long_name": "linear attenuation coefficient",
-            "axes": "z:y:x",
-            "dimensions": "slice, row, col",
-        }
-        | ({} if scan.pixel_size_um is None else {"element_size_um": [scan.pixel_size_um] * 3})
-    )  # as ImageJ reads it
+    values: dict[str, Any] = {
+        "long_name": "linear attenuation coefficient",
+        "axes": "z:y:x",
+        "dimensions": "slice, row, col",
+    }
+    if scan.pixel_size_um is not None:
+        values["element_size_um"] = [scan.pixel_size_um] * 3  # z, y, x, as ImageJ's HDF5 plug-in reads it
+    return attenuation(scan.pixel_size_um) | values
 
 
 def _geometry(header: VolumeHeader, state: VolumeState) -> dict[str, Any]:
