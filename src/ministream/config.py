@@ -81,7 +81,10 @@ class ProducerSection(Section):
     wire: WireName = Field(default="native", description="native; timage: that of aps-mini-apps' DAQ")
     scan_id: str | None = Field(default=None, min_length=1, max_length=128, description="none: follows from the source")
     listen: str = Field(default="tcp://127.0.0.1:0", description="data socket; port 0: any free port")
-    open_network: bool = Field(default=False, description="allow data sockets off loopback without encryption")
+    open_network: bool = Field(default=False, description="allow sockets off loopback without encryption")
+    metrics: str | None = Field(
+        default=None, description="serve Prometheus metrics here, HOST:PORT; port 0: any free one; none: no metrics"
+    )
     peer_timeout_s: float = Field(default=120.0, gt=0, description="time to wait for a receiver")
 
 
@@ -97,6 +100,9 @@ class StreamSection(Section):
     ingress: int = Field(default=1, ge=1, description="receiving ranks, each with a band of the rows")
     streams: int = Field(default=1, ge=1, le=64, description="connections over which each receiving rank receives")
     credit_mib: float = Field(default=256.0, gt=0, description="MiB in flight for each receiving rank")
+    scan_limit_gib: float = Field(
+        default=1024.0, gt=0, description="GiB that image and window of a producer's scan may take, over all ranks"
+    )
     checksum: bool = True
     silent_timeout_s: float = Field(
         default=5.0,
@@ -273,7 +279,12 @@ class OutputSection(Section):
         description="where the volume goes if `directory` fails; none: the checkpoint folder",
     )
     publish: str | None = Field(default=None, description="publish reconstructions as TImage here, tcp://HOST:PORT")
-    open_network: bool = Field(default=False, description="allow `publish` off loopback: anyone may subscribe")
+    open_network: bool = Field(
+        default=False, description="allow `publish` and `metrics` off loopback: anyone may read them"
+    )
+    metrics: str | None = Field(
+        default=None, description="serve Prometheus metrics here, HOST:PORT; port 0: any free one; none: no metrics"
+    )
     live: str | None = Field(
         default=None, description="serve the live view here, tcp://HOST:PORT; port 0: any free one; none: no live view"
     )
@@ -339,6 +350,7 @@ class Config(Section):
     checkpoint: CheckpointSection = CheckpointSection()
     aps: ApsSection = ApsSection()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = Field(default="text", description="json: one object per line")
 
     @model_validator(mode="before")
     @classmethod

@@ -104,6 +104,11 @@ if _FOLDER is not None:
     numba.config.CACHE_DIR = str(_FOLDER)
 
 
+def shared_cache() -> Path | None:
+    """The cache folder in use by all processes of the user on this node; None if every process has its own."""
+    return _SHARED
+
+
 @functools.cache
 def _digest(folder: Path) -> str:
     """Digest of the sources in a kernel's folder."""

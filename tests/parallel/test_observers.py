@@ -15,6 +15,7 @@ from rich.console import Console
 from ministream import config, registry, storage
 from ministream.app.recon.job import recon
 from ministream.app.recon.live_server import LiveServer
+from ministream.app.recon.observers.metrics import TellMetrics
 from ministream.app.recon.observers.publisher import ReconstructionPublisher
 from ministream.monitor import Summary
 from ministream.parallel.mpi import Comm
@@ -51,6 +52,7 @@ class Case:
                     "reference": self.reference,
                     "publish": f"tcp://127.0.0.1:{self.port}",
                     "live": "tcp://127.0.0.1:0",
+                    "metrics": "127.0.0.1:0",
                 }
                 | output,
             }
@@ -117,9 +119,18 @@ def broken_live_view(_case: Case, monkeypatch) -> str:
     return "RuntimeError: the view broke"
 
 
+def broken_metrics(_case: Case, monkeypatch) -> str:
+    def finished(*_args, **_known) -> None:
+        raise RuntimeError("the metrics broke")
+
+    monkeypatch.setattr(TellMetrics, "finished", finished)
+    return "RuntimeError: the metrics broke"
+
+
 SABOTAGE = {
     "checkpoints": [blocked_checkpoints],
     "live": [broken_live_view],
+    "metrics": [broken_metrics],
     "pictures": [blocked("orthogonal.png"), malformed_truth],
     "progress": [closed_terminal],
     "publisher": [broken_socket],

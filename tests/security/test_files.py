@@ -14,6 +14,7 @@ from ministream.errors import ConfigError
 from ministream.tunnel import certificates, credentials, curve
 from ministream.tunnel.auth import Introspection, IntrospectionSection, TokenFile
 from ministream.tunnel.control import ControlServer
+from ministream.tunnel.control_client import Access
 from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.policy import Policy
 from ministream.tunnel.revocations import RevocationList
@@ -151,3 +152,17 @@ def test_a_certificate_that_expires_soon_is_said_at_start(
     with ControlServer(side="PROD", credentials=Credentials.load(out)):
         pass
     assert ("expires in 12.0 days: ministream certs renew" in caplog.text) is told
+
+
+def test_a_client_is_told_that_its_certificate_expires_soon(
+    party: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log.get("ministream"), "propagate", True)
+    Access.of(Credentials.load(party))
+    assert not caplog.text
+    monkeypatch.setattr(certificates, "_CLOCK_SKEW", datetime.timedelta(days=28))
+    authority, out = tmp_path / "ca", tmp_path / "jane"
+    credentials.create_authority(authority, name="ca", days=100)
+    credentials.issue(authority, name="jane", usage="client", hosts=[], days=12, out=out)
+    Access.of(Credentials.load(out))
+    assert f"{out / 'client.crt'} expires in 12.0 days: ministream certs renew" in caplog.text

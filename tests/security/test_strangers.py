@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import pwd
 import re
@@ -19,14 +20,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ministream import log
 from ministream.tunnel import client
 from ministream.tunnel.control import ControlServer
 from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
-from ministream.tunnel.proxy import CALLERS_PER_ADDRESS
+from ministream.tunnel.proxy import CALLERS_PER_ADDRESS, _process
 from ministream.tunnel.strangers import Strangers
 from tests.integration.tunnel_ends import children, dial, echoing, is_cut, make_credentials, need, ping
-from tests.waiting import HANG_S
+from tests.waiting import HANG_S, eventually
 
 MANY = 500
 
@@ -81,6 +83,45 @@ def test_idle_strangers_on_the_producers_data_port_do_not_keep_the_session_out(
         assert ping(opened.cons_listeners[0]) == b"ping"
         assert all(is_cut(sock) for sock in strangers), "each of them is gone within the handshake's time"
         assert producer.accepted == 1
+
+
+def test_strangers_fill_no_log_and_do_not_silence_it(
+    secrets: Credentials, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their lines are limited per minute; the next minute begins with how many were left out."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(log.get("ministream"), "propagate", True)
+    minutes = [0]
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            return 60.0 * minutes[0]
+
+    monkeypatch.setattr(_process, "time", Clock)
+    monkeypatch.setattr(_process, "_LOG_LINES_PER_MINUTE", 5)
+
+    def lines() -> list[str]:
+        return [record.getMessage() for record in caplog.records if "connection ended: " in record.getMessage()]
+
+    def disturb(listener: str, count: int) -> None:
+        for _ in range(count):
+            with dial(listener) as stranger:
+                stranger.sendall(b"no TLS at all\r\n\r\n")
+                assert is_cut(stranger)
+
+    with (
+        echoing() as producer,
+        ControlServer(side="PROD", credentials=secrets, targets=[producer.address]) as prod,
+        ControlServer(side="CONS", credentials=secrets) as cons,
+        client.session(prod.address, cons.address, secrets) as opened,
+    ):
+        disturb(opened.prod_listeners[0], 12)
+        eventually(lambda: len(lines()) == 5)
+        minutes[0] = 1
+        eventually(lambda: disturb(opened.prod_listeners[0], 1) or "more lines in that minute" in caplog.text)
+        eventually(lambda: len(lines()) > 5)
+        assert ping(opened.cons_listeners[0]) == b"ping"
 
 
 @pytest.mark.parametrize("allow_token", [False, True])

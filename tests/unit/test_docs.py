@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "ministream"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 # A row of a table is one line: those that name tests or hold many measurements are wider here.
-WIDE = {"reliability.md", "security.md", "kernels.md", "tunnel-relay.md", "tunnel-grpclib.md"}
+WIDE = {"metrics.md", "reliability.md", "security.md", "kernels.md", "tunnel-relay.md", "tunnel-grpclib.md"}
 LINE = 100
 TABLES = set(config.Config.model_fields)
 

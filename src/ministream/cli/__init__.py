@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -42,6 +43,12 @@ AcceptOption = Annotated[
 OpenNetworkOption = Annotated[
     bool | None,
     typer.Option("--open-network", help="Allow sockets off loopback that anyone can connect to, without encryption."),
+]
+LogFormatOption = Annotated[
+    str | None, typer.Option("--log-format", help="text, or json: one object per line on standard error.")
+]
+MetricsOption = Annotated[
+    str | None, typer.Option(help="Serve Prometheus metrics here; port 0: any free one.", metavar="HOST:PORT")
 ]
 AnnounceOption = Annotated[
     Path | None, typer.Option(help="Write this job's addresses here (JSON, 0600) once it listens.", metavar="FILE")
@@ -110,9 +117,17 @@ def output() -> Console:
     return Console(force_terminal=on_terminal, width=None if on_terminal else 120, highlight=False)
 
 
+def tell(message: str, level: int = logging.INFO) -> None:
+    """One line on standard error, an event where the log is JSON."""
+    if log.is_structured():
+        log.get(log.COMMAND).log(level, message)
+    else:
+        ERRORS.print(message, markup=False)
+
+
 def fail(message: str, code: int) -> NoReturn:
     """Print one line on standard error and exit."""
-    ERRORS.print(f"ministream: {message}", markup=False)
+    tell(message if log.is_structured() else f"ministream: {message}", logging.ERROR)
     sys.exit(code)
 
 
@@ -123,15 +138,17 @@ def _terminate(_signum: int, _frame: object) -> NoReturn:
 from ministream.cli import (  # noqa: E402 - the commands need the shared options above
     aps,
     check,
+    doctor,
     jobs,
     launch,
     performance,
     quality,
     settings,
+    top,
     trying,
     tunnel,
     view,
 )
 
-for topic in (jobs, launch, check, trying, performance, quality, settings, tunnel, aps, view):
+for topic in (jobs, launch, check, doctor, trying, performance, quality, settings, tunnel, aps, view, top):
     topic.register(cli)

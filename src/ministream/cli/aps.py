@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ministream import config, log
-from ministream.cli import ERRORS, AnnounceOption, SetOption, overrides
+from ministream.cli import AnnounceOption, LogFormatOption, SetOption, overrides, tell
 from ministream.errors import ConfigError, IncompleteError
 
 
@@ -78,6 +78,7 @@ def distribute(
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first rejected frame.")] = False,
     announce: AnnounceOption = None,
     log_level: Annotated[str, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    log_format: LogFormatOption = None,
     settings: SetOption = None,
 ) -> None:
     """Receive a scan, correct it, and distribute its detector rows to the workers of aps-mini-apps."""
@@ -91,7 +92,7 @@ def distribute(
         named.append(pixel_dtype)
     if len(set(named)) > 1:
         raise ConfigError(f"the pixels cannot be both {' and '.join(named)}: give one of the options")
-    log.setup("distributor", log_level)
+    log.setup("distributor", log_level, log_format or "text")
     settled = config.load(
         None,
         overrides(
@@ -124,7 +125,7 @@ def distribute(
     )
     report = app.distribute(settled, options, announce)
     ledger = report.ledger
-    ERRORS.print(
+    tell(
         f"distributed {ledger.used} projections to {report.workers} workers in {report.seconds:.1f} s; "
         f"{ledger.refused} refused"
     )

@@ -9,15 +9,17 @@ import typer
 
 from ministream import config, log, registry
 from ministream.cli import (
-    ERRORS,
     AcceptOption,
     AnnounceOption,
+    LogFormatOption,
+    MetricsOption,
     OpenNetworkOption,
     RunArgument,
     SetOption,
     StrictOption,
     output,
     overrides,
+    tell,
 )
 from ministream.errors import ExitCode, IncompleteError
 
@@ -81,12 +83,15 @@ def produce(
     insecure: InsecureOption = None,
     curve: CurveOption = None,
     announce: AnnounceOption = None,
+    metrics: MetricsOption = None,
     log_level: LogOption = None,
+    log_format: LogFormatOption = None,
     settings: SetOption = None,
 ) -> None:
     """Acquire projections and stream them to a receiver."""
     from ministream.app.producer import job as app  # heavy imports only for the command that runs
 
+    log.setup("producer", log_level or "INFO", log_format or "text")
     if file is not None and source is None:
         source = kind_of(file)
     settled = config.load(
@@ -103,6 +108,7 @@ def produce(
                 "resume": str(resume) if resume else None,
                 "listen": listen,
                 "open_network": open_network,
+                "metrics": metrics,
                 "wire": wire,
             },
             aps={"sync": sync, "pixel_dtype": pixel_dtype, "angle_unit": angle_unit},
@@ -110,12 +116,10 @@ def produce(
             tunnel=_tunnel(control, credentials, insecure),
         ),
     )
-    log.setup("producer", log_level or settled.log_level)
+    log.setup("producer", log_level or settled.log_level, log_format or settled.log_format)
     report = app.produce(settled, announce)
     dropped = f" ({report.dropped} more were dropped)" if report.dropped else ""
-    ERRORS.print(
-        f"sent {report.projections} projections{dropped}, {report.bytes / 2**20:.1f} MiB in {report.seconds:.1f} s"
-    )
+    tell(f"sent {report.projections} projections{dropped}, {report.bytes / 2**20:.1f} MiB in {report.seconds:.1f} s")
     if report.written is not None and not (report.written.volume and report.written.complete):
         what = "is incomplete" if report.written.volume else "was not written"
         raise IncompleteError(f"the volume {what}: {report.written.text}")
@@ -202,7 +206,9 @@ def recon(
     insecure: InsecureOption = None,
     curve: CurveOption = None,
     announce: AnnounceOption = None,
+    metrics: MetricsOption = None,
     log_level: LogOption = None,
+    log_format: LogFormatOption = None,
     settings: SetOption = None,
 ) -> None:
     """Receive a scan and reconstruct it; started with mpirun or srun."""
@@ -235,6 +241,7 @@ def recon(
             "publish": pub_addr,
             "open_network": open_network,
             "live": live,
+            "metrics": metrics,
             "reference": str(reference) if reference else None,
         },
         plausibility={"strict": strict, "accept": accept or None},
@@ -243,7 +250,12 @@ def recon(
     )
     console = output()
     summary = app.recon(
-        lambda: config.load(run, tables), ranks=ranks, announce_to=announce, log_level=log_level, console=console
+        lambda: config.load(run, tables),
+        ranks=ranks,
+        announce_to=announce,
+        log_level=log_level,
+        log_format=log_format,
+        console=console,
     )
     if summary is not None:
         from ministream.monitor import render

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ministream import config, log
-from ministream.cli import ERRORS, AcceptOption, RunArgument, SetOption, StrictOption, overrides
+from ministream.cli import AcceptOption, LogFormatOption, RunArgument, SetOption, StrictOption, fail, overrides
 from ministream.errors import ConfigError
 
 
@@ -81,6 +81,7 @@ def launch(
     producer_options: Annotated[str, typer.Option(help="More options for `ministream produce`.")] = "",
     recon_options: Annotated[str, typer.Option(help="More options for `ministream recon`.")] = "",
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    log_format: LogFormatOption = None,
 ) -> None:
     """Run the producer job and the reconstruction job as a pair with one outcome.
 
@@ -92,13 +93,14 @@ def launch(
     from ministream.app.launch.supervisor import Timeouts
     from ministream.app.placement import nodes_of_job
 
-    log.setup("launch" if side is None else f"launch {side}", log_level)
+    known = _known(run, settings)
+    log_format = log_format or known.log_format
+    log.setup("launch" if side is None else f"launch {side}", log_level, log_format)
     if scratch is not None and (nodes := nodes_of_job(os.environ)) > 1:
         raise ConfigError(
             f"--scratch is the disk of one node, and this job has {nodes} nodes whose ranks write one file together. "
             "Leave it out, or name a disk that all nodes see as --out"
         )
-    known = _known(run, settings)
     outcome = app(
         Plan(
             run=run,
@@ -123,13 +125,13 @@ def launch(
             checkpoints=known.checkpoint.directory,
             timeouts=Timeouts(partner_s=partner_timeout, finish_s=finish_timeout),
             view=view,
+            log_format=log_format,
             producer_options=tuple(shlex.split(producer_options)),
             recon_options=(*_plausibility(strict, accept), *shlex.split(recon_options)),
         )
     )
     if outcome.failed:
-        ERRORS.print(f"ministream: {outcome.reason}", markup=False)
-        raise typer.Exit(outcome.code)
+        fail(outcome.reason, outcome.code)
 
 
 def _plausibility(strict: bool | None, accept: list[str] | None) -> list[str]:

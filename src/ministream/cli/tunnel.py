@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ministream import log
-from ministream.cli import AnnounceOption, certs, s2uc
+from ministream.cli import AnnounceOption, LogFormatOption, MetricsOption, OpenNetworkOption, certs, s2uc
 from ministream.cli.s2uc import CertificateOption, CredentialsOption, InsecureOption, TokenOption, access_of
 from ministream.errors import ConfigError
 
@@ -59,14 +59,17 @@ def s2cs(
     policy: Annotated[Path | None, typer.Option(help="Policy file (TOML): who, where to, how much.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="A producer's data address HOST:PORT; repeatable.")] = None,
     announce: AnnounceOption = None,
+    metrics: MetricsOption = None,
+    open_network: OpenNetworkOption = None,
     log_level: LogOption = "INFO",
+    log_format: LogFormatOption = None,
 ) -> None:
     """Run a SciStream control server (S2CS) until SIGTERM or Ctrl-C."""
     from ministream.app.gateway.control_server import serve
     from ministream.tunnel.control import ControlServer
     from ministream.tunnel.credentials import Credentials
 
-    log.setup("s2cs", log_level)
+    log.setup("s2cs", log_level, log_format or "text")
     if legacy_psk and kind != "stunnel":
         raise ConfigError("--legacy-psk is for --kind stunnel only")
     server = ControlServer(
@@ -82,7 +85,7 @@ def s2cs(
         targets=target or (),
         options={"legacy_psk": True} if legacy_psk else {},
     )
-    serve(server, announce)
+    serve(server, announce, metrics=metrics, open_network=bool(open_network))
 
 
 def connect(
@@ -101,6 +104,7 @@ def connect(
     timeout: Annotated[float, typer.Option(help="Timeout in seconds.")] = 60.0,
     wait: Annotated[float, typer.Option(help="Seconds to wait for control servers that have not started yet.")] = 0.0,
     probe: Annotated[bool, typer.Option(help="Connect to the data ports to see whether they accept.")] = True,
+    log_format: LogFormatOption = None,
     keep: Annotated[
         bool,
         typer.Option(
@@ -114,6 +118,8 @@ def connect(
     from ministream.app.gateway.control_server import stop_event
     from ministream.tunnel import client
 
+    if keep or log_format == "json":
+        log.setup("connect", form=log_format or "text")
     form = "json" if as_json else form
     if form not in ("table", "json", "s2uc"):
         raise ConfigError(f"--format {form}: choose table, json or s2uc")
@@ -123,7 +129,6 @@ def connect(
     if not keep:
         _show(client.connect(prod, cons, None, num_conn, **ask, probe=probe), form, login.token)
         return
-    log.setup("connect")
     stop = stop_event()
     with client.session(prod, cons, None, num_conn, **ask) as opened:
         _show(opened, form, login.token)

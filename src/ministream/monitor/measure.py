@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,18 @@ class Latency:
     def count(self) -> int:
         """Projections recorded."""
         return int(self._counts.sum())
+
+    @property
+    def total_s(self) -> float:
+        """The sum of all latencies, as accurate as a percentile."""
+        middles = self._LOWEST_S * np.exp((np.arange(self._BINS) + 0.5) * self._STEP)
+        return float(self._counts @ middles)
+
+    def at_most(self, bounds_s: Sequence[float]) -> list[int]:
+        """How many projections had at most each of these latencies, 1 % more at most."""
+        upto = np.concatenate([[0], np.cumsum(self._counts)])
+        steps = np.log(np.asarray(bounds_s) / self._LOWEST_S) / self._STEP
+        return [int(upto[min(int(step) + 1, self._BINS)]) for step in steps]
 
     def percentile(self, percent: float) -> float | None:
         """The latency in seconds that `percent` of the projections do not exceed; None before the first."""

@@ -222,6 +222,17 @@ def library() -> str:
     return " ".join(first.split())
 
 
+def thread_level() -> str:
+    """The thread support that this MPI provides: single, funneled, serialized or multiple."""
+    levels = {
+        MPI.THREAD_SINGLE: "single",
+        MPI.THREAD_FUNNELED: "funneled",
+        MPI.THREAD_SERIALIZED: "serialized",
+        MPI.THREAD_MULTIPLE: "multiple",
+    }
+    return levels[MPI.Query_thread()]
+
+
 def launcher_ranks() -> int | None:
     """The number of ranks according to the launcher's environment variables; None if unknown."""
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "SLURM_STEP_NUM_TASKS"):

@@ -70,7 +70,7 @@ class VolumeWriter:
         together(comm, directory, partial(directory.mkdir, parents=True, exist_ok=True), root_only=True)
         shared = self._all_see_the_directory()
         self._direct = Direct(comm, slab, self._largest, n, self._scale) if how != "hdf5" and shared else None
-        self._collective = shared and comm.raw is not None and comm.size > 1 and h5py.get_config().mpi
+        self._collective = bool(shared and comm.raw is not None and comm.size > 1 and h5py.get_config().mpi)
         self._behind: Path | None = None
         self._late: StorageError | None = None
         self.lost: list[Path] = []
@@ -85,6 +85,11 @@ class VolumeWriter:
         if self._direct is None:
             return hdf5
         return self._direct.name if self._final_direct else f"{hdf5}; snapshots: {self._direct.name}"
+
+    @property
+    def collective(self) -> bool:
+        """Whether HDF5 writes from all ranks together."""
+        return self._collective
 
     @property
     def hidden_s(self) -> float:

@@ -25,7 +25,8 @@ class SenderReport:
     part of `seconds` that `send` waited for credit. Of the frames, `acked` were used by the receiver, `refused` of them
     as bad; `dropped` projections were left out on purpose. Where `bands` receivers share the rows, `acked` is the
     least, `refused` the greatest, and the other two count bands. `written` is what the receivers' job said about its
-    volume at the end, None where it reported nothing.
+    volume at the end, None where it reported nothing. `unacknowledged` frames are not used by the receiver yet, None on
+    a wire without acknowledgements.
     """
 
     projections: int
@@ -40,6 +41,7 @@ class SenderReport:
     asked_again: int = 0
     blocked_s: float = 0.0
     bands: int = 1
+    unacknowledged: int | None = None
     written: Written | None = None
 
 
@@ -88,6 +90,11 @@ class Sender(AbstractContextManager["Sender"], Protocol):
 
     def finish(self, dropped: int = 0) -> SenderReport:
         """Send the end of the scan, and say what was sent; `dropped` projections never left the source."""
+        ...
+
+    @property
+    def report(self) -> SenderReport:
+        """What has been sent so far."""
         ...
 
 

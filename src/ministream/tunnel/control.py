@@ -10,6 +10,7 @@ import os
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -33,7 +34,7 @@ from ministream.tunnel.refusal import RefusedError
 from ministream.tunnel.revocations import RevocationList
 from ministream.tunnel.role import Role
 from ministream.tunnel.service import Service
-from ministream.tunnel.session_info import SessionInfo
+from ministream.tunnel.session_info import Counts, SessionInfo
 from ministream.tunnel.session_manager import SessionManager
 from ministream.tunnel.tls_listener import TlsListener
 
@@ -103,6 +104,7 @@ class ControlServer:
             plain_data=insecure or self._policy.section.plain_data,
             options=options or {},
         )
+        self.refusals = Counter[str]()
         self._listener: TlsListener | None = None
         self._server: Any = None
         self._caretakers: list[asyncio.Task[None]] = []
@@ -138,6 +140,15 @@ class ControlServer:
         """All live sessions with their counters."""
         return self._call(self._manager.list(None))
 
+    def counts(self) -> Counts:
+        """All sessions since it started, for metrics."""
+        return self._call(self._manager.counts())
+
+    @property
+    def credentials_folder(self) -> Path | None:
+        """The folder of its certificates; None without TLS."""
+        return self._credentials.directory if self._credentials is not None else None
+
     @property
     def failure(self) -> str | None:
         """Why this side's data server failed last."""
@@ -160,6 +171,7 @@ class ControlServer:
             self._listener = TlsListener(self._credentials)
             self._add_port(self._listener.backend)
         service = Service(self._manager, self._authenticator, self._policy, self._listener)
+        self.refusals = service.refusals
         self._server.add_generic_rpc_handlers(_handlers(service))
         await self._server.start()
         if self._listener is not None:
@@ -249,7 +261,10 @@ def _handlers(service: Service) -> tuple[Any, Any]:
         )
         for method, (sent, back) in messages.METHODS.items()
     }
-    sessions = {"sessions": grpc.unary_unary_rpc_method_handler(_answer(service, service.sessions))}
+    sessions = {
+        method: grpc.unary_unary_rpc_method_handler(_answer(service, getattr(service, method)))
+        for method in ("sessions", "echo")
+    }
     return (
         grpc.method_handlers_generic_handler(messages.SERVICE, control),
         grpc.method_handlers_generic_handler(messages.SESSIONS_SERVICE, sessions),
@@ -267,6 +282,7 @@ def _answer(
         try:
             return await method(await service.admitted(request, context), request, context)
         except RefusedError as refusal:
+            service.refusals[refusal.code.value] += 1
             _LOG.warning("%s refused: %s: %s", method.__name__, refusal.code.value, refusal)
             await context.abort(grpc.StatusCode[refusal.code.value], str(refusal))
         except MinistreamError as error:

@@ -22,6 +22,7 @@ from ministream.tunnel import messages
 from ministream.tunnel.address import parse_endpoint
 from ministream.tunnel.certificates import KeyPair
 from ministream.tunnel.credentials import Credentials
+from ministream.tunnel.expiry import warn_of_client
 from ministream.tunnel.peer_certificate import certificate_at, context_for
 from ministream.tunnel.revocations import RevocationList
 
@@ -52,6 +53,8 @@ class Access:
         """With a directory of credentials, its client pair; None: without TLS."""
         if credentials is None:
             return cls(token=token)
+        if token is None:
+            warn_of_client(credentials)
         return cls(
             ca=credentials.ca,
             pair=None if token else credentials.client,
@@ -71,6 +74,14 @@ class Answer:
     listeners: tuple[str, ...]
     prod_listeners: tuple[str, ...]
     offer: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Echo:
+    """A call there and back in `seconds`; the server's clock is `ahead_s` ahead of ours, ± seconds / 2."""
+
+    seconds: float
+    ahead_s: float
 
 
 class ControlClient:
@@ -138,6 +149,18 @@ class ControlClient:
             found = json.loads(call(b"", timeout=_CALL_S, metadata=self._metadata))
         assert isinstance(found, list)
         return found
+
+    def echo(self, payload: bytes) -> Echo:
+        """Send bytes there and back. Raises UnimplementedError for a stock server, TunnelError for other bytes."""
+        with self._translated("echo"):
+            call = self._channel.unary_unary(f"/{messages.SESSIONS_SERVICE}/echo", bytes, bytes)
+            asked, began = time.time(), time.perf_counter()
+            answer, record = call.with_call(payload, timeout=_CALL_S, metadata=self._metadata)
+            seconds = time.perf_counter() - began
+        clock = dict(record.trailing_metadata() or ()).get(messages.CLOCK_KEY)
+        if answer != payload or clock is None:
+            raise TunnelError(f"control server {self.endpoint}: echo: {len(answer)} other bytes came back")
+        return Echo(seconds=seconds, ahead_s=float(clock) - (asked + seconds / 2))
 
     def holds(self, uid: str) -> bool:
         """Whether the server has this session of the caller's; a stock server cannot say, and counts as having it."""

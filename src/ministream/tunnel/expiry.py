@@ -14,6 +14,8 @@ from ministream.tunnel.credentials import Credentials, check_directory, decode
 from ministream.tunnel.revocations import RevocationList
 
 WARN_BEFORE = datetime.timedelta(days=14)
+FILES = ("ca.crt", "server.crt", "client.crt")
+"""The certificates that a party may have."""
 
 _LOG = log.get(__name__)
 
@@ -30,23 +32,22 @@ class HeldCertificate:
     @property
     def days_left(self) -> float:
         """Days until it expires, negative afterwards."""
-        left = self.certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
-        return left.total_seconds() / 86400
+        return _left(self.certificate).total_seconds() / 86400
 
 
 def status(directory: Path) -> list[HeldCertificate]:
     """The certificates in a party's directory. Raises ConfigError for one that others can change, or that is none."""
     check_directory(directory)
-    revoked = RevocationList(directory)
-    found = []
-    for file in ("ca.crt", "server.crt", "client.crt"):
-        path = directory / file
-        if file == "ca.crt" or path.exists():
-            certificate = decode(files.read(path), path)
-            name, _ = certificates.names_of(certificate)
-            state = "revoked" if certificate.serial_number in revoked else state_of(certificate)
-            found.append(HeldCertificate(file=file, name=name, certificate=certificate, state=state))
-    return found
+    return [held(directory, file) for file in FILES if file == "ca.crt" or (directory / file).exists()]
+
+
+def held(directory: Path, file: str) -> HeldCertificate:
+    """One of `FILES` of a party's directory. Raises ConfigError as `status` does."""
+    path = directory / file
+    certificate = decode(files.read(path), path)
+    name, _ = certificates.names_of(certificate)
+    state = "revoked" if certificate.serial_number in RevocationList(directory) else state_of(certificate)
+    return HeldCertificate(file=file, name=name, certificate=certificate, state=state)
 
 
 def state_of(certificate: x509.Certificate) -> str:
@@ -59,15 +60,8 @@ def state_of(certificate: x509.Certificate) -> str:
 
 def warn_of(credentials: Credentials) -> None:
     """Log what a server's operator should change: a certificate that ends soon, a CA key that is not needed here."""
-    for name, pem in {"ca.crt": credentials.ca, "server.crt": credentials.server.certificate}.items():
-        path = credentials.directory / name
-        certificate = decode(pem, path)
-        left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
-        if left < datetime.timedelta(0):
-            _LOG.error("%s has expired, every caller is rejected: ministream certs renew", path)
-        elif left < WARN_BEFORE and _long_lived(certificate):
-            days = left.total_seconds() / 86400
-            _LOG.warning("%s expires in %.1f days: ministream certs renew", path, days)
+    _warn_of_end(credentials.directory / "ca.crt", credentials.ca)
+    _warn_of_end(credentials.directory / "server.crt", credentials.server.certificate)
     if credentials.holds_authority:
         text = (
             "%s holds ca.key, which no server needs: move it away and issue with --out to a separate folder per party"
@@ -75,6 +69,28 @@ def warn_of(credentials: Credentials) -> None:
         _LOG.warning(text, credentials.directory)
 
 
-def _long_lived(certificate: x509.Certificate) -> bool:
-    """One made for a few days, as a pair of jobs has, is not about to expire by mistake."""
-    return certificate.not_valid_after_utc - certificate.not_valid_before_utc > 2 * WARN_BEFORE
+def warn_of_client(credentials: Credentials) -> None:
+    """Log that a client's certificate ends soon."""
+    _warn_of_end(credentials.directory / "client.crt", credentials.client.certificate)
+
+
+def is_soon(certificate: x509.Certificate) -> bool:
+    """Whether it ends within 14 days.
+
+    One that was made for a few days, as a pair of jobs has, is not about to expire by mistake.
+    """
+    long_lived = certificate.not_valid_after_utc - certificate.not_valid_before_utc > 2 * WARN_BEFORE
+    return long_lived and _left(certificate) < WARN_BEFORE
+
+
+def _warn_of_end(path: Path, pem: bytes) -> None:
+    certificate = decode(pem, path)
+    if _left(certificate) < datetime.timedelta(0):
+        _LOG.error("%s has expired, every caller is rejected: ministream certs renew", path)
+    elif is_soon(certificate):
+        days = _left(certificate).total_seconds() / 86400
+        _LOG.warning("%s expires in %.1f days: ministream certs renew", path, days)
+
+
+def _left(certificate: x509.Certificate) -> datetime.timedelta:
+    return certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)

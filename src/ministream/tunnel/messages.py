@@ -12,8 +12,9 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 SERVICE = "scistream.Control"
-# Ours, beside it: `sessions`, empty request, JSON answer.
+# Ours, beside it: `sessions`, empty request, JSON answer; `echo`, the request back, with the server's UNIX time.
 SESSIONS_SERVICE = "ministream.Sessions"
+CLOCK_KEY = "ministream-clock"
 
 # Metadata beside SciStream's messages: what one side's data server offers the other, given with the answer to
 # req and passed on with update. Stock programs neither send nor read it.

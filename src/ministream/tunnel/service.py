@@ -7,6 +7,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -33,7 +35,7 @@ class Context(Protocol):
 class Service:
     """`scistream.Control`, plus a list of sessions, for which SciStream has no method.
 
-    A method gets its caller's identity, which only `admitted` can give.
+    A method gets its caller's identity, which only `admitted` can give. `refusals` counts refused calls by status.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Service:
         self._authenticator = authenticator
         self._policy = policy
         self._listener = listener
+        self.refusals = Counter[str]()
 
     async def admitted(self, request: Any, context: Context) -> str:
         """The caller's identity, once it is known and may use this server; the request's uid is well-formed then.
@@ -101,6 +104,11 @@ class Service:
         """The caller's sessions as JSON."""
         found = await self._manager.list(caller)
         return json.dumps([dataclasses.asdict(info) for info in found]).encode()
+
+    async def echo(self, _caller: str, request: bytes, context: Context) -> bytes:
+        """The request, and this machine's clock (UNIX seconds), for `doctor`; a request is as long as any may be."""
+        context.set_trailing_metadata(((messages.CLOCK_KEY, f"{time.time():.6f}"),))
+        return request
 
 
 def _role(text: str) -> Role:

@@ -1,8 +1,9 @@
-"""A session's public view."""
+"""What others see of the sessions: each one, and all of them together."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Self
 
 from ministream.tunnel.proxy import Traffic
@@ -47,3 +48,21 @@ class SessionInfo:
             secure=secure,
             traffic=traffic,
         )
+
+
+@dataclass(kw_only=True, slots=True)
+class Counts:
+    """All sessions since the server started: those open now by role and state, those that ended by state, bytes."""
+
+    sessions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    opened: int = 0
+    ended: Counter[str] = field(default_factory=Counter)
+    inward: int = 0
+    outward: int = 0
+    refused_connections: int = 0
+
+    def add(self, traffic: Traffic) -> None:
+        """Count what one session has carried; a program that reports nothing adds nothing."""
+        self.inward += traffic.inward or 0
+        self.outward += traffic.outward or 0
+        self.refused_connections += traffic.refused or 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +20,7 @@ from ministream.tunnel.ports import PortPool, endpoint_of
 from ministream.tunnel.proxy import DataServer, Setup, Traffic
 from ministream.tunnel.refusal import Code, RefusedError
 from ministream.tunnel.role import Role
-from ministream.tunnel.session_info import SessionInfo
+from ministream.tunnel.session_info import Counts, SessionInfo
 from ministream.tunnel.sessions import Session, Sessions, State
 from ministream.tunnel.targets import default_rules, parse_all, resolve
 
@@ -75,6 +77,7 @@ class SessionManager:
         self._waiting_hellos: dict[str, int] = {}
         self._doubt = ""
         self._ending: set[asyncio.Task[None]] = set()
+        self._past = Counts()
         # Why a data server failed last, for the last line of the embedding job.
         self.failure: str | None = None
 
@@ -104,6 +107,7 @@ class SessionManager:
         except BaseException:
             self._sessions.end(session, State.RELEASED)
             raise
+        self._past.opened += 1
         self._live[uid] = _Live(server=server, said_hello=asyncio.Event(), lock=asyncio.Lock(), lapse=lapse)
         limited = f", at most {limit} kB/s" if limit else ", no rate limit" if rate else ""
         _LOG.info("session %s opened by %s: %s, %d connections%s", uid, caller, role, num_conn, limited)
@@ -176,6 +180,15 @@ class SessionManager:
         """The caller's sessions; all of them for an administrator and for the embedding job (None)."""
         every = caller is None or self._policy.is_admin(caller)
         return [await self._info(s) for s in self._sessions if every or s.owner == caller]
+
+    async def counts(self) -> Counts:
+        """What all sessions have carried, also those that have ended."""
+        now = dataclasses.replace(self._past, ended=self._past.ended.copy(), sessions=Counter())
+        for session in self._sessions:
+            now.sessions[str(session.role), str(session.state)] += 1
+            if (live := self._live.get(session.uid)) is not None:
+                now.add(await live.server.traffic())
+        return now
 
     async def wait_active(self, timeout_s: float) -> SessionInfo:
         """The first session whose bytes can flow. Raises PeerLostError when there is none in time."""
@@ -288,6 +301,8 @@ class SessionManager:
         async with live.lock:
             carried = await live.server.traffic()
             await live.server.close()
+        self._past.ended[str(session.state)] += 1
+        self._past.add(carried)
         total = (
             ""
             if carried.inward is None or carried.outward is None

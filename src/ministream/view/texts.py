@@ -9,7 +9,7 @@ from html import escape
 from ministream.view.feed import Condition, Shown
 from ministream.wire.live import JobState
 
-_WORDS: dict[Condition, tuple[str, str]] = {
+WORDS: dict[Condition, tuple[str, str]] = {
     "waiting": ("○", "WAITING"),
     "live": ("●", "LIVE"),
     "stalled": ("‖", "STALLED"),
@@ -22,14 +22,15 @@ _WORDS: dict[Condition, tuple[str, str]] = {
 
 def status(shown: Shown) -> str:
     """The state of the job: the one line that must not be misread."""
-    sign, word = _WORDS[shown.condition]
+    sign, word = WORDS[shown.condition]
     return (
         f'<div class="status {shown.condition}" role="status"><span class="sign">{sign}</span>'
-        f'<span class="word">{word}</span><span class="why">{escape(_why(shown))}</span></div>'
+        f'<span class="word">{word}</span><span class="why">{escape(why(shown))}</span></div>'
     )
 
 
-def _why(shown: Shown) -> str:
+def why(shown: Shown) -> str:
+    """What has arrived of a live scan, else the reason of the state."""
     state = shown.state
     if shown.condition != "live" or state is None:
         return shown.text
@@ -58,9 +59,9 @@ def tiles(shown: Shown) -> str:
         ("updates", str(state.update), "of the image"),
         ("rate", f"{state.per_s:.1f}", "projections/s"),
         ("lag", str(state.lag), "projections"),
-        ("age of the image", _seconds(state.behind_s), "of its newest projection"),
-        ("latency, median", _seconds(state.latency_s.get("p50")), f"99 %: {_seconds(state.latency_s.get('p99'))}"),
-        ("running for", _duration(state.elapsed_s), ""),
+        ("age of the image", seconds(state.behind_s), "of its newest projection"),
+        ("latency, median", seconds(state.latency_s.get("p50")), f"99 %: {seconds(state.latency_s.get('p99'))}"),
+        ("running for", duration(state.elapsed_s), ""),
     ]
     return '<div class="tiles">' + "".join(_tile(*cell) for cell in cells) + "</div>"
 
@@ -107,13 +108,15 @@ def _lines(state: JobState) -> Iterable[str]:
         yield f'<p class="{escape(line.level.lower())}"><time>{when}</time> {escape(line.text)}</p>'
 
 
-def _seconds(value: float | None) -> str:
+def seconds(value: float | None) -> str:
+    """A time with a unit that suits it."""
     if value is None:
         return "–"
     return f"{value * 1e3:.0f} ms" if value < 1 else f"{value:.1f} s"
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
+def duration(elapsed_s: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, rest = divmod(int(elapsed_s), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ministream.model import Frame, FrameKind
@@ -39,10 +39,11 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """Frame `seq` of the stream, complete and valid."""
+    """Frame `seq` of the stream, complete and valid; `at_s` is the UNIX time of its arrival, where that is known."""
 
     seq: int
     frame: Frame
+    at_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ministream import log
 from ministream.app.announce import announce
+from ministream.app.metrics import open_endpoint, tunnel_readings
 from ministream.config import TunnelSection
 from ministream.errors import ConfigError
 from ministream.tunnel import client
@@ -88,10 +89,19 @@ def own_session(section: TunnelSection, server: ControlServer, num_conn: int, ti
         yield
 
 
-def serve(server: ControlServer, announce_to: Path | None) -> None:
-    """Run a control server until SIGTERM or SIGINT; every session ends with it."""
+def serve(
+    server: ControlServer, announce_to: Path | None, *, metrics: str | None = None, open_network: bool = False
+) -> None:
+    """Run a control server until SIGTERM or SIGINT; every session ends with it. `metrics` is HOST:PORT.
+
+    Raises ConfigError as `open_endpoint` does.
+    """
     stop = stop_event()
-    with server:
+    with ExitStack() as stack:
+        stack.enter_context(server)
+        if metrics is not None:
+            endpoint = stack.enter_context(open_endpoint(metrics, open_network=open_network))
+            endpoint.add(lambda: tunnel_readings(server))
         announce(announce_to, control=server.address)
         stop.wait()
 

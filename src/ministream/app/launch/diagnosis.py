@@ -6,8 +6,11 @@ Lines in, lines out, no process: `Diagnosis.read` returns the line as the user s
 from __future__ import annotations
 
 import enum
+import json
 import re
 import signal
+
+from ministream import log
 
 
 class Certainty(enum.IntEnum):
@@ -45,7 +48,7 @@ class Diagnosis:
 
     def read(self, line: str) -> str | None:
         """Read one line; returns it for the user, None for lines that only a launcher needs."""
-        text = line.rstrip()
+        text = _plain(line.rstrip())
         if _RULER.match(text):
             self._framed = not self._framed
             return None
@@ -78,6 +81,14 @@ class Diagnosis:
             how = killed_by(code) if code in _SIGNALS else f"exit code {code}"
             self._note(f"a rank on {self._host}: {how}", Certainty.LAUNCHER)
         return bool(text.startswith("=   "))
+
+
+def _plain(text: str) -> str:
+    """An event of a JSON log as the line that people get."""
+    if not text.startswith('{"time"'):
+        return text
+    event = json.loads(text)
+    return f"ministream: {event['message']}" if event["logger"] == log.COMMAND else str(event["message"])
 
 
 _SIGNALS = frozenset(int(number) for number in signal.Signals)

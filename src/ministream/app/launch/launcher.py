@@ -152,7 +152,7 @@ def _start(plan: Plan, side: JobSide, private: Path, watcher: Watcher, stack: Ex
         if partner.fingerprint is not None:
             check_fingerprint(partner, credentials)
         session = ("--prod", partner.control, "--cons", control, "--num-conn", str(plan.ingress * plan.streams))
-        words = (*PROGRAM, "connect", *session, "--credentials", str(credentials))
+        words = (*PROGRAM, "connect", *session, "--credentials", str(credentials), "--log-format", plan.log_format)
         return Child("the tunnel's client", words, watcher.environment)
 
     return Supervisor(

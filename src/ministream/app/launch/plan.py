@@ -31,7 +31,7 @@ class Plan:
     ranks receive, each over `streams` connections. Results go to `out`, staged out of `scratch` where that is given.
     `curve` encrypts the stream end to end, with keys created for the pair. A reconstruction that crashed is restarted
     `restarts` times at most, from its newest checkpoint in `checkpoints` (None: in the folder of the results).
-    `view` serves the live view, and starts its web page here.
+    `view` serves the live view, and starts its web page here. `log_format` is that of both jobs: text or json.
     `settings` are assignments TABLE.KEY=VALUE for both jobs; `*_options` are passed on to one.
     """
 
@@ -59,6 +59,7 @@ class Plan:
     producer_options: tuple[str, ...] = ()
     recon_options: tuple[str, ...] = ()
     view: bool = False
+    log_format: str = "text"
 
     @property
     def results(self) -> Path:
@@ -88,6 +89,7 @@ def command(
     """
     address = f"{plan.host_of(side)}:{plan.port}"
     common = ["--control", address, "--credentials", str(credentials), "--announce", str(announcement)]
+    common += ["--log-format", plan.log_format] if plan.log_format != "text" else []
     if curve is not None:
         common += ["--curve", str(curve)]
     env = {name: value for name, value in ONE_THREAD.items() if name not in os.environ}

@@ -114,6 +114,8 @@ class Child:
                 shown = self._diagnosis.read(text)
                 if shown is None:
                     _LOG.debug("%s: %s", self.name, text.rstrip())
+                elif log.is_structured() and not text.startswith("{"):
+                    _LOG.info("%s: %s", self.name, text.rstrip())
                 else:
                     sys.stderr.write(shown)
                     sys.stderr.flush()

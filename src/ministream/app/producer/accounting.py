@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from types import MappingProxyType
 
 from ministream import log
 from ministream.model import Frame, FrameKind, Scan, ranges
+from ministream.monitor import Latency
 from ministream.storage.archive import Archive
 from ministream.transport import Sender, SenderReport
 from ministream.wire.native import AT_SOURCE
@@ -24,6 +26,8 @@ class AccountedSender:
     unless the overflow policy dropped them, now or, by `policies`, when the stream was recorded. Nothing is reported
     before the first projection, since a report ends the calibration. With `calibration_first` later flats and darks are
     not sent: projections are corrected as they come. `record` keeps every frame that was sent, and who dropped others.
+    `dropped` counts projections by the reason why they were not sent; `latency` records, where it is set, the seconds
+    from the acquisition until a projection has entered the stream.
     """
 
     def __init__(
@@ -37,7 +41,9 @@ class AccountedSender:
     ) -> None:
         self._sender, self._scan, self._record, self._policies = sender, scan, record, policies
         self._calibration_first, self._late = calibration_first, 0
-        self._next = self._lost = self._dropped = 0
+        self._next = self._lost = 0
+        self.dropped = Counter[str]()
+        self.latency: Latency | None = None
         self._reports: list[tuple[Sequence[int], str, float]] = []
         self._expected_gaps: set[int] = set()
 
@@ -46,7 +52,7 @@ class AccountedSender:
         if indices:
             self._reports.append((indices, policy, time.time()))
             self._expected_gaps.update(indices)
-            self._dropped += len(indices)
+            self.dropped[policy] += len(indices)
 
     def send(self, frame: Frame) -> None:
         """Send a frame after the reports on those before it; wait for credit."""
@@ -57,8 +63,15 @@ class AccountedSender:
             self._leave_out(frame)
             return
         self._sender.send(frame)
+        if self.latency is not None and frame.kind is FrameKind.PROJECTION:
+            self.latency.record(time.time() - frame.acquired_s)
         if self._record is not None:
             self._record.append(frame)
+
+    @property
+    def report(self) -> SenderReport:
+        """What has been sent so far."""
+        return self._sender.report
 
     def finish(self, dropped: int) -> SenderReport:
         """Send the end; `dropped` projections were lost before they reached the producer, gaps included."""
@@ -70,7 +83,7 @@ class AccountedSender:
         if lost:
             _LOG.warning("%d projections were lost before they reached the producer", lost)
         if self._record is not None:
-            self._record.dropped = lost + self._dropped
+            self._record.dropped = lost + self.dropped.total() - self.dropped[AT_SOURCE]
         return self._sender.finish(lost)
 
     def _leave_out(self, frame: Frame) -> None:
@@ -103,3 +116,4 @@ class AccountedSender:
         _LOG.log(level, "projections %s were lost before they reached the producer", ranges(indices))
         self._sender.omit(indices, reason=AT_SOURCE, at_s=time.time())
         self._lost += len(indices)
+        self.dropped[AT_SOURCE] += len(indices)

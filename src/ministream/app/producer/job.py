@@ -12,13 +12,16 @@ from pathlib import Path
 from ministream import log
 from ministream.app.announce import announce
 from ministream.app.gateway.control_server import embedded
+from ministream.app.metrics import open_endpoint, tunnel_readings
 from ministream.app.open_network import check_open
 from ministream.app.producer.accounting import AccountedSender
 from ministream.app.producer.backlog import Backlog
+from ministream.app.producer.metrics import readings
 from ministream.app.producer.spool import Spool
 from ministream.config import Config, SourceSection
 from ministream.errors import ConfigError, StorageError
 from ministream.model import Frame, FrameKind
+from ministream.monitor import Latency
 from ministream.source import Source, open_source
 from ministream.storage.archive import Archive
 from ministream.transport import SenderReport, Wire, open_wire
@@ -77,6 +80,13 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
         accounted = AccountedSender(
             sender, scan, record, calibration_first=wire.calibration_first, policies=source.policies
         )
+        if config.producer.metrics is not None:
+            accounted.latency = Latency()
+            endpoint = open_endpoint(config.producer.metrics, open_network=config.producer.open_network)
+            endpoint.add(lambda: readings(accounted))
+            if server is not None:
+                endpoint.add(lambda: tunnel_readings(server))
+            stack.enter_context(endpoint)
         failed = _send(frames, accounted, source, config, archive)
         if archive is not None:
             archive.dropped = source.dropped + len(source.policies)

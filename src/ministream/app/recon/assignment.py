@@ -119,10 +119,10 @@ class Assignment:
 
 def assign(rank: int, ranks: int, config: Config, scan: Scan, threads: int) -> Assignment:
     """Resolve the configuration and assign the rows. Raises ConfigError as `resolve`, `axis_of`, `slice_size`,
-    `groups_of` and `slabs` do.
+    `groups_of` and `slabs` do, and for a scan larger than `stream.scan_limit_gib`.
     """
     axis_col = axis_of(config, scan)
-    return Assignment(
+    assignment = Assignment(
         rank=rank,
         config=resolve(config, scan),
         scan=scan,
@@ -132,3 +132,18 @@ def assign(rank: int, ranks: int, config: Config, scan: Scan, threads: int) -> A
         n=slice_size(config, scan, axis_col),
         threads=threads,
     )
+    _check_size(assignment)
+    return assignment
+
+
+def _check_size(assignment: Assignment) -> None:
+    """A producer's announcement must not make the ranks allocate any amount. Raises ConfigError."""
+    scan, n, window = assignment.scan, assignment.n, assignment.config.window
+    needed_gib = 4 * scan.rows * (n * n + window.length * scan.cols) / 2**30
+    limit_gib = assignment.config.stream.scan_limit_gib
+    if needed_gib > limit_gib:
+        raise ConfigError(
+            f"scan {scan.scan_id}: image ({scan.rows} × {n} × {n}) and window ({window.length} projections) need "
+            f"{needed_gib:.4g} GiB, at most {limit_gib:g} GiB are allowed. If the scan is meant, allow it with "
+            f"--set stream.scan_limit_gib={math.ceil(needed_gib)}"
+        )

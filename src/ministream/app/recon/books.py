@@ -25,11 +25,15 @@ class Books:
     """Every rank has an instance; only that of rank 0 holds the `ledger` of the stream.
 
     `axis` describes the rotation axis, if it was found in the projections.
+    `latency` is until a projection is in the image; `arrival_latency` and `published_latency`, until it arrived and
+    until viewers can see it, are measured after `measure`.
     `not_yet_in_image` are the acquisition times of the projections received since the last update.
     """
 
     ledger: Ledger = field(default_factory=Ledger)
     latency: Latency = field(default_factory=Latency)
+    arrival_latency: Latency | None = None
+    published_latency: Latency | None = None
     not_yet_in_image: list[float] = field(default_factory=list)
     angles_rad: tuple[float, float] | None = None
     updates: int = 0
@@ -38,12 +42,24 @@ class Books:
     iterations: list[int] = field(default_factory=list)
     axis: Callable[[], Mapping[str, float | str]] = dict
     _repaired_here: list[int] = field(default_factory=list)
+    _published: int = 0
     _started: float = field(default_factory=time.monotonic)
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since the run started."""
         return time.monotonic() - self._started
+
+    def measure(self) -> None:
+        """Measure also the latencies that only metrics show."""
+        self.arrival_latency, self.published_latency = Latency(), Latency()
+
+    def published(self, update: Update) -> None:
+        """Viewers can see the image of this update; only the first call for an update counts."""
+        if self.published_latency is not None and update.index > self._published:
+            self._published, now = update.index, time.time()
+            for acquired_s in update.acquired_s:
+                self.published_latency.record(now - acquired_s)
 
     def accepted(self, rows: SlabFrame, *, new: bool, repaired: int) -> None:
         """Record a projection in the window; `new` unless it is a repeat; `repaired` counts its mended pixels."""
@@ -66,7 +82,8 @@ class Books:
         self.updates += 1
         self.ledger.imaged += new
         now = time.time()
-        for acquired_s in self.not_yet_in_image[missed:]:
+        acquired = tuple(self.not_yet_in_image[missed:])
+        for acquired_s in acquired:
             self.latency.record(now - acquired_s)
         behind_s = now - max(self.not_yet_in_image) if self.not_yet_in_image else None
         self.not_yet_in_image.clear()
@@ -81,6 +98,7 @@ class Books:
             ledger=self.ledger.copy(),
             elapsed_s=self.elapsed_s,
             behind_s=behind_s,
+            acquired_s=acquired,
             state=self.volume_state(),
         )
 

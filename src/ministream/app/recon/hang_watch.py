@@ -20,6 +20,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from ministream import log
+
+_LOG = log.get("ministream.app.recon.hang_watch")  # as a program it has another name
+
 PERIOD_S = 1.0
 
 # Time that a killed process stuck in the kernel gets before the program that started it is told to end the job.
@@ -48,7 +52,8 @@ class HangWatch:
                 [sys.executable, "-P", "-m", __name__], stdin=subprocess.PIPE, text=True, start_new_session=True
             )
             assert self._process.stdin is not None
-            told = {"limit_s": limit_s, "watched": [asdict(rank) for rank in watched]}
+            form = "json" if log.is_structured() else "text"
+            told = {"limit_s": limit_s, "watched": [asdict(rank) for rank in watched], "log_format": form}
             self._process.stdin.write(json.dumps(told) + "\n")
             self._process.stdin.flush()
 
@@ -110,6 +115,7 @@ def main() -> None:
     if not (line := sys.stdin.readline()):
         return
     told = json.loads(line)
+    log.setup("hang watch", form=told["log_format"])
     ranks = [WatchedRank(**each) for each in told["watched"]]
     _watch({rank: Stillness(rank.pid) for rank in ranks}, told["limit_s"])
 
@@ -129,9 +135,7 @@ def _watch(ranks: dict[WatchedRank, Stillness], limit_s: float) -> None:
 
 def _end(rank: WatchedRank, why: str) -> None:
     """Say which rank it is, in the words of a rank that failed, and kill it."""
-    host, at = os.uname().nodename, time.strftime("%H:%M:%S")
-    sys.stderr.write(f"{at} E hang watch: rank {rank.rank} of {rank.ranks} on {host} failed: {why}\n")
-    sys.stderr.flush()
+    _LOG.error("rank %d of %d on %s failed: %s", rank.rank, rank.ranks, os.uname().nodename, why)
     parent = _parent(rank.pid)
     _kill(rank.pid, signal.SIGKILL)
     # the launcher learns of the end of a process from the kernel, which keeps one that is stuck
@@ -152,7 +156,7 @@ def _kill(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError) as error:
-        sys.stderr.write(f"process {pid} cannot be signalled: {error.strerror}\n")
+        _LOG.error("process %d cannot be signalled: %s", pid, error.strerror)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import json
 import os
 import signal
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,6 +22,8 @@ from ministream.config import Config
 from ministream.errors import FrameError, MinistreamError, ProtocolError
 from ministream.ledger import Ledger
 from ministream.model import Frame, FrameKind, Scan
+from ministream.monitor import Latency, catalogue
+from ministream.monitor.catalogue import Reading
 from ministream.parallel.mpi import Comm, Request
 from ministream.plausibility.projections import never_written
 from ministream.plausibility.record import SkippedProjection
@@ -84,6 +86,8 @@ class Ingress:
     `bytes_received` is the total of all ranks, `streams` what each connection of each rank carried, and `failure` is
     the error of this rank that must end the job, if any.
 
+    `arrivals` records, where it is set, the seconds from the acquisition to the arrival of every projection.
+
     `before` holds the values of a checkpoint: the stream continues after its last frame.
 
     The first signal ends the stream cleanly: frames that have arrived are still handed out. A second signal ends the
@@ -113,6 +117,7 @@ class Ingress:
         self._stop_at: int | None = None
         self._stopped_at_s = 0.0
         self._pulled = 0
+        self.arrivals: Latency | None = None
         self.ledger = Ledger()
         self.announced: Ledger | None = None
         self.bytes_received = 0
@@ -291,6 +296,20 @@ class Ingress:
         report = self._receiver.report
         return report.received + report.refused
 
+    def readings(self) -> Iterator[Reading]:
+        """What metrics show of the stream; may be called in another thread."""
+        if self._receiver is None:
+            return
+        report = self._receiver.report
+        yield Reading(catalogue.RECEIVED_BYTES, report.bytes)
+        yield Reading(catalogue.CONNECTIONS, report.dialled)
+        yield Reading(catalogue.ASKED_AGAIN, report.asked_again)
+        dropped = Counter[str]()
+        for omitted in list(self.omitted):
+            dropped[omitted.reason] += len(omitted.indices)
+        for reason, count in dropped.items():
+            yield Reading(catalogue.DROPPED, count, (reason,))
+
     def tunnel(self) -> dict[str, str | int] | None:
         """Kind, cipher and bytes of the tunnel in use; None without a tunnel and on all ranks except rank 0."""
         return self._link.tunnel() if self._link is not None else None
@@ -319,10 +338,12 @@ class Ingress:
                 # a wire without a resume position restarts at the first frame: skip the frames of the checkpoint
                 self._pulled, self._taken = self._pulled + 1, self._taken + 1
                 self._receiver.ack(seq)
-            case Arrived(seq=seq, frame=frame):
+            case Arrived(seq=seq, frame=frame, at_s=at_s):
                 if frame.pixels.shape != self._shape:
                     raise ProtocolError(f"frame {seq}: received shape {frame.pixels.shape}, expected {self._shape}")
                 self._pulled += 1
+                if self.arrivals is not None and at_s is not None and frame.kind is FrameKind.PROJECTION:
+                    self.arrivals.record(at_s - frame.acquired_s)
                 self._due.append(_Due(seq, frame.kind, frame, _NEVER_WRITTEN if _is_blank(frame) else ""))
             case Refused(seq=seq, reason=reason, text=text, kind=frame_kind):
                 _LOG.warning("frame refused: %s", text)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from rich.console import Console
 from ministream import log
 from ministream.app import placement
 from ministream.app.announce import announce
+from ministream.app.metrics import open_endpoint, tunnel_readings
 from ministream.app.open_network import check_open
 from ministream.app.recon import resume
 from ministream.app.recon.assignment import Assignment, assign, groups_of
@@ -38,6 +39,9 @@ from ministream.recon import backend
 from ministream.storage import Checkpoint, VolumeWriter
 from ministream.wire.native import Share
 
+if TYPE_CHECKING:  # needs prometheus-client
+    from ministream.monitor.endpoint import MetricsEndpoint
+
 _LOG = log.get(__name__)
 
 
@@ -47,6 +51,7 @@ def recon(
     ranks: int | None,
     announce_to: Path | None,
     log_level: str | None,
+    log_format: str | None = None,
     console: Console,
 ) -> Summary | None:
     """Reconstruct one scan; collective over all ranks. Returns the summary on rank 0, None elsewhere.
@@ -58,7 +63,7 @@ def recon(
     """
     comm = mpi.world(ranks)
     with mpi.ending_together(comm), ExitStack() as stack:
-        log.setup(f"rank {comm.rank}", log_level or "INFO")
+        log.setup(f"rank {comm.rank}", log_level or "INFO", log_format or "text", rank=comm.rank)
         _on_signals(_stop_before_the_scan if comm.rank == 0 else signal.SIG_IGN)
         with comm.together():
             config = load_config()
@@ -66,7 +71,8 @@ def recon(
                 check_open((config.output.publish,), allowed=config.output.open_network, instead="Publish on 127.0.0.1")
             group = next(group for group in groups_of(config, comm.size) if comm.rank in group)
             link = stack.enter_context(ProducerLink(config, announce_to)) if comm.rank == 0 else None
-        log.setup(f"rank {comm.rank}", log_level or config.log_level)
+            metrics = _metrics(config, link, stack) if link is not None else None
+        log.setup(f"rank {comm.rank}", log_level or config.log_level, log_format or config.log_format, rank=comm.rank)
         stack.enter_context(HangWatch(_ranks_here(comm), config.recon.hang_timeout_s))
         threads = config.recon.threads or mpi.fair_threads(comm)
         backend.default().set_threads(threads)
@@ -88,7 +94,7 @@ def recon(
                 resume.check(checkpoint, scan)
                 config = resume.settled(config, checkpoint)
             assignment = assign(comm.rank, comm.size, config, scan, threads)
-            job = Job(comm, assignment, ingress, console, stack, checkpoint)
+            job = Job(comm, assignment, ingress, console, stack, checkpoint, metrics)
         if ingress is not None:
             ingress.begin(
                 batch=assignment.batch, step=assignment.config.window.step, shape=(assignment.band[-1].stop, scan.cols)
@@ -98,6 +104,16 @@ def recon(
             # mpirun and srun may end with a code of their own, for example after a signal that came too late
             announce(announce_to, exit_code=ExitCode.COMPLETE if summary.complete else ExitCode.INCOMPLETE)
         return summary
+
+
+def _metrics(config: Config, link: ProducerLink, stack: ExitStack) -> MetricsEndpoint | None:
+    """Rank 0's endpoint, which tells of the tunnel from now on."""
+    if config.output.metrics is None:
+        return None
+    endpoint = open_endpoint(config.output.metrics, open_network=config.output.open_network)
+    if (server := link.server) is not None:
+        endpoint.add(lambda: tunnel_readings(server))
+    return stack.enter_context(endpoint)
 
 
 def _ranks_here(comm: mpi.Comm) -> list[WatchedRank]:
@@ -147,6 +163,7 @@ class Job:
         console: Console,
         stack: ExitStack,
         checkpoint: Checkpoint | None,
+        metrics: MetricsEndpoint | None,
     ) -> None:
         self._comm, self._ingress, self._clock = comm, ingress, StageClock()
         # frames are counted on the receiving ranks, and rank 0 reports the counts
@@ -156,6 +173,11 @@ class Job:
         if checkpoint is not None:
             resume.restore(checkpoint, comm, assignment, self._parts)
         self._window, self._books, self._gate = self._parts.window, self._parts.books, self._parts.gate
+        if ingress is not None and metrics is not None:
+            self._books.measure()
+            ingress.arrivals = self._books.arrival_latency
+            metrics.add(ingress.readings)
+        self._metrics = metrics
         self._idle_s = 0.0
         self._group = cast(mpi.Comm, comm.split(assignment.group.start))
         feed = ingress.feed if ingress else None
@@ -192,6 +214,7 @@ class Job:
             position=lambda: ingress.position if ingress is not None else -1,
             saved=ingress.save if ingress is not None else lambda _position: None,
             shown_at=lambda: self._shown_at(assignment.scan.projections),
+            metrics=self._metrics,
         )
 
     def _shown_at(self, expected: int) -> float:

@@ -25,6 +25,7 @@ from ministream.storage import VolumeState, VolumeWriter
 
 if TYPE_CHECKING:  # its books create the updates of this module
     from ministream.app.recon.parts import Parts
+    from ministream.monitor.endpoint import MetricsEndpoint  # needs prometheus-client
 
 _LOG = log.get(__name__)
 
@@ -37,8 +38,9 @@ class Update:
 
     `index` counts updates from 1. `image` [row, col, padded slices] is this rank's slab, valid during the call.
     `residual_norm` is |b - A x| of the volume before the last of `iterations`, None for an algorithm that has none.
-    `ledger` and `behind_s`, the age of the newest projection in the image, are rank 0's. `elapsed_s` counts from the
-    start of the run. `state` is the metadata of a file with this image.
+    `ledger` and `behind_s`, the age of the newest projection in the image, are rank 0's. `acquired_s` are the UNIX
+    times of the projections that are new in it. `elapsed_s` counts from the start of the run. `state` is the metadata
+    of a file with this image.
     """
 
     index: int
@@ -48,6 +50,7 @@ class Update:
     ledger: Ledger
     elapsed_s: float
     behind_s: float | None
+    acquired_s: tuple[float, ...]
     state: VolumeState
 
 
@@ -70,7 +73,7 @@ class Run:
     `clock` and `parts` are this rank's; `notices` returns, on rank 0, the warnings about the scan so far.
     `state` returns everything a restart needs, `position` the last stream frame in that state, and `saved` accepts
     the position up to which the producer may discard frames. `shown_at` returns the time that the image shows, as
-    a share of the scan: the middle of the window.
+    a share of the scan: the middle of the window. `metrics` is rank 0's endpoint, if there is one.
     """
 
     comm: Comm
@@ -85,6 +88,7 @@ class Run:
     position: Callable[[], int]
     saved: Callable[[int], None]
     shown_at: Callable[[], float]
+    metrics: MetricsEndpoint | None = None
 
 
 class Observer(Protocol):

@@ -14,6 +14,7 @@ from ministream.config import Config
 from ministream.errors import ConfigError
 from ministream.transport import open_wire
 from ministream.tunnel import curve
+from ministream.tunnel.control import ControlServer
 
 _ONE_NODE = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:", "ipc:", "inproc:")
 
@@ -92,6 +93,11 @@ class ProducerLink:
         session = self._server.wait_session(stream.connect_timeout_s)
         self._session_uid = session.uid
         return tuple(f"tcp://{listener}" for listener in session.listeners)
+
+    @property
+    def server(self) -> ControlServer | None:
+        """This side's control server, if any."""
+        return self._server
 
     @property
     def failure(self) -> str | None:

@@ -142,10 +142,14 @@ class DaqSender:
                 self._subscribers,
                 self._drain_s,
             )
+        self._dropped += dropped
+        return self.report
+
+    @property
+    def report(self) -> SenderReport:
+        """What has been sent so far."""
         seconds = time.monotonic() - (self._started_s or time.monotonic())
-        return SenderReport(
-            projections=self._projections, bytes=self._bytes, seconds=seconds, dropped=self._dropped + dropped
-        )
+        return SenderReport(projections=self._projections, bytes=self._bytes, seconds=seconds, dropped=self._dropped)
 
     def _wait_for_subscribers(self) -> None:
         poller = zmq.Poller()

@@ -17,7 +17,16 @@ from ministream.transport._native.driver import Driver
 from ministream.transport._native.incoming import LINGER_S, IncomingStream
 from ministream.transport._wire import Event, ReceiverReport
 from ministream.wire.native import Share, Totals, Written, line
-from ministream.wire.session import AskedAgain, Lost, Patience, ReceiverEvent, ReceiverSession, ReceiverState, Stalled
+from ministream.wire.session import (
+    Arrived,
+    AskedAgain,
+    Lost,
+    Patience,
+    ReceiverEvent,
+    ReceiverSession,
+    ReceiverState,
+    Stalled,
+)
 
 _LOG = log.get(__name__)
 
@@ -264,6 +273,8 @@ class FrameReceiver(Driver):
                     self._report()
                 case Lost(text=text, announced=announced):
                     self._events.put(Lost(f"{text}{self._because}", announced))
+                case Arrived(seq=seq, frame=frame):
+                    self._events.put(Arrived(seq, frame, time.time()))
                 case _:
                     self._events.put(event)
 

@@ -151,6 +151,7 @@ class FrameSender(Driver):
         with self._changed:
             bands = self._session.bands
             totals = bands[0].totals if bands else Totals()
+            acked = min((band.consumed for band in bands), default=0)
             return SenderReport(
                 projections=totals.projections,
                 bytes=totals.frames * self._session.info.frame_bytes,
@@ -158,7 +159,8 @@ class FrameSender(Driver):
                 darks=totals.darks,
                 flats=totals.flats,
                 dropped=totals.dropped,
-                acked=min((band.consumed for band in bands), default=0),
+                acked=acked,
+                unacknowledged=totals.frames - acked,
                 refused=max((band.refused for band in bands), default=0),
                 retransmitted=sum(band.retransmitted for band in bands),
                 asked_again=sum(band.asked_again for band in bands),

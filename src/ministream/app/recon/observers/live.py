@@ -147,6 +147,8 @@ class _Desk:
         if pictures:
             self._server.show(pictures)
             self._publish()
+            if self._last is not None and any(shape.update == self._last.index for shape in pictures):
+                self._run.parts.books.published(self._last)
 
     def updated(self, update: Update) -> None:
         """Add the record of an update."""

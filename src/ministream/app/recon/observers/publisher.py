@@ -22,7 +22,7 @@ class PublishImages(Quiet):
 
     def __init__(self, run: Run, address: str) -> None:
         super().__init__()
-        self._comm, self._assignment = run.comm, run.assignment
+        self._comm, self._assignment, self._books = run.comm, run.assignment, run.parts.books
         self._every = run.assignment.config.window.pub_freq or 1
         self._publisher: ReconstructionPublisher | None = None
         if run.comm.rank == 0:
@@ -43,6 +43,7 @@ class PublishImages(Quiet):
             if self._publisher is not None and volume is not None:
                 axis_col = float(update.state.axis.get("axis_col", self._assignment.axis_col))
                 self._publisher.publish(volume, update=update.index, axis_col=axis_col)
+                self._books.published(update)
 
     def close(self) -> None:
         """Close the publisher; messages in the queue get one second to be sent."""
