@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import pydantic
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_serializer, model_validator
 
 from ministream import registry
 from ministream.errors import ConfigError
 
 WIRES = "ministream.transport"
+CORRECTIONS = "ministream.prep.steps"
 
 
 class Section(pydantic.BaseModel):
@@ -229,8 +230,19 @@ _CORRECTIONS = {
 }
 
 
+def _known_correction(name: str) -> str:
+    known = registry.names(CORRECTIONS)
+    if name not in known:
+        raise ValueError(f"choose one of {', '.join(known)}")
+    return name
+
+
 class PrepSection(Section):
-    """`[prep]`: corrections before reconstruction."""
+    """`[prep]`: corrections before reconstruction.
+
+    `tables` holds the parameters of the optional corrections, `[prep.NAME]`, which their files validate. A correction
+    whose table is given is applied, after those that `steps` names.
+    """
 
     input: Literal["counts", "transmission", "attenuation"] | None = Field(
         default=None,
@@ -244,6 +256,35 @@ class PrepSection(Section):
     mended_limit: float = Field(
         default=0.05, ge=0, le=1, description="share of mended pixels above which a run is not complete"
     )
+    steps: tuple[Annotated[str, AfterValidator(_known_correction)], ...] = Field(
+        default=(), strict=False, description="further corrections in this order; a table [prep.NAME] adds NAME"
+    )
+    tables: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tables_apart(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The tables `[prep.NAME]` in `tables`, and their names in `steps`."""
+        known = registry.names(CORRECTIONS)
+        given = {name: table for name, table in values.items() if name in known}
+        rest = {name: value for name, value in values.items() if name not in given}
+        tables, steps = rest.get("tables", {}) | given, rest.get("steps", ())
+        if tables and isinstance(steps, list | tuple):
+            rest["steps"] = [*steps, *(name for name in tables if name not in steps)]
+        return rest | ({"tables": tables} if tables else {})
+
+    @model_serializer(mode="wrap")
+    def _tables_in_place(self, handler: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As in a file: every table under its own name."""
+        values: dict[str, Any] = handler(self)
+        return values | self.tables
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        twice = next((name for name in self.steps if self.steps.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"steps names {twice} more than once: leave one out")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -401,18 +442,36 @@ def _wire(name: str) -> Any:
 def load(path: str | os.PathLike[str] | None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
     """Read a TOML file (None: the defaults), then apply `overrides` table by table, without their None values.
 
+    A key `NAME.KEY` is that of the table within the table. An empty table keeps one that is there.
+
     Raises ConfigError naming the file, the key and the remedy.
     """
     where = "command line" if path is None else str(path)
     tables = {} if path is None else _read_toml(Path(path))
     for table, values in (overrides or {}).items():
-        given = {key: value for key, value in values.items() if value is not None}
-        if given:
-            current = tables.setdefault(table, {})
-            if not isinstance(current, dict):
-                raise ConfigError(f"{where}: {table} must be a table, [{table}]")
-            tables[table] = current | given
+        for key, value in values.items():
+            if value is not None:
+                _place(tables, [table, *key.split(".")], value, where)
     return parse(Config, tables, where)
+
+
+def is_key(name: str) -> bool:
+    """Whether this can name a key of a table, `KEY` or `NAME.KEY`."""
+    return all(part.isidentifier() for part in name.split("."))
+
+
+def _place(tables: dict[str, Any], path: list[str], value: Any, where: str) -> None:
+    """tables[path[0]][path[1]]… = value; `prep.zingers.size` leaves the other keys of `[prep.zingers]` as they are."""
+    inner: Any = tables
+    for depth, name in enumerate(path[:-1], 1):
+        inner = inner.setdefault(name, {})
+        if not isinstance(inner, dict):
+            table = ".".join(path[:depth])
+            raise ConfigError(f"{where}: {table} must be a table, [{table}]")
+    if value == {}:
+        inner.setdefault(path[-1], value)
+    else:
+        inner[path[-1]] = value
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -443,7 +502,8 @@ def _describe(section: type[pydantic.BaseModel], problem: Any) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
-        known = list(_section_at(section, location[:-1]).model_fields)
+        fields = _section_at(section, location[:-1]).model_fields
+        known = [name for name, field in fields.items() if not field.exclude]
         close = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
         return f"unknown key {key} ({hint})"

@@ -33,7 +33,7 @@ def keys_of(table: str) -> set[str]:
     found = set(section.model_fields) if issubclass(section, BaseModel) else set()
     for kind in registry.names(PLUGINS[table]) if table in PLUGINS else ():
         found |= set(registry.load(PLUGINS[table], kind).Options.model_fields)
-    return found
+    return found | (set(registry.names(config.CORRECTIONS)) if table == "prep" else set())
 
 
 def named_keys(text: str) -> Iterator[tuple[str, str]]:

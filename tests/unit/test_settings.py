@@ -21,6 +21,8 @@ def test_every_key_shown_is_accepted_with_its_default():
             kind = ""
         if line.startswith("#   "):  # a remark of the key above
             continue
+        if line.startswith("# [prep."):  # a correction is applied where its table is given
+            kind = "correction"
         if " = none" not in line and " = …" not in line and kind in {"", "phantom", "sirt"}:
             lines.append(line.removeprefix("# ") if " = " in line and not line.startswith("# with") else line)
     shown = config.parse(config.Config, tomllib.loads("\n".join(lines)), "template")

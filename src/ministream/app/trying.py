@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ministream import atomic, config, log, storage
 from ministream.app.recon.assignment import assign
 from ministream.app.recon.gate import mask_of
+from ministream.app.recon.sinograms import UpdateSinograms
 from ministream.config import Config
 from ministream.errors import ConfigError, InputError
 from ministream.model import FrameKind, Scan
@@ -65,7 +66,7 @@ def trial(name: str, text: str) -> Trial:
         first, last, step = map(float, parts)
     except ValueError:
         first, last, step = math.nan, math.nan, math.nan
-    if not (dot and key.isidentifier() and math.isfinite(first + last + step) and step > 0 and first <= last):
+    if not (dot and config.is_key(key) and math.isfinite(first + last + step) and step > 0 and first <= last):
         raise ConfigError(f"{name}={text}: expected TABLE.KEY=FIRST:LAST:STEP, for example recon.axis=290:300:0.5")
     count = int((last - first) / step + 1e-6) + 1
     if count > MOST_VALUES:
@@ -133,7 +134,10 @@ def _slice(settings: Config, recorded: _RecordedRow) -> NDArray[np.float32]:
     assignment = assign(0, 1, settings, scan, threads=1)
     mask = mask_of(settings.prep.mask, assignment)
     row_mask = None if mask is None else mask[recorded.row : recorded.row + 1]
-    corrector = Corrector(rows=1, cols=scan.cols, options=settings.prep, mask=row_mask, dtype=scan.dtype)
+    corrector = Corrector(
+        rows=1, cols=scan.cols, options=settings.prep, mask=row_mask, dtype=scan.dtype,
+        pixel_size_um=scan.pixel_size_um, energy_kev=scan.energy_kev,
+    )  # fmt: skip
     count = sum(kind is FrameKind.PROJECTION for kind, *_ in recorded.frames)
     window = Window(length=count, step=count, cols=scan.cols, slices=1)
     for kind, index, angle_rad, position, pixels in recorded.frames:
@@ -144,7 +148,8 @@ def _slice(settings: Config, recorded: _RecordedRow) -> NDArray[np.float32]:
     geometry = Geometry(n=assignment.n, cols=scan.cols, axis_col=assignment.axis_col)
     algorithm = open_algorithm(settings.recon, geometry, 1)
     image = backend.default().new_image(geometry, 1)
-    algorithm.update(image, window, settings.window.iterations)
+    sinograms = UpdateSinograms(assignment, rows=1, length=count).of(window, backend.idle)
+    algorithm.update(image, sinograms, settings.window.iterations)
     return np.array(backend.default().host(image)[:, :, 0])
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from ministream import __version__, log
+from ministream import __version__, config, log
 from ministream.cli.originals import translated
 from ministream.errors import ConfigError, MinistreamError
 
@@ -53,6 +53,11 @@ MetricsOption = Annotated[
 AnnounceOption = Annotated[
     Path | None, typer.Option(help="Write this job's addresses here (JSON, 0600) once it listens.", metavar="FILE")
 ]
+STRIPE_METHODS = ("none", "sf", "fw", "vo-all")
+StripesOption = Annotated[
+    str | None,
+    typer.Option(help=f"Remove stripes (rings in the image): {', '.join(STRIPE_METHODS)}.", metavar="METHOD"),
+]
 
 
 @cli.callback(invoke_without_command=True)
@@ -71,10 +76,19 @@ def overrides(settings: list[str] | None, **tables: dict[str, Any]) -> dict[str,
     for setting in settings or []:
         name, equals, text = setting.partition("=")
         table, dot, key = name.strip().partition(".")
-        if not (equals and dot and key.isidentifier()):
+        if not (equals and dot and config.is_key(key)):
             raise ConfigError(f"--set {setting}: expected TABLE.KEY=VALUE, for example --set window.length=90")
         merged.setdefault(table, {})[key] = _toml_value(text.strip())
     return merged
+
+
+def stripes(method: str | None) -> dict[str, Any]:
+    """The keys of `[prep]` for `--remove-stripe-method`. Raises ConfigError for an unknown one."""
+    if method is None or method == "none":
+        return {}
+    if method not in STRIPE_METHODS:
+        raise ConfigError(f"--remove-stripe-method {method}: unknown, choose one of {', '.join(STRIPE_METHODS)}")
+    return {method.replace("-", "_"): {}}
 
 
 def _toml_value(text: str) -> Any:

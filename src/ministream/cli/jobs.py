@@ -17,8 +17,10 @@ from ministream.cli import (
     RunArgument,
     SetOption,
     StrictOption,
+    StripesOption,
     output,
     overrides,
+    stripes,
     tell,
 )
 from ministream.errors import ExitCode, IncompleteError
@@ -172,6 +174,7 @@ def recon(
         ),
     ] = None,
     center: Annotated[float | None, typer.Option(help="The same in TomoPy's convention: axis + 0.5.")] = None,
+    remove_stripe_method: StripesOption = None,
     algorithm: Annotated[str | None, typer.Option(help="sirt, …")] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads per rank; 0: the node's cores divided by its ranks.")
@@ -235,6 +238,7 @@ def recon(
             "write_freq": write_freq,
             "pub_freq": pub_freq,
         },
+        prep=stripes(remove_stripe_method),
         recon={"kind": algorithm, "axis": _axis(axis), "center": center, "threads": threads},
         output={
             "directory": str(out) if out else None,

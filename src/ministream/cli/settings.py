@@ -46,9 +46,18 @@ def _table(name: str, field: Any) -> str:
     section = type(field.default)
     purpose = str(section.__doc__).splitlines()[0].partition(": ")[2].rstrip(".")
     lines = [f"[{name}]  # {purpose}"]
-    lines += [_line(key, value) for key, value in section.model_fields.items()]
+    lines += [_line(key, value) for key, value in section.model_fields.items() if not value.exclude]
     lines += [line for kind in _kinds(name) for line in _plugin(name, kind)]
+    if name == "prep":
+        lines += [line for step in registry.names(config.CORRECTIONS) for line in _correction(step)]
     return "\n".join(lines) + "\n"
+
+
+def _correction(name: str) -> list[str]:
+    module = registry.load(config.CORRECTIONS, name)
+    lines = [_line(key, value) for key, value in module.Options.model_fields.items()]
+    purpose = " ".join(str(module.__doc__).partition("\n\n")[0].split())
+    return [*textwrap.wrap(purpose, WIDTH, initial_indent="# ", subsequent_indent="# "), f"# [prep.{name}]", *lines]
 
 
 def _kinds(table: str) -> Iterator[str]:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from ministream import config
 from ministream.model import FrameKind
-from ministream.prep import fields, kernels
+from ministream.prep import chain, fields, kernels
+from ministream.prep.kernels import MIN_TRANSMISSION
+from ministream.prep.steps import SlabFacts
 from ministream.state import State, Value
 
-MIN_TRANSMISSION = 1e-5
-"""The transmission assumed where no photon was counted (p ≤ d): a line integral of 11.5."""
 MAX_TRANSMISSION = 1e4
 """A pixel brighter than its flat by this factor is a fill value and counts as invalid."""
 
@@ -28,7 +28,8 @@ class Mended(NamedTuple):
     """Pixels of one projection of the slab that were mended, by cause.
 
     `starved`: no photon counted, set to MIN_TRANSMISSION. All others are interpolated from the nearest valid neighbours
-    in their row: `dead` (no beam), `hot`, `masked` by the user, `invalid` (NaN, infinite or out of range).
+    in their row: `dead` (no beam), `hot`, `masked` by the user, `invalid` (NaN, infinite or out of range); or replaced
+    by an optional correction (`zinger`).
     """
 
     starved: int = 0
@@ -36,6 +37,7 @@ class Mended(NamedTuple):
     hot: int = 0
     masked: int = 0
     invalid: int = 0
+    zinger: int = 0
 
     @property
     def total(self) -> int:
@@ -53,8 +55,8 @@ class Corrector:
     f and d are the means of the flats and darks seen so far, f interpolated between sets from different positions of
     the acquisition; a flat (dark) after a projection starts a new series. Without darks d is 0. With `flat_dark` off
     the pixels are transmissions; with `minus_log` also off they are line integrals. Pixels of
-    `mask` [rows, cols] are not used. The kernel for frames of `dtype` is compiled at once, that of others when
-    they come.
+    `mask` [rows, cols] are not used. The projection steps of `options` are applied before the logarithm. The kernel for
+    frames of `dtype` is compiled at once, that of others when they come.
 
     `measures` [sampled rows, MEASURES] are those of the last projection; `sampled` are these rows.
     """
@@ -67,12 +69,17 @@ class Corrector:
         options: config.PrepSection,
         mask: NDArray[np.bool_] | None = None,
         dtype: str = "uint16",
+        pixel_size_um: float | None = None,
+        energy_kev: float | None = None,
     ) -> None:
         kernels.warm_up(np.dtype(dtype))
         self._options, self._shape, self._mask = options, (rows, cols), mask
         self._frames = {kind: fields.CalibrationFrames((rows, cols)) for kind in (FrameKind.FLAT, FrameKind.DARK)}
         self._lines = np.zeros((kernels.BLOCK, cols), np.float32)
         self._fields: fields.Fields | None = None
+        facts = SlabFacts(rows=rows, cols=cols, pixel_size_um=pixel_size_um, energy_kev=energy_kev)
+        self._steps = chain.projection_steps(options, facts)
+        self._transmissions = np.zeros((rows, cols), np.float32) if self._steps else None
         count = min(rows, MOST_SAMPLED, max(LEAST_SAMPLED, rows // SAMPLED_SHARE))
         self.sample(np.arange(count) * (rows // count))
 
@@ -106,6 +113,8 @@ class Corrector:
 
         Raises InputError when flats are missing, or when most pixels of the flats are not brighter than the darks.
         """
+        for step in self._steps:
+            self._frames[FrameKind.FLAT].change(step.clean_flats)
         for kind, frames in self._frames.items():
             frames.condense((left_out or {}).get(kind, frozenset()))
         if self._options.flat_dark:
@@ -121,17 +130,41 @@ class Corrector:
         `position` is the projection's place in the acquisition. Raises InputError as `settle` does.
         """
         current = self._fields or self.settle()
-        top = np.iinfo(raw.dtype).max if raw.dtype.kind in "ui" else np.inf
         kernels.warm_up(raw.dtype)
-        raw = raw.astype(kernels.read_as(raw.dtype), copy=False)
+        top = np.float32(np.iinfo(raw.dtype).max if raw.dtype.kind in "ui" else np.inf)
+        raw = kernels.read_only(raw.astype(kernels.read_as(raw.dtype), copy=False))
         minus_log = self._options.minus_log
-        smallest, repair = (MIN_TRANSMISSION, MIN_TRANSMISSION) if minus_log else (-np.inf, 0.0)
-        largest = MAX_TRANSMISSION if minus_log else np.finfo(np.float32).max
+        if self._transmissions is None:
+            starved, lost = self._through(raw, current.dark, current.gain(position), minus_log, top, out)
+            return self._mended(current.causes, starved, lost)
+        starved, lost = self._through(raw, current.dark, current.gain(position), False, top, self._transmissions.T)
+        saturated = self.measures[:, kernels.MEASURES.index("saturated")].copy()
+        zingers = sum(step.apply(self._transmissions) for step in self._steps)
+        nothing, ones = np.zeros_like(self._transmissions), np.ones_like(self._transmissions)
+        self._through(kernels.read_only(self._transmissions), nothing, ones, minus_log, np.float32(np.inf), out)
+        self.measures[:, kernels.MEASURES.index("saturated")] = saturated
+        return self._mended(current.causes, starved, lost)._replace(zinger=zingers)
+
+    def _through(
+        self,
+        raw: NDArray[Any],
+        dark: NDArray[np.float32],
+        gain: NDArray[np.float32],
+        minus_log: bool,
+        top: np.float32,
+        out: NDArray[np.float32],
+    ) -> tuple[int, int]:
+        """out = (raw - dark) · gain, or its −log; returns the numbers of starved and of lost pixels."""
+        counted = self._options.minus_log
+        smallest, repair = (MIN_TRANSMISSION, MIN_TRANSMISSION) if counted else (-np.inf, 0.0)
+        largest = MAX_TRANSMISSION if counted else np.finfo(np.float32).max
         starved, lost = kernels.correct(
-            kernels.read_only(raw), current.dark, current.gain(position), minus_log, np.float32(smallest),
-            np.float32(largest), np.float32(repair), np.float32(top), self._places, self._lines, out, self.measures,
+            raw, dark, gain, minus_log, np.float32(smallest), np.float32(largest), np.float32(repair), top,
+            self._places, self._lines, out, self.measures,
         )  # fmt: skip
-        causes = current.causes
+        return starved, lost
+
+    def _mended(self, causes: fields.PixelCauses, starved: int, lost: int) -> Mended:
         return Mended(
             starved=starved,
             dead=causes.dead,

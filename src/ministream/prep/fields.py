@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,16 @@ class CalibrationFrames:
         self.images.append(np.array(raw))
         self.counts.append(1)
         self.positions.append(position)
+
+    def change(self, correct: Callable[[NDArray[Any]], None]) -> None:
+        """Let `correct` change the single images of each set, [images, rows, cols], in place."""
+        for place in set(self.positions):
+            members = [k for k, at in enumerate(self.positions) if at == place and self.counts[k] == 1]
+            if members:
+                images = np.stack([self.images[k] for k in members])
+                correct(images)
+                for k, image in zip(members, images, strict=True):
+                    self.images[k] = image
 
     def sums(self) -> NDArray[np.float64]:
         """Σ over the finite pixels of each image, the mean of its frames, [images]."""

@@ -22,6 +22,11 @@ BRIGHT = np.float32(0.1)
 EDGE_SHARE = 32
 """The width of an edge is the number of columns divided by this."""
 
+MIN_TRANSMISSION = 1e-5
+"""The transmission assumed where no photon was counted (p ≤ d): a line integral of 11.5."""
+MOST_NEIGHBOURS = 31
+"""The largest number of columns that `mend_outliers` compares."""
+
 _LOST = np.float32(np.nan)
 
 
@@ -144,3 +149,32 @@ def correct(raw, dark, gain, minus_log, smallest, largest, repair, top, places, 
             for k in range(count):
                 out[u, first + k] = lines[k, u]
     return starved, lost
+
+
+@jit
+def mend_outliers(image, size, threshold, lines):
+    """Pixels that exceed the median of `size` columns around them by `threshold` become that median.
+
+    Beyond its ends a row is mirrored about its last pixel. `lines` is scratch, float32 [2, cols + MOST_NEIGHBOURS].
+    Returns the number of mended pixels.
+    """
+    rows, cols = image.shape
+    half = size // 2
+    padded, above = lines[0], lines[1]
+    one, none = np.float32(1), np.float32(0)
+    mended = 0
+    for r in range(rows):
+        row = image[r]
+        for u in range(-half, cols + half):
+            place = abs(u) if u < cols else 2 * (cols - 1) - u
+            padded[half + u] = row[min(max(place, 0), cols - 1)]
+        above[:cols] = none
+        # the median is exceeded where more than half of the values are
+        for k in range(size):
+            for u in range(cols):
+                above[u] += one if padded[half + u] - padded[k + u] >= threshold else none
+        for u in range(cols):
+            if above[u] > half:
+                row[u] = np.sort(padded[u : u + size])[half]
+                mended += 1
+    return mended

@@ -19,6 +19,31 @@ SHORTEST = 64
 _METHOD = {"level": 7, "size": 1, "wavelet_name": "sym16"}
 
 
+LEAST_SORTED = 30
+"""Methods that sort the values of a column tell a stripe from the sample from about this many projections on."""
+
+
+def algotom() -> Any:
+    """Algotom's stripe removal methods. Raises ConfigError without the extra `stripes`."""
+    # PyWavelets warns of levels with boundary effects in every coefficient; mirroring makes them harmless. The filter
+    # stays, because changing it is not safe while other threads run.
+    warnings.filterwarnings("ignore", "Level value of", UserWarning)
+    try:
+        return importlib.import_module("algotom.prep.removal")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"removing stripes needs the Python package {error.name!r}: pip install 'ministream[stripes]'"
+        ) from error
+
+
+def mirrored(sinogram: NDArray[np.float32], method: Any, **parameters: Any) -> NDArray[np.floating]:
+    """The result of a wavelet `method` for a sinogram [projections, cols], mirrored where it is short."""
+    missing = max(0, SHORTEST - len(sinogram))
+    longer = np.pad(sinogram, ((missing // 2, missing - missing // 2), (0, 0)), mode="symmetric")
+    cleaned: NDArray[np.floating] = method(longer, **parameters)
+    return cleaned[missing // 2 :][: len(sinogram), : sinogram.shape[1]]
+
+
 class StripeFilter:
     """Removes narrow features common to all projections [rows, cols], with the Fourier-wavelet method.
 
@@ -27,25 +52,11 @@ class StripeFilter:
     """
 
     def __init__(self) -> None:
-        try:
-            self._removal: Any = importlib.import_module("algotom.prep.removal")
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"removing stripes needs the Python package {error.name!r}: pip install 'ministream[stripes]'"
-            ) from error
+        self._removal = algotom()
 
     def clean(self, projections: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """The projections without their stripes, found row by row in all projections together."""
         block = np.stack(projections)
-        missing = max(0, SHORTEST - len(block))
-        mirrored = np.pad(block, ((missing // 2, missing - missing // 2), (0, 0), (0, 0)), mode="symmetric")
         for row in range(block.shape[1]):
-            block[:, row] = self._sinogram(mirrored[:, row])[missing // 2 :][: len(block)]
+            block[:, row] = mirrored(block[:, row], self._removal.remove_stripe_based_wavelet_fft, **_METHOD)
         return list(block)
-
-    def _sinogram(self, sinogram: NDArray[np.float32]) -> NDArray[np.float64]:
-        with warnings.catch_warnings():
-            # PyWavelets warns of levels with boundary effects in every coefficient; mirroring makes them harmless
-            warnings.filterwarnings("ignore", "Level value of", UserWarning)
-            cleaned: NDArray[np.float64] = self._removal.remove_stripe_based_wavelet_fft(sinogram, **_METHOD)
-        return cleaned[: sinogram.shape[0], : sinogram.shape[1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,8 @@ class Window:
 
     `slot` returns the place of a projection; in a full ring it replaces the oldest one. The held projections are
     always `data[:held]`, in no particular order, with their `angles_rad`. `stamps` [held] changes wherever a
-    projection was written, so that users with data per projection can detect new ones.
+    projection was written, so that users with data per projection can detect new ones; `revision` changes where the
+    values of all of them may have.
     """
 
     def __init__(self, *, length: int, step: int, cols: int, slices: int, backend: Backend | None = None) -> None:
@@ -29,6 +31,7 @@ class Window:
         self.data = (backend or default()).new_window(length, cols, slices)
         self.held = 0
         self.fresh = 0
+        self.revision = 0
         self._angles_rad = np.zeros(length)
         self._stamps = np.zeros(length, dtype=np.int64)
         self._slot_of: dict[int, int] = {}
@@ -75,6 +78,12 @@ class Window:
         self._stamps[place] = self._written
         row: NDArray[np.float32] = self.data[place]
         return row
+
+    def with_values(self, data: NDArray[np.float32], revision: int) -> Window:
+        """The projections now held, with other values: `data` is as large as this window's."""
+        other = copy.copy(self)
+        other.data, other.revision = data, revision
+        return other
 
     def updated(self) -> None:
         """Reset the count of new projections after an update."""

@@ -9,6 +9,7 @@ from ministream import partition
 from ministream.config import Config
 from ministream.errors import ConfigError
 from ministream.model import Scan, Slab
+from ministream.prep.chain import complete
 
 # Frames per announcing broadcast: enough to amortise the broadcast, few enough that the staging buffer
 # of a rank stays small compared with its window.
@@ -19,9 +20,9 @@ HALF_ACQUISITION_SHARE = 0.15
 
 
 def resolve(config: Config, scan: Scan) -> Config:
-    """Return the configuration with unset window lengths taken from the scan.
+    """Return the configuration with unset window lengths taken from the scan, and all parameters of its corrections.
 
-    Raises ConfigError when neither defines the window length.
+    Raises ConfigError when neither defines the window length, and for a wrong parameter.
     """
     length = config.window.length or scan.projections
     if not length:
@@ -32,7 +33,7 @@ def resolve(config: Config, scan: Scan) -> Config:
         length = min(length, scan.projections)
     step = min(config.window.step or length, length)
     window = config.window.model_copy(update={"length": length, "step": step})
-    return config.model_copy(update={"window": window})
+    return config.model_copy(update={"window": window, "prep": complete(config.prep)})
 
 
 def axis_of(config: Config, scan: Scan) -> float:

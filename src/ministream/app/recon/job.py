@@ -283,10 +283,12 @@ class Job:
 
     def _update(self) -> None:
         self._gate.updated()
+        with self._clock.timed("prep"):
+            sinograms = self._parts.sinograms.of(self._window, self._move_frames)
         with self._clock.timed("update"):
             report = self._parts.algorithm.update(
                 self._parts.image.handle,
-                self._window,
+                sinograms,
                 self._parts.pacing.iterations(),
                 progress=self._move_frames,
                 proceed=self._parts.pacing.proceed,

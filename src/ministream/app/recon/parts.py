@@ -13,6 +13,7 @@ from ministream.app.recon.axis_follower import AxisFollower
 from ministream.app.recon.books import Books
 from ministream.app.recon.gate import ScanGate, mask_of
 from ministream.app.recon.pacing import Pacing
+from ministream.app.recon.sinograms import UpdateSinograms
 from ministream.ledger import Ledger
 from ministream.parallel.mpi import Comm
 from ministream.prep.corrections import Corrector
@@ -55,7 +56,16 @@ class Parts:
         self.window = Window(length=window.length, step=window.step, cols=scan.cols, slices=slices)
         prep = assignment.config.prep
         mask = mask_of(prep.mask, assignment)
-        self.corrector = Corrector(rows=slices, cols=scan.cols, options=prep, mask=mask, dtype=scan.dtype)
+        self.corrector = Corrector(
+            rows=slices,
+            cols=scan.cols,
+            options=prep,
+            mask=mask,
+            dtype=scan.dtype,
+            pixel_size_um=scan.pixel_size_um,
+            energy_kev=scan.energy_kev,
+        )
+        self.sinograms = UpdateSinograms(assignment)
         self.gate = ScanGate(comm, assignment, self.corrector)
         self.algorithm = open_algorithm(assignment.config.recon, geometry, slices, sharing)
         self.image = SlabImage(geometry, slices)

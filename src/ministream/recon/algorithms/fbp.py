@@ -54,6 +54,7 @@ class Algorithm:
         self._angles_rad = np.zeros(0)
         self._stamps = np.zeros(0, dtype=np.int64)
         self._shares_rad = np.zeros(0)
+        self._revision = 0
 
     def update(
         self,
@@ -69,6 +70,9 @@ class Algorithm:
         if self._window_shape != window.data.shape:
             self._window_shape = window.data.shape
             self._filtered = self.backend.new_sinogram(window.data)
+            self._forget(window.length)
+        if self._revision != window.revision:
+            self._revision = window.revision
             self._forget(window.length)
         stamps, shares_rad = np.zeros(window.length, np.int64), np.zeros(window.length)
         stamps[: window.held] = window.stamps
