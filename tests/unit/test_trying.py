@@ -58,6 +58,21 @@ def test_any_numeric_key_can_be_tried(scan, tmp_path):
         assert len({float(np.abs(image).sum()) for image in file["data"][:]}) == 3
 
 
+def test_the_parameter_of_a_correction_can_be_tried(scan, tmp_path):
+    options = [*INTEGRALS, "--set", "recon.axis=28.5", "--out", str(tmp_path)]
+    done = run(str(scan), "--try", "prep.sf.size=3:7:2", *options)
+    assert done.exit_code == 0, (done.output, done.exception)
+    with h5py.File(tmp_path / "try-prep-sf.size.h5") as file:
+        assert len({float(np.abs(image).sum()) for image in file["data"][:]}) == 3
+        five = file["data"][1]
+    done = run(str(scan), "--axis", "28:28.5:0.5", "--remove-stripe-method", "sf", *INTEGRALS, "--out", str(tmp_path))
+    assert done.exit_code == 0, (done.output, done.exception)
+    with h5py.File(tmp_path / "try-recon-axis.h5") as file:
+        np.testing.assert_array_equal(file["data"][1], five)
+    failed = run(str(scan), "--axis", "28:28.5:0.5", "--remove-stripe-method", "ti", *options)
+    assert "choose one of none, sf, fw, vo-all" in str(failed.exception)
+
+
 @pytest.mark.parametrize(
     ("text", "values", "labels"),
     [

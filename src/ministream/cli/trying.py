@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ministream import config, log
-from ministream.cli import SetOption, overrides
+from ministream.cli import SetOption, StripesOption, overrides, stripes
 from ministream.cli.jobs import kind_of
 
 
@@ -27,6 +27,7 @@ def try_parameter(
         typer.Option("--try", help="Values of any numeric key.", metavar="TABLE.KEY=FIRST:LAST:STEP"),
     ] = None,
     row: Annotated[int | None, typer.Option(help="Detector row; none: the middle one.")] = None,
+    remove_stripe_method: StripesOption = None,
     algorithm: Annotated[str, typer.Option(help="fbp, sirt, …")] = "fbp",
     iterations: Annotated[int, typer.Option(min=1, help="Iterations of an iterative algorithm.")] = 50,
     out: Annotated[Path, typer.Option(help="Folder for the results.", metavar="DIR")] = Path("results"),
@@ -39,6 +40,7 @@ def try_parameter(
     tables = overrides(
         settings,
         source={"kind": kind_of(scan), "file": str(scan)},
+        prep=stripes(remove_stripe_method),
         recon={"kind": algorithm},
         window={"iterations": iterations},
         output={"directory": str(out)},
