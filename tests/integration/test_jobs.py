@@ -73,14 +73,19 @@ def test_every_algorithm_runs_in_a_job(jobs, algorithm):
 
 
 def test_the_volume_does_not_depend_on_the_ranks(tmp_path):
+    """With corrections of projections and of sinograms; the file says which, and their parameters."""
     volumes = []
+    corrections = ["--set", "prep.zingers={}", "--set", "prep.air.width=3", "--remove-stripe-method", "sf"]
     for ranks in (1, 2, 3, 4):
         folder = tmp_path / str(ranks)
         folder.mkdir()
         with lab(folder) as jobs:
-            assert run_directly(jobs, ranks) == (0, 0), jobs.jobs[-1].text
+            assert run_directly(jobs, ranks, recon=corrections) == (0, 0), jobs.jobs[-1].text
             with h5py.File(jobs.out / "recon.h5") as file:
                 volumes.append(file["data"][:])
+                prep = json.loads(file.attrs["config"])["prep"]
+            assert sorted(prep["steps"]) == ["air", "sf", "zingers"]
+            assert (prep["air"], prep["sf"]) == ({"width": 3}, {"size": 5})
     for volume in volumes[1:]:
         assert np.linalg.norm(volume - volumes[0]) <= 1e-5 * np.linalg.norm(volumes[0])
 
