@@ -74,7 +74,8 @@ def trial(name: str, text: str) -> Trial:
             f"{name}={text}: {count} values, at most {MOST_VALUES} fit a contact sheet: use a larger step"
         )
     digits = max(len(part.partition(".")[2]) for part in parts)
-    values = tuple(round(first + k * step, max(digits, 12)) for k in range(count))
+    whole = all(part.strip().lstrip("+-").isdigit() for part in parts)
+    values = tuple(round(first + k * step, None if whole else max(digits, 12)) for k in range(count))
     labels = tuple(f"{value:.{digits}f}" if "e" not in text.lower() else f"{value:g}" for value in values)
     return Trial(table=table, key=key, values=values, labels=labels)
 
