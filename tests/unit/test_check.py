@@ -39,8 +39,22 @@ def test_the_prediction_is_the_models(tmp_path: Path) -> None:
     found = check.check(config.load(None, settings | {"window": {"write_freq": 1, "step": 6}}), 2)
     assert found.prediction.bound == "update"
     visits = 32 * 64 * 64 * 12
-    assert found.prediction.seconds == pytest.approx(visits / found.gups / 1e9)
+    assert found.prediction.parts_s["update"] == pytest.approx(visits / found.gups / 1e9)
+    assert found.prediction.parts_s["prep"] == pytest.approx(found.corrections_s)
+    assert found.corrections == ("flats and darks", "-log")
     assert found.memory_mib["writing"] > 16 * 64 * 64 * 4 / 2**20
+
+
+def test_the_chain_of_corrections_is_told_with_its_cost(tmp_path: Path) -> None:
+    """Corrections of sinograms take a copy of the window, and time."""
+    settings = {"source": {"rows": 8, "cols": 64, "projections": 12}, "output": {"directory": str(tmp_path)}}
+    plain = check.check(config.load(None, settings), 1)
+    found = check.check(config.load(None, settings | {"prep": {"steps": ["sf", "zingers"]}}), 1)
+    assert found.corrections == (
+        "flats and darks", "zingers (threshold = 0.2, size = 5)", "-log", "sf (size = 5)"
+    )  # fmt: skip
+    assert found.corrections_s > 0
+    assert plain.memory_mib["sinograms"] == 0 < found.memory_mib["sinograms"] == found.memory_mib["window"]
 
 
 def test_too_little_memory_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,17 +9,23 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ministream import registry
 from ministream.app.recon.assignment import Assignment, assign, groups_of
+from ministream.app.recon.sinograms import UpdateSinograms
 from ministream.config import Config, WindowSection
 from ministream.errors import ConfigError, MachineError
-from ministream.model import Scan
+from ministream.model import FrameKind, Scan
 from ministream.monitor import peak_memory_mib
 from ministream.performance import GIB, MIB, Layout, Machine, Prediction, Workload, predict
+from ministream.prep import chain
+from ministream.prep.corrections import Corrector
 from ministream.recon import backend, open_algorithm
 from ministream.recon.footprint import padded_slices
 from ministream.recon.geometry import Geometry
@@ -31,6 +37,7 @@ from ministream.tunnel.credentials import Credentials
 # The sample that the speed is measured on: enough work to be steady, little enough to be quick.
 _SAMPLE_UPDATES = 3e8
 _SAMPLE_SLICES = 64
+_SAMPLE_PROJECTIONS = 3
 
 _IDLE = "import sys; from ministream.app import check; sys.stdout.write(str(check.loaded_mib(int(sys.argv[1]))))"
 _IDLE_TIMEOUT_S = 300.0
@@ -40,9 +47,9 @@ _IDLE_TIMEOUT_S = 300.0
 class JobForecast:
     """Requirements and predicted speed of one job on this machine.
 
-    `prediction` is the model's, with the kernels measured here and no limit on network and disk; `gups` are 10⁹ pixel
-    updates per second of all ranks. `needed_mib_per_s` is the traffic of the stream at the producer's rate (none: at
-    the predicted one).
+    `prediction` is the model's, with kernels and corrections measured here and no limit on network and disk; `gups` are
+    10⁹ pixel updates per second of all ranks. `needed_mib_per_s` is the traffic of the stream at the producer's rate
+    (none: at the predicted one). `corrections` is their chain in order, `corrections_s` its seconds per update.
     """
 
     scan: Scan
@@ -52,6 +59,8 @@ class JobForecast:
     needed_mib_per_s: float
     volume_mib: float
     free_mib: float
+    corrections: tuple[str, ...]
+    corrections_s: float
     warnings: tuple[str, ...]
 
     @property
@@ -81,8 +90,10 @@ def check(config: Config, ranks: int) -> JobForecast:
     assignment = assign(0, ranks, config, scan, threads)
     work = workload(assignment)
     gups = _measured_gups(assignment, min(_cores(), ranks * threads))
+    corrections_s = _measured_corrections_s(assignment)
     layout = Layout(ranks=ranks, threads=threads, ingress=len(groups_of(config, ranks)))
-    prediction = predict(_machine(assignment, gups, idle_rank_mib(assignment.slab.rows)), work, layout)
+    machine = _machine(assignment, gups, corrections_s, idle_rank_mib(assignment.slab.rows))
+    prediction = predict(machine, work, layout)
     rate = config.producer.rate or prediction.projections_per_s
     return JobForecast(
         scan=scan,
@@ -92,6 +103,8 @@ def check(config: Config, ranks: int) -> JobForecast:
         needed_mib_per_s=rate * scan.frame_bytes / MIB,
         volume_mib=work.volume_bytes / MIB,
         free_mib=free_mib,
+        corrections=chain.described(config.prep),
+        corrections_s=corrections_s,
         warnings=tuple(_warnings(assignment, prediction, _volumes(assignment) * work.volume_bytes / MIB, free_mib)),
     )
 
@@ -125,15 +138,16 @@ def workload(assignment: Assignment) -> Workload:
         batch=assignment.batch,
         recon=config.recon,
         writer=config.output.writer,
+        corrected_sinograms=chain.corrects_sinograms(config.prep),
     )
 
 
-def _machine(assignment: Assignment, gups: float, idle_rank_mib: float) -> Machine:
-    """This machine as measured here: kernels and an idle rank. The rest is unlimited."""
+def _machine(assignment: Assignment, gups: float, corrections_s: float, idle_rank_mib: float) -> Machine:
+    """This machine as measured here: kernels, corrections of an update, an idle rank. The rest is unlimited."""
     ranks, slices = len(assignment.slabs), assignment.slab.rows
     busy = min(_cores(), ranks * assignment.threads)
     unlimited: dict[str, Any] = dict.fromkeys(
-        ("weights_per_core", "prep_pixels_per_rank", "ingress_bytes", "scatter_bytes", "write_bytes", "copy_bytes"),
+        ("weights_per_core", "ingress_bytes", "scatter_bytes", "write_bytes", "copy_bytes"),
         math.inf,
     )
     return Machine(
@@ -143,6 +157,7 @@ def _machine(assignment: Assignment, gups: float, idle_rank_mib: float) -> Machi
         idle_rank_mib=idle_rank_mib,
         updates_per_core=gups * 1e9 / busy * padded_slices(slices) / slices,
         slices_0=0.0,
+        prep_pixels_per_rank=assignment.config.window.step * slices * assignment.scan.cols / corrections_s,
         seconds_per_frame=0.0,
         **unlimited,
     )
@@ -209,6 +224,32 @@ def _measured_gups(assignment: Assignment, threads: int) -> float:
     started = time.perf_counter()
     report = algorithm.update(image, window, 2)
     return n * n * projections * slices * report.iterations / (time.perf_counter() - started) / 1e9
+
+
+def _measured_corrections_s(assignment: Assignment) -> float:
+    """Seconds that a rank needs to correct the projections of one update, and the sinograms of a full window.
+
+    Measured on a few projections, and on as many slices as the rank has threads.
+    """
+    scan, prep, window = assignment.scan, assignment.config.prep, assignment.config.window
+    rows, cols = assignment.slab.rows, scan.cols
+    corrector = Corrector(rows=rows, cols=cols, options=prep, pixel_size_um=scan.pixel_size_um)
+    corrector.add(FrameKind.FLAT, np.full((rows, cols), 40_000, np.uint16))
+    held = Window(length=window.length, step=window.step, cols=cols, slices=min(rows, assignment.threads))
+    for index in range(window.length):
+        held.slot(index, math.pi * index / window.length)
+    held.data[:] = np.random.default_rng(0).normal(0.5, 0.1, held.data.shape)
+    sinograms = UpdateSinograms(assignment, rows=held.slices)
+    raw, out = np.full((rows, cols), 20_000, np.uint16), np.zeros((cols, padded_slices(rows)), np.float32)
+    corrector.correct(raw, out)  # compiles
+    each_s = min(_seconds(lambda: corrector.correct(raw, out)) for _ in range(_SAMPLE_PROJECTIONS))
+    return window.step * each_s + _seconds(lambda: sinograms.of(held, backend.idle)) * rows / held.slices
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def _volumes(assignment: Assignment) -> int:

@@ -105,6 +105,8 @@ def _as_dict(forecast: JobForecast) -> dict[str, Any]:
         "gups": forecast.gups,
         "projections_per_s": prediction.projections_per_s,
         "needed_mib_per_s": forecast.needed_mib_per_s,
+        "corrections": forecast.corrections,
+        "corrections_s": forecast.corrections_s,
         "volume_mib": forecast.volume_mib,
         "free_mib": forecast.free_mib,
         "warnings": forecast.warnings,
@@ -127,6 +129,8 @@ def _render(forecast: JobForecast) -> Table:
         "memory per rank", "\n".join(f"{part:<12}{size:10.1f} MiB" for part, size in forecast.memory_mib.items())
     )
     table.add_row("peak", "\n".join(f"{ranks:<18}{size:10.1f} MiB" for ranks, size in forecast.peak_mib.items()))
+    cost = f"{forecast.corrections_s:.3g} s per update of {prediction.seconds:.3g} s"
+    table.add_row("corrections", Text("\n".join([" → ".join(forecast.corrections) or "none", cost])))
     table.add_row("keeps up with", rate)
     table.add_row("network", f"{forecast.needed_mib_per_s:.1f} MiB/s")
     table.add_row("each volume", f"{forecast.volume_mib:.1f} MiB, {forecast.free_mib:.0f} MiB free")

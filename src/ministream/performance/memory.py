@@ -64,6 +64,7 @@ def memory(machine: Machine, work: Workload, layout: Layout) -> JobMemory:
         slab={
             "base": round(machine.idle_rank_mib * MIB) + _RUNNING_BYTES,
             "window": held.window,
+            "sinograms": held.window if work.corrected_sinograms else 0,
             "image": held.images,
             "residual": held.residuals,
             "weights": held.weights,

@@ -41,7 +41,8 @@ class Workload:
     """A streamed scan, its window, its algorithm and its output. `projections` matters only to a scan that ends;
     `slice_size` are the rows and columns of a slice, 0: those of the detector's columns.
 
-    Each receiving rank grants `credit_bytes`; `batch` frames at most travel to the other ranks together.
+    With `corrected_sinograms` an update has a copy of the window. Each receiving rank grants `credit_bytes`; `batch`
+    frames at most travel to the other ranks together.
     """
 
     rows: int
@@ -59,6 +60,7 @@ class Workload:
     batch: int = 16
     recon: config.ReconSection = field(default_factory=config.ReconSection)
     writer: Literal["auto", "direct", "hdf5"] = "auto"
+    corrected_sinograms: bool = False
 
     @property
     def frame_bytes(self) -> int:

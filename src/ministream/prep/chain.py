@@ -9,6 +9,21 @@ from ministream.errors import ConfigError
 from ministream.prep.steps import ProjectionStep, SinogramStep, SlabFacts
 
 
+def described(options: config.PrepSection) -> tuple[str, ...]:
+    """The whole chain in the order of application, the corrections before and after the optional ones included.
+
+    Raises ConfigError for a wrong parameter.
+    """
+    tables = complete(options).tables
+    steps = {"projection": list[str](), "sinogram": list[str]()}
+    for name in options.steps:
+        values = ", ".join(f"{key} = {value}" for key, value in tables[name].items())
+        steps[_stage(name)].append(f"{name} ({values})")
+    before = ["flats and darks"] if options.flat_dark else []
+    after = ["-log"] if options.minus_log else []
+    return (*before, *steps["projection"], *after, *steps["sinogram"])
+
+
 def complete(options: config.PrepSection) -> config.PrepSection:
     """The section with every parameter of its corrections, defaults included, as files record them.
 
@@ -30,6 +45,11 @@ def projection_steps(options: config.PrepSection, facts: SlabFacts) -> list[Proj
             "(minus_log = false). Leave these steps out"
         )
     return found
+
+
+def corrects_sinograms(options: config.PrepSection) -> bool:
+    """Whether an update needs sinograms of its own."""
+    return any(_stage(name) == "sinogram" for name in options.steps)
 
 
 def sinogram_steps(options: config.PrepSection, facts: SlabFacts) -> dict[str, SinogramStep]:
