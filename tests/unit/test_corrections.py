@@ -14,7 +14,7 @@ from ministream import config, registry
 from ministream.app.recon.assignment import resolve
 from ministream.errors import ConfigError
 from ministream.model import FrameKind, Scan
-from ministream.prep import chain
+from ministream.prep import chain, kernels
 from ministream.prep.corrections import Corrector
 from ministream.prep.sinograms import SinogramCorrector
 from ministream.prep.steps import SlabFacts
@@ -140,6 +140,15 @@ def test_a_step_that_changes_nothing_changes_no_bit() -> None:
     np.testing.assert_array_equal(stepped, plain)
     assert also == mended
     np.testing.assert_array_equal(one.measures, other.measures)
+
+
+def test_all_kernels_are_compiled_before_the_first_projection() -> None:
+    """Ranks that compile one kernel at the same time, in the middle of a run, can crash."""
+    corrector = Corrector(rows=ROWS, cols=COLS, options=prep("zingers"))
+    compiled = [list(kernel.signatures) for kernel in (kernels.correct, kernels.mend_outliers)]
+    corrector.add(FrameKind.FLAT, np.full((ROWS, COLS), 40000, np.uint16))
+    corrector.correct(np.full((ROWS, COLS), 20000, np.uint16), np.zeros((COLS, 32), np.float32))
+    assert [list(kernel.signatures) for kernel in (kernels.correct, kernels.mend_outliers)] == compiled
 
 
 def test_mended_zingers_are_counted() -> None:

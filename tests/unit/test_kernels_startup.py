@@ -20,7 +20,8 @@ from ministream.recon.backend import cpu
 from ministream.recon.backend.cpu import elementwise, projections
 cpu.warm_up(1)
 Corrector(rows=1, cols=1, options=PrepSection())
-compiled = [projections._forward.forward, projections._back.back, prep.correct]
+Corrector(rows=1, cols=20, options=PrepSection(steps=("zingers",)))
+compiled = [projections._forward.forward, projections._back.back, prep.correct, prep.mend_outliers]
 compiled += [getattr(elementwise, name) for name in ("weigh", "divide", "combine", "dot", "tv_primal", "tv_dual")]
 assert all(kernel.signatures for kernel in compiled)
 print(sum(len(kernel.signatures) for kernel in compiled))

@@ -80,6 +80,9 @@ class Corrector:
         facts = SlabFacts(rows=rows, cols=cols, pixel_size_um=pixel_size_um, energy_kev=energy_kev)
         self._steps = chain.projection_steps(options, facts)
         self._transmissions = np.zeros((rows, cols), np.float32) if self._steps else None
+        if self._steps:
+            kernels.warm_up(np.dtype(np.float32))  # the second pass reads what the steps leave
+            kernels.warm_up_steps(np.dtype(dtype))
         count = min(rows, MOST_SAMPLED, max(LEAST_SAMPLED, rows // SAMPLED_SHARE))
         self.sample(np.arange(count) * (rows // count))
 
@@ -131,6 +134,8 @@ class Corrector:
         """
         current = self._fields or self.settle()
         kernels.warm_up(raw.dtype)
+        if self._steps:
+            kernels.warm_up_steps(raw.dtype)
         top = np.float32(np.iinfo(raw.dtype).max if raw.dtype.kind in "ui" else np.inf)
         raw = kernels.read_only(raw.astype(kernels.read_as(raw.dtype), copy=False))
         minus_log = self._options.minus_log

@@ -108,6 +108,19 @@ def warm_up(dtype: np.dtype[Any]) -> None:
     compile_all({"correct": call})
 
 
+@functools.cache
+def warm_up_steps(dtype: np.dtype[Any]) -> None:
+    """The same for the kernels of the optional corrections, and for transmissions written row by row."""
+    image, measures = np.zeros((2, 2), np.float32), np.zeros((1, len(MEASURES)), np.float32)
+    raw, zero, places = read_only(np.zeros((2, 2), read_as(dtype))), np.float32(0), np.zeros(2, np.int64)
+    scratch = np.zeros((2, 2 + MOST_NEIGHBOURS), np.float32)
+
+    def by_rows() -> None:
+        correct(raw, image, image, False, zero, zero, zero, zero, places, scratch, image.copy().T, measures)
+
+    compile_all({"correct": by_rows, "outliers": lambda: mend_outliers(image, 3, np.float32(1), scratch)})
+
+
 def read_as(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The pixel type that the kernel reads: itself, or float32, to which others are converted first."""
     return dtype if dtype in DTYPES else np.dtype(np.float32)
