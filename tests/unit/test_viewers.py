@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ministream.ledger import Ledger
-from tests.unit.one_rank import random_image, state, volume_writer
+from tests.unit.one_rank import COMPLETE, random_image, state, volume_writer
 
 nexusformat = pytest.importorskip("nexusformat.nexus")
 silx_io = pytest.importorskip("silx.io")
 silx_nxdata = pytest.importorskip("silx.io.nxdata")
-
-COMPLETE = {"ledger": Ledger(received=9, used=9, imaged=9, written=9)}
 
 
 @pytest.fixture

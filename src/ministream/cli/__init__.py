@@ -152,6 +152,7 @@ def _terminate(_signum: int, _frame: object) -> NoReturn:
 from ministream.cli import (  # noqa: E402 - the commands need the shared options above
     aps,
     check,
+    convert,
     doctor,
     jobs,
     launch,
@@ -164,5 +165,5 @@ from ministream.cli import (  # noqa: E402 - the commands need the shared option
     view,
 )
 
-for topic in (jobs, launch, check, doctor, trying, performance, quality, settings, tunnel, aps, view, top):
+for topic in (jobs, launch, check, doctor, trying, performance, quality, convert, settings, tunnel, aps, view, top):
     topic.register(cli)

@@ -24,7 +24,7 @@ class Volume:
     """
 
     def __init__(self, path: Path, dataset: str = DATASET) -> None:
-        self.path = path
+        self.path, self.dataset = path, dataset
         self._file = _open(path)
         try:
             self._data = _dataset(self._file, path, dataset)
@@ -46,6 +46,10 @@ class Volume:
         if slab.stop > self.shape[0]:
             raise InputError(f"{self.path}: has {self.shape[0]} slices, expected at least {slab.stop}")
         return self._read((slab.slice,))
+
+    def block(self, slices: slice, rows: slice, cols: slice) -> NDArray[np.float32]:
+        """A part of the volume, [slice, row, col], cut off where the volume ends."""
+        return self._read((slices, rows, cols))
 
     def _read(self, where: tuple[Any, ...]) -> NDArray[np.float32]:
         try:
