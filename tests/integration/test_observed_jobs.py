@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.integration.jobs import MINISTREAM, Lab
 from tests.ports import free_ports
-from tests.unit.test_metrics import scrape
+from tests.scraping import scrape
 
 SCAN = ["source.rows=6", "source.cols=48", "source.projections=40", "window.length=20", "window.step=10"]
 SETTINGS = [word for setting in (*SCAN, "output.pictures=false") for word in ("--set", setting)]

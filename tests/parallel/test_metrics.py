@@ -12,7 +12,7 @@ from ministream.app import metrics
 from ministream.app.recon import job
 from ministream.app.recon.observers.metrics import TellMetrics
 from tests.parallel.scans import process, producing, scan
-from tests.unit.test_metrics import scrape
+from tests.scraping import scrape
 from tests.waiting import eventually
 
 __all__ = ["process"]

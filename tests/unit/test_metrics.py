@@ -10,14 +10,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
 from ministream import config
 from ministream.app import metrics
@@ -34,23 +32,12 @@ from ministream.tunnel.control_client import ControlClient
 from tests.integration.tunnel_ends import echoing, make_credentials, ping
 from tests.native_stream import make_frames, make_scan
 from tests.ports import free_ports
+from tests.scraping import scrape
 from tests.waiting import HANG_S, eventually
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "launch" / "monitoring"
 NAME = re.compile(r"\bministream_\w+")
-
-
-def scrape(url: str) -> dict[str, dict[tuple[str, ...], float]]:
-    """Every sample: name → label values in the order of their names → value."""
-    with urllib.request.urlopen(url, timeout=HANG_S) as answer:
-        text = answer.read().decode()
-    found: dict[str, dict[tuple[str, ...], float]] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            labels = tuple(sample.labels[name] for name in sorted(sample.labels))
-            found.setdefault(sample.name, {})[labels] = sample.value
-    return found
 
 
 # names

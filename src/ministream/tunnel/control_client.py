@@ -28,6 +28,8 @@ from ministream.tunnel.revocations import RevocationList
 
 _CALL_S = 20.0
 _RELEASE_S = 5.0
+# Large enough for a slow link, small enough for a person who waits for `doctor`.
+_ECHO_S = 8.0
 _HELLO_TRIES = 10
 _HELLO_AGAIN_S = 0.2
 _PROBE_S = 5.0
@@ -155,7 +157,7 @@ class ControlClient:
         with self._translated("echo"):
             call = self._channel.unary_unary(f"/{messages.SESSIONS_SERVICE}/echo", bytes, bytes)
             asked, began = time.time(), time.perf_counter()
-            answer, record = call.with_call(payload, timeout=_CALL_S, metadata=self._metadata)
+            answer, record = call.with_call(payload, timeout=_ECHO_S, metadata=self._metadata)
             seconds = time.perf_counter() - began
         clock = dict(record.trailing_metadata() or ()).get(messages.CLOCK_KEY)
         if answer != payload or clock is None:

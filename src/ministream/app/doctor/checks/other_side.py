@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 from ministream.app.doctor.finding import Finding, Subject, bad, doubtful, good
-from ministream.errors import AccessError, PeerError
+from ministream.errors import AccessError, PeerError, PeerLostError
 from ministream.tunnel import expiry
 from ministream.tunnel.address import Endpoint, parse_endpoint
 from ministream.tunnel.control_client import Access, ControlClient, Echo, UnimplementedError
@@ -20,6 +20,10 @@ _TRIES = 5
 _PAYLOAD_BYTES = 48 << 10
 CLOCK_LIMIT_S = 0.1
 _IP_MTU = 14  # linux/in.h
+_LARGE = (
+    "small packets pass and large ones do not: a link on the way has a smaller MTU, and its ICMP messages are "
+    "filtered. Let them pass, or lower the MTU here: ip link set dev INTERFACE mtu 1280"
+)
 
 
 def examine(subject: Subject) -> Iterator[Finding]:
@@ -85,6 +89,11 @@ def _conversation(endpoint: Endpoint, credentials: Credentials | None) -> Iterat
         except AccessError as error:
             yield bad("admission", str(error), "ask its operator for a client certificate: ministream certs client")
             return
+        except PeerLostError as error:
+            yield bad(
+                "admission", str(error), f"look into the log of its control server. If it shows no call, {_LARGE}"
+            )
+            return
         except PeerError as error:
             yield bad("admission", str(error), "look into the log of its control server")
             return
@@ -105,9 +114,5 @@ def _packets(client: ControlClient) -> Finding:
     try:
         echo = client.echo(b"\0" * _PAYLOAD_BYTES)
     except PeerError as error:
-        remedy = (
-            "small packets pass, large ones do not: a link on the way has a smaller MTU and its ICMP messages are "
-            "filtered. Let them pass, or lower the MTU here: ip link set dev INTERFACE mtu 1280"
-        )
-        return bad("large packets", str(error), remedy)
+        return bad("large packets", str(error), _LARGE)
     return good("large packets", f"{_PAYLOAD_BYTES >> 10} KiB there and back in {echo.seconds * 1e3:.1f} ms")
