@@ -17,7 +17,9 @@ def part_of(path: Path) -> Path:
 
 def failed(path: Path, error: Exception) -> StorageError:
     """The error to raise when writing `path` failed: names the file, the cause and the remedy."""
-    cause = getattr(error, "strerror", None) or str(error)
+    told, number = getattr(error, "strerror", None) or str(error), getattr(error, "errno", None)
+    known = os.strerror(number) if number else ""
+    cause = told if told.startswith(known) else known  # HDF5's own text has several lines
     return StorageError(f"{path}: cannot be written: {cause}; free space there or choose another output directory")
 
 

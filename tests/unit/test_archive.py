@@ -107,7 +107,7 @@ def test_a_frame_that_was_half_written_is_not_held_and_a_damaged_one_is_noticed(
 
 def test_a_file_that_is_there_is_never_overwritten(tmp_path):
     path = filled(tmp_path / "raw.h5")
-    with pytest.raises(StorageError, match=r"raw\.h5: cannot be created"):
+    with pytest.raises(StorageError, match=r"raw\.h5: exists: choose another name"):
         Archive(path, SCAN)
 
 

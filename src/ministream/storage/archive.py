@@ -23,6 +23,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from ministream import atomic
 from ministream.errors import StorageError
 from ministream.model import Frame, FrameKind, Scan
 
@@ -80,9 +81,12 @@ class Archive:
                 for name, count in zip(_DATASETS, (scan.darks, scan.flats, 0, 0, scan.projections), strict=True):
                     self._lay_out(file, name, count or (BLOCK_FRAMES if name == _PROJECTIONS else 0))
             self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
+        except FileExistsError as error:
             remedy = "choose another name for the file; `produce --resume` sends one that exists"
-            raise StorageError(f"{path}: cannot be created ({error}): {remedy}") from error
+            raise StorageError(f"{path}: exists: {remedy}") from error
+        except OSError as error:
+            atomic.discard(path)
+            raise atomic.failed(path, error) from error
 
     def __enter__(self) -> Self:
         return self
