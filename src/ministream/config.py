@@ -78,6 +78,9 @@ class ProducerSection(Section):
         default=None, gt=0, description="GiB that an archive may take; then the scan goes on without it; none: the disk"
     )
     resume: Path | None = Field(default=None, strict=False, description="such a file, to be sent in the source's place")
+    hold_mib: float = Field(
+        default=1024.0, gt=0, description="MiB of frames kept in memory until a checkpoint holds them"
+    )
     backlog: int = Field(default=64, ge=1, description="waiting projections before overflow drops some")
     wire: WireName = Field(default="native", description="native; timage: that of aps-mini-apps' DAQ")
     scan_id: str | None = Field(default=None, min_length=1, max_length=128, description="none: follows from the source")
@@ -342,6 +345,9 @@ class CheckpointSection(Section):
         default=60.0, ge=0, description="seconds between checkpoints; 0, without every_updates: none while the job runs"
     )
     every_updates: int = Field(default=0, ge=0, description="updates between checkpoints, besides every_s")
+    every_mib: float = Field(
+        default=512.0, gt=0, description="MiB of frames between checkpoints, at most, besides every_s"
+    )
     on_stop: bool = Field(default=True, description="at a stop signal, and before the walltime limit")
     keep: bool = Field(default=False, description="also after a complete run, which needs none")
     directory: Path | None = Field(default=None, strict=False, description="none: checkpoint in the output folder")

@@ -32,14 +32,19 @@ def volume(folder: Path) -> NDArray[np.float32]:
     return found
 
 
+def assert_close(found: NDArray[np.float32], right: NDArray[np.float32]) -> None:
+    """A run that was resumed rounds differently."""
+    assert np.linalg.norm(found - right) <= 1e-5 * np.linalg.norm(right)
+
+
 class Pair:
     """Both jobs; with a `link` each on its host."""
 
     producer: Job
     recon: Job
 
-    def __init__(self, jobs: Lab, link: Link | None = None) -> None:
-        self.jobs, self._link = jobs, link
+    def __init__(self, jobs: Lab, link: Link | None = None, *, mpirun: tuple[str, ...] = ()) -> None:
+        self.jobs, self._link, self._mpirun = jobs, link, mpirun
 
     def directly(self, *, through: Any = None, recon: tuple[str, ...] = ()) -> Pair:
         """Join them without a tunnel; `through` makes of the producer's address the one that is connected to."""
@@ -89,7 +94,19 @@ class Pair:
 
     def reconstruct(self, *words: str) -> Pair:
         """Start a reconstruction of two ranks."""
-        command = ["mpirun", "-n", "2", *MINISTREAM, "recon", *words, *WINDOW, *CREDIT, "--out", str(self.jobs.out)]
+        command = [
+            "mpirun",
+            *self._mpirun,
+            "-n",
+            "2",
+            *MINISTREAM,
+            "recon",
+            *words,
+            *WINDOW,
+            *CREDIT,
+            "--out",
+            str(self.jobs.out),
+        ]
         command += ["--set", "output.pictures=false", "--ranks", "2"]
         self.recon = self.jobs.start("recon", self._on("consumer", command))
         return self
@@ -103,6 +120,13 @@ def processes_of(job: Job, word: str) -> list[int]:
         if any(word.encode() in one for one in words) and not words[0].endswith(b"mpirun"):
             found.append(pid)
     return sorted(found)
+
+
+def rank_of(job: Job, rank: int) -> int:
+    """The pid of a rank."""
+    needle = b"OMPI_COMM_WORLD_RANK=%d" % rank
+    pids = processes_of(job, "recon")
+    return next(pid for pid in pids if needle in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from ministream import config
 from ministream.app.producer.job import produce
 from ministream.app.producer.spool import Spool
-from ministream.errors import ConfigError, StorageError
+from ministream.errors import ConfigError, PeerError, PeerLostError, StorageError
 from ministream.model import Frame, Scan
 from ministream.storage import archive as archives
 from ministream.storage.archive import Archive
@@ -20,30 +22,83 @@ from ministream.transport import Arrived, Ended, SenderReport
 from ministream.transport.native import FrameReceiver
 from tests.native_stream import make_frames, make_scan, same
 
-SOURCE = {"kind": "phantom", "rows": 4, "cols": 16, "projections": 12, "flats": 2, "darks": 1}
+SOURCE: dict[str, Any] = {"kind": "phantom", "rows": 4, "cols": 16, "projections": 12, "flats": 2, "darks": 1}
 
 
-def streamed(tmp_path: Path, **producer: Any) -> tuple[Scan, list[Frame], SenderReport]:
-    """Run the producer job with a receiver that says that it wrote everything; what came, and the job's report."""
-    settings = config.load(None, {"source": SOURCE, "producer": producer})
+@contextmanager
+def producing(
+    tmp_path: Path, *, outage_timeout_s: float = 600.0, **producer: Any
+) -> Iterator[tuple[str, list[SenderReport]]]:
+    """Run the producer job in a thread: its address, and its report once it has ended."""
+    stream = {"outage_timeout_s": outage_timeout_s}
+    settings = config.load(None, {"source": SOURCE, "producer": producer, "stream": stream})
     announcement = tmp_path / "addresses.json"
     announcement.unlink(missing_ok=True)
     reports: list[SenderReport] = []
-    job = threading.Thread(target=lambda: reports.append(produce(settings, announcement)))
+
+    def run() -> None:
+        with suppress(PeerLostError):
+            reports.append(produce(settings, announcement))
+
+    job = threading.Thread(target=run)
     job.start()
     while not announcement.exists():
         job.join(0.01)
         assert job.is_alive() or announcement.exists()
-    frames = []
-    with FrameReceiver(json.loads(announcement.read_text())["data"], reports=True) as receiver:
-        scan = receiver.scan(20)
-        while not isinstance(event := receiver.next(20), Ended):
-            assert isinstance(event, Arrived)
-            frames.append(event.frame)
-            receiver.ack(event.seq)
-        receiver.conclude(written=True, complete=True)
+    yield json.loads(announcement.read_text())["data"], reports
     job.join(20)
+    assert not job.is_alive()
+
+
+def received(receiver: FrameReceiver, count: int | None = None) -> list[Frame]:
+    """The frames up to the end, or the first `count`, each used as it comes."""
+    frames: list[Frame] = []
+    while len(frames) != count and not isinstance(event := receiver.next(20), Ended):
+        assert isinstance(event, Arrived)
+        frames.append(event.frame)
+        receiver.ack(event.seq)
+    return frames
+
+
+def streamed(tmp_path: Path, **producer: Any) -> tuple[Scan, list[Frame], SenderReport]:
+    """Run the producer job with a receiver that says that it wrote everything; what came, and the job's report."""
+    with producing(tmp_path, **producer) as (address, reports), FrameReceiver(address, reports=True) as receiver:
+        scan, frames = receiver.scan(20), received(receiver)
+        receiver.conclude(written=True, complete=True)
     return scan, frames, reports[0]
+
+
+def started_again(address: str, whole: int) -> list[Frame]:
+    """What a receiver gets that has saved nothing, after one that used half of the scan and was killed."""
+    with FrameReceiver(address, saves=True, reports=True, credit_bytes=1) as first:
+        first.scan(20)
+        received(first, whole // 2)
+        first.close("killed", returns=True)
+    with FrameReceiver(address, saves=True, reports=True) as second:
+        second.scan(20)
+        frames = received(second)
+        second.conclude(written=True, complete=True)
+    return frames
+
+
+def test_a_receiver_that_starts_again_gets_what_left_the_memory_from_the_archive(tmp_path, caplog):
+    whole = SOURCE["darks"] + SOURCE["flats"] + SOURCE["projections"]
+    with producing(tmp_path, archive=str(tmp_path / "raw.h5"), hold_mib=1e-6) as (address, reports):
+        frames = started_again(address, whole)
+    assert [frame.index for frame in frames[-SOURCE["projections"] :]] == list(range(SOURCE["projections"]))
+    assert len(frames) == whole
+    assert reports[0].written is not None
+    assert "cannot continue" not in caplog.text
+
+
+def test_without_an_archive_a_receiver_that_cannot_start_again_is_foretold(tmp_path, caplog):
+    whole = SOURCE["darks"] + SOURCE["flats"] + SOURCE["projections"]
+    with (
+        producing(tmp_path, hold_mib=1e-6, outage_timeout_s=1.0) as (address, _),
+        pytest.raises(PeerError, match=r"was requested, frames .* are held"),
+    ):
+        started_again(address, whole)
+    assert "a job that is killed now cannot continue. Archive the frames (--archive FILE)" in caplog.text
 
 
 def test_an_archive_holds_what_was_sent_and_is_sent_again_as_the_same_scan(tmp_path):

@@ -823,6 +823,37 @@ def test_a_producer_that_was_started_again_skips_what_its_receiver_has() -> None
     assert sender.totals.projections == 4
 
 
+def test_a_producer_that_was_started_again_keeps_what_its_receiver_has_not_saved() -> None:
+    """Else a receiver that is started again later, from its checkpoint, would be refused."""
+    scan = make_scan(darks=0, flats=0)
+    sender = a_sender()
+    tell(sender, b"one", Hello(receiver=NAME, scan=scan.scan_id, resume=3, saved=1, limit=7))
+    for index in range(5):
+        sender.submit(*pack(make_frame(scan, FrameKind.PROJECTION, index), sender.info, checksum=True))
+        tell(sender, b"one", Hello(receiver=NAME, scan=scan.scan_id, resume=3, saved=1, limit=7))
+    assert seqs(sender) == [3, 4]
+    sender.lost(b"one")
+    tell(sender, b"two", Hello(receiver=OTHER, scan=scan.scan_id, resume=1, saved=1, limit=7))
+    assert seqs(sender) == [1, 2, 3, 4]
+
+
+def test_frames_that_can_be_read_again_leave_the_memory_and_are_still_held() -> None:
+    sender = a_sender(hold_bytes=2 * FRAME_BYTES)
+    tell(sender, b"one", Hello(receiver=NAME, resume=0, saved=0, limit=9))
+    read: list[int] = []
+    for index in range(5):
+        header, payload = pack(make_frame(make_scan(), FrameKind.PROJECTION, index), sender.info, checksum=True)
+        sender.submit(header, payload, lambda index=index, payload=payload: read.append(index) or payload)
+        seqs(sender)
+        tell(sender, b"one", Grant(acked=0, consumed=index + 1, limit=9))
+    assert not sender.forgets
+    assert not read
+    sender.lost(b"one")
+    tell(sender, b"two", Hello(receiver=OTHER, resume=0, saved=0, limit=9), now=100.0)
+    assert seqs(sender) == [0, 1, 2, 3, 4]
+    assert read == [0, 1, 2]
+
+
 def test_a_receiver_that_comes_back_while_its_producer_still_skips_is_served() -> None:
     scan = make_scan(darks=0, flats=0)
     sender = a_sender()
@@ -839,6 +870,7 @@ def test_used_frames_are_kept_for_a_receiver_that_starts_again_while_memory_allo
     tell(sender, b"one", Grant(acked=0, consumed=4, limit=9))
     for index in range(4, 7):
         sender.submit(*pack(make_frame(make_scan(), FrameKind.PROJECTION, index), sender.info, checksum=True))
+    assert sender.forgets
     sender.lost(b"one")
     assert turned_away(sender, b"two", Hello(receiver=OTHER, resume=1, limit=9)).reason is Reason.NOT_HELD
     tell(sender, b"two", Hello(receiver=OTHER, resume=2, limit=9))

@@ -402,7 +402,7 @@ def test_a_receiver_of_another_version_is_turned_away(caplog: pytest.LogCaptureF
             assert stranger.poll(5000)
             answer = native.decode([stranger.recv()])
         assert isinstance(answer, native.Bye)
-        assert "version 7 of the Mini-Stream protocol, this end version 4" in answer.text
+        assert "version 7 of the Mini-Stream protocol, this end version 6" in answer.text
         with pytest.raises(PeerLostError, match=r"timed out .* rejected: the peer uses version 7"):
             sender.finish()
     assert "rejected: the peer uses version 7" in caplog.text
@@ -415,7 +415,7 @@ def test_a_producer_of_another_version_is_an_error() -> None:
         with FrameReceiver(f"tcp://127.0.0.1:{port}") as receiver:
             peer, _ = producer.recv_multipart()
             producer.send_multipart([peer, version_7(native.Heartbeat())])
-            with pytest.raises(ProtocolError, match=r"uses version 7 .* this end version 4"):
+            with pytest.raises(ProtocolError, match=r"uses version 7 .* this end version 6"):
                 receiver.scan()
             _, answer = producer.recv_multipart()
             assert isinstance(native.decode([answer]), native.Bye)

@@ -24,7 +24,7 @@ INFO = ScanInfo.of(SCAN, codec="none")
 FRAME = make_frame(SCAN, FrameKind.PROJECTION, 3)
 HEADER, PAYLOAD = pack(FRAME, INFO, checksum=True)
 MESSAGES = [
-    Hello(receiver="0123456789abcdef" * 2, scan="scan-1", resume=3, limit=9),
+    Hello(receiver="0123456789abcdef" * 2, scan="scan-1", resume=3, saved=1, limit=9),
     INFO,
     HEADER,
     End(totals=Totals(darks=1, flats=2, projections=3, omissions=1, drops={"decimate": 4})),
@@ -138,7 +138,7 @@ def test_an_oversized_header_is_refused_before_it_is_read() -> None:
     "raw", [sealed(b"whatever version 7 says", 7), struct.pack(">4sH", b"MnSt", 1) + b"\x81" + bytes(9)]
 )
 def test_another_version_is_named_beside_ours(raw: bytes) -> None:
-    with pytest.raises(VersionError, match=r"version [17] .* this end version 4: install the same release"):
+    with pytest.raises(VersionError, match=r"version [17] .* this end version 6: install the same release"):
         native.decode([raw])
 
 

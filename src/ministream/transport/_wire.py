@@ -80,8 +80,8 @@ class Sender(AbstractContextManager["Sender"], Protocol):
         """Every address to connect to, the data first."""
         ...
 
-    def send(self, frame: Frame) -> None:
-        """Send one frame; wait for credit."""
+    def send(self, frame: Frame, again: Callable[[], Frame] | None = None) -> None:
+        """Send one frame; wait for credit. A sender that keeps frames may read one once more with `again`."""
         ...
 
     def omit(self, indices: Sequence[int], *, reason: str, at_s: float) -> None:

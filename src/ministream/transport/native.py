@@ -29,6 +29,7 @@ class Wire(_wire.Wire):
             peer_timeout_s=producer.peer_timeout_s,
             outage_timeout_s=stream.outage_timeout_s,
             silent_timeout_s=stream.silent_timeout_s,
+            hold_bytes=int(producer.hold_mib * 2**20),
             keys=keys,
         )
 

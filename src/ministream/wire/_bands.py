@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from ministream.errors import PeerError, PeerLostError, ProtocolError
 from ministream.model import Scan
@@ -11,7 +12,7 @@ from ministream.wire._events import Patience, SenderEvent, TurnedAway
 from ministream.wire._sender_session import SenderSession, info_of
 from ministream.wire._states import SenderState
 from ministream.wire._store import Parts
-from ministream.wire.native import Bye, FrameHeader, Hello, Omission, Part, Reason, Share, Written
+from ministream.wire.native import Bye, FrameHeader, Hello, Omission, Part, Reason, ScanInfo, Share, Written
 
 
 class SenderBands:
@@ -62,10 +63,20 @@ class SenderBands:
         """Whether every receiver has confirmed the end."""
         return self.complete and all(band.state is SenderState.DONE for band in self._bands.values())
 
-    def submit(self, packed: Sequence[tuple[FrameHeader, Part]]) -> None:
-        """Take a frame, packed for each of the `bands`, if there is `room`. Raises ProtocolError if out of turn."""
+    @property
+    def forgets(self) -> bool:
+        """Whether frames that a receiver has not saved are not held any more: its job cannot be started again."""
+        return any(band.forgets for band in self._bands.values())
+
+    def submit(
+        self, packed: Sequence[tuple[FrameHeader, Part]], reload: Callable[[ScanInfo], Part] | None = None
+    ) -> None:
+        """Take a frame, packed for each of the `bands`, if there is `room`. Raises ProtocolError if out of turn.
+
+        `reload` reads and packs the frame again, for the band that it is given.
+        """
         for band, (header, payload) in zip(self.bands, packed, strict=True):
-            band.submit(header, payload)
+            band.submit(header, payload, partial(reload, band.info) if reload is not None else None)
 
     def omit(self, omission: Omission) -> None:
         """Take the place of projections that were left out, if there is `room`."""

@@ -72,7 +72,8 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forb
 class Hello(_Message, frozen=True, kw_only=True):
     """`receiver` is a random name that stays the same when the receiver reconnects.
 
-    The frames below `resume` have arrived. `stream` of `streams` is this connection's place where a scan is
+    The frames below `resume` have arrived; those below `saved` are safe (None: the same), so that the job is restarted
+    without them. `stream` of `streams` is this connection's place where a scan is
     striped over several; `lost` counts, for each of these, its earlier connections, all of which have ended. `share`
     is for receivers that take the rows of a scan together.
     """
@@ -80,6 +81,7 @@ class Hello(_Message, frozen=True, kw_only=True):
     receiver: Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
     scan: Line = ""
     resume: Count
+    saved: Count | None = None
     limit: Count
     stream: Annotated[int, Meta(ge=0, lt=MAX_STREAMS)] = 0
     streams: Annotated[int, Meta(ge=1, le=MAX_STREAMS)] = 1

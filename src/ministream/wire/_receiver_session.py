@@ -146,6 +146,7 @@ class ReceiverSession:
             receiver=self._name,
             scan=self.info.scan_id if self.info else self._wanted,
             resume=this.resume,
+            saved=self.intake.saved if self._saves and not self._concluded else None,
             limit=max(self._limit, this.resume),
             stream=stream,
             streams=len(self._streams),

@@ -11,7 +11,7 @@ from ministream.model import FrameKind, Scan, Slab
 from ministream.wire import native
 from ministream.wire._events import Interrupted, Joined, Patience, SenderEvent, TurnedAway, frames_within
 from ministream.wire._states import SENDER_TURNS, SenderState, trigger
-from ministream.wire._store import FrameStore, MemoryStore, Parts
+from ministream.wire._store import FrameStore, Parts, Reload
 from ministream.wire._striping import Striping
 from ministream.wire.frames import CODECS
 from ministream.wire.native import (
@@ -52,7 +52,8 @@ class SenderSession:
 
     A `peer` is the transport's name of one connection. `now` is a monotonic time in seconds. Frames are kept until
     they are acknowledged; a reconnecting receiver gets them again as requested. A producer that was started
-    again, with a receiver that holds the first N frames already, takes these N without sending them.
+    again, with a receiver that holds the first N frames already, takes these N without sending them, and keeps those
+    of them that the receiver has not saved.
     """
 
     def __init__(
@@ -63,7 +64,6 @@ class SenderSession:
         now: float,
         codec: str = "none",
         hold_bytes: int = 2**30,
-        store: FrameStore | None = None,
         band: Slab | None = None,
     ) -> None:
         self.info = info_of(scan, codec, band)
@@ -76,8 +76,9 @@ class SenderSession:
         self.written: Written | None = None
         self._patience = patience
         self._max_held = frames_within(hold_bytes, self.info.frame_bytes)
-        self._store = MemoryStore() if store is None else store
+        self._store = FrameStore()
         self._limit = 0
+        self._had = 0  # frames below it arrived from an earlier run of this producer
         self._end: bytes | None = None
         self._striping = Striping()
         self._receiver = ""
@@ -93,13 +94,21 @@ class SenderSession:
         """Whether the credit allows one more frame."""
         return self._end is None and self.totals.next_seq < min(self._limit, self.consumed + self._max_held)
 
-    def submit(self, header: FrameHeader, payload: Part) -> None:
-        """Take a packed frame, if there is `room`; its `seq` is set here. Raises ProtocolError if out of turn."""
+    @property
+    def forgets(self) -> bool:
+        """Whether frames that the receiver has not saved are not held any more: its job cannot be started again."""
+        return self._store.first > self.acked
+
+    def submit(self, header: FrameHeader, payload: Part, reload: Reload | None = None) -> None:
+        """Take a packed frame, if there is `room`; its `seq` is set here. Raises ProtocolError if out of turn.
+
+        Once `hold_bytes` are in memory, the payload may be read again with `reload` instead.
+        """
         if self._end is not None:
             raise ProtocolError(f"{header.kind.name.lower()} {header.index} after the end of the scan")
         if header.kind is not FrameKind.PROJECTION and self.totals.projections:
             raise ProtocolError(f"{header.kind.name.lower()} {header.index} after the first projection")
-        self._keep(replace(header, seq=self.totals.next_seq), payload)
+        self._keep(replace(header, seq=self.totals.next_seq), payload, reload=reload)
 
     def omit(self, omission: Omission) -> None:
         """Take the place of projections that were left out, if there is `room`; `seq` is set here.
@@ -197,13 +206,13 @@ class SenderSession:
     def _lost_after_s(self) -> float:
         return self._patience.outage_s if self._receiver else self._patience.first_contact_s
 
-    def _keep(self, entry: FrameHeader | Omission, *payload: Part) -> None:
+    def _keep(self, entry: FrameHeader | Omission, *payload: Part, reload: Reload | None = None) -> None:
         self.totals = self.totals.after(entry)
         if entry.seq < self._store.first:
-            return  # the receiver had it from an earlier run of this producer
-        self._store.append((native.encode(entry), *payload))
-        # Frames used but not yet acknowledged serve a restarted receiver: kept while memory allows.
-        self._store.release(self.totals.next_seq - self._max_held)
+            return  # the receiver has saved it, from an earlier run of this producer
+        self._store.append((native.encode(entry), *payload), reload)
+        # Frames used but not yet acknowledged serve a restarted receiver: kept while memory allows, or an archive.
+        self._store.unload(self.totals.next_seq - self._max_held)
 
     def _welcome(self, peer: bytes, hello: Hello, now: float) -> list[SenderEvent]:
         if hello.stream >= hello.streams:
@@ -225,8 +234,9 @@ class SenderSession:
         """The receiver's first connection, or the only one that is left: it gets the frames from `resume` on."""
         resume = self._resume(hello)
         if resume > self.totals.next_seq:  # this producer was started again, the receiver was not
-            self._store.release(resume)
-            self.acked = resume
+            self.acked = resume if hello.saved is None else min(hello.saved, resume)
+            self._store.release(self.acked)
+            self._had = resume
         self.consumed = resume
         self._limit = 0
         self._striping.restart(resume)
@@ -250,7 +260,7 @@ class SenderSession:
         first, stop, resume = self._store.first, self.totals.next_seq, self._resume(hello)
         # A restarted producer learns from its receiver where to continue, and skips what comes before.
         started_again = not stop and self._end is None and bool(hello.scan)
-        if resume < first or (resume > max(first, stop) and not started_again):
+        if resume < first or (resume > max(first, stop, self._had) and not started_again):
             held = f"frames {first} to {stop - 1} are held" if stop > first else f"frame {first} comes next"
             return Reason.NOT_HELD, f"frame {resume} was requested, {held}: start the scan again"
         return None

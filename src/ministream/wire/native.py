@@ -81,7 +81,7 @@ __all__ = [
     "line",
 ]
 
-VERSION = 4
+VERSION = 6
 MAX_HEADER_BYTES = 64 * 1024
 
 Part: TypeAlias = bytes | memoryview

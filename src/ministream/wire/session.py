@@ -37,18 +37,15 @@ from ministream.wire._events import (
 from ministream.wire._receiver_session import ReceiverSession
 from ministream.wire._sender_session import SenderSession
 from ministream.wire._states import ReceiverState, SenderState
-from ministream.wire._store import FrameStore, MemoryStore
 
 __all__ = [
     "MAX_FRAMES_HELD",
     "Arrived",
     "AskedAgain",
     "Ended",
-    "FrameStore",
     "Interrupted",
     "Joined",
     "Lost",
-    "MemoryStore",
     "Omitted",
     "Patience",
     "ReceiverEvent",

@@ -14,6 +14,7 @@ from typing import Any, Self
 from ministream import log
 from ministream.app.launch.processes import KILL_AFTER_S, Child
 from ministream.app.launch.rendezvous import PARTNER, Contact, JobSide, Outcome, Rendezvous
+from ministream.app.stop_signals import SAME_SIGNAL_S
 from ministream.errors import ExitCode, MinistreamError
 
 _LOG = log.get(__name__)
@@ -31,6 +32,9 @@ _IN_ORDER = (ExitCode.COMPLETE, ExitCode.USAGE, ExitCode.INCOMPLETE, ExitCode.ST
 
 # A job whose partner has finished gets this long to finish too.
 LINGER_S = 20.0
+
+# A producer whose partner failed has nobody to send to: its second signal, which ends it at once, follows the first.
+SECOND_SIGNAL_S = 1.5 * SAME_SIGNAL_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +132,8 @@ class Supervisor:
 
     def _poll(self) -> None:
         ended = self._rendezvous.partner_outcome()
+        if ended is not None and self._side == "producer" and self._decided is not None and self._end_by is not None:
+            self._end_by = min(self._end_by, time.monotonic() + KILL_AFTER_S)
         # a producer that dropped projections has still sent the rest to the end
         sent_all = self._side == "recon" and ended is not None and ended.code == ExitCode.INCOMPLETE
         if ended is not None and ended.failed and not sent_all:
@@ -178,9 +184,14 @@ class Supervisor:
             return
         self._decided = self._decided or decided
         _LOG.warning("%s", decided.reason)
-        orderly = self._side == "recon" and self._open and not at_once
-        self._child.signal(signal.SIGUSR1 if orderly else signal.SIGTERM)
-        self._end_by = time.monotonic() + (self._timeouts.finish_s if orderly else KILL_AFTER_S)
+        if self._side == "producer":
+            limit_s = SECOND_SIGNAL_S if at_once or self._rendezvous.partner_outcome() else self._timeouts.finish_s
+            self._child.signal(signal.SIGTERM)
+        else:
+            orderly = self._open and not at_once
+            limit_s = self._timeouts.finish_s if orderly else KILL_AFTER_S
+            self._child.signal(signal.SIGUSR1 if orderly else signal.SIGTERM)
+        self._end_by = time.monotonic() + limit_s
 
     def _conclude(self, code: int) -> None:
         """The job has ended: restart it after a crash, else set the outcome once the first failure is known."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from types import MappingProxyType
 
 from ministream import log
+from ministream.app.producer.stopping import StopSignals
 from ministream.model import Frame, FrameKind, Scan, ranges
 from ministream.monitor import Latency
 from ministream.storage.archive import Archive
@@ -17,6 +18,9 @@ from ministream.transport import Sender, SenderReport
 from ministream.wire.native import AT_SOURCE
 
 _LOG = log.get(__name__)
+
+# The reason under which projections count that were not acquired because a signal stopped the producer.
+STOPPED = "stopped"
 
 
 class AccountedSender:
@@ -26,8 +30,8 @@ class AccountedSender:
     unless the overflow policy dropped them, now or, by `policies`, when the stream was recorded. Nothing is reported
     before the first projection, since a report ends the calibration. With `calibration_first` later flats and darks are
     not sent: projections are corrected as they come. `record` keeps every frame that was sent, and who dropped others.
-    `dropped` counts projections by the reason why they were not sent; `latency` records, where it is set, the seconds
-    from the acquisition until a projection has entered the stream.
+    `dropped` counts projections by the reason why they were not sent, after a signal (`stop`) also the rest of the scan;
+    `latency` records, where it is set, the seconds from the acquisition until a projection has entered the stream.
     """
 
     def __init__(
@@ -38,8 +42,10 @@ class AccountedSender:
         *,
         calibration_first: bool = True,
         policies: Mapping[int, str] = MappingProxyType({}),
+        stop: StopSignals | None = None,
     ) -> None:
         self._sender, self._scan, self._record, self._policies = sender, scan, record, policies
+        self._stop = stop or StopSignals()
         self._calibration_first, self._late = calibration_first, 0
         self._next = self._lost = 0
         self.dropped = Counter[str]()
@@ -54,15 +60,26 @@ class AccountedSender:
             self._expected_gaps.update(indices)
             self.dropped[policy] += len(indices)
 
-    def send(self, frame: Frame) -> None:
-        """Send a frame after the reports on those before it; wait for credit."""
+    @property
+    def left_out(self) -> Mapping[int, str]:
+        """By index, the projections that a policy dropped when the stream was recorded, or a signal has kept back."""
+        rest = range(self._next, self._scan.projections) if self._stop.cut else ()
+        return dict.fromkeys(rest, STOPPED) | dict(self._policies)
+
+    def missing(self, dropped: int) -> int:
+        """Projections of the scan that were not acquired, if nothing more comes; `dropped` is that of `finish`."""
+        return len(self.left_out) + (self._lost if self._stop.cut else dropped)
+
+    def send(self, frame: Frame, again: Callable[[], Frame] | None = None) -> None:
+        """Send a frame after the reports on those before it; wait for credit. `again` reads it once more."""
         if frame.kind is FrameKind.PROJECTION:
             self._report(frame.index)
             self._next = max(self._next, frame.index + 1)
         elif self._next and self._calibration_first:
             self._leave_out(frame)
             return
-        self._sender.send(frame)
+        self._sender.send(frame, again)
+        self._stop.streaming = True
         if self.latency is not None and frame.kind is FrameKind.PROJECTION:
             self.latency.record(time.time() - frame.acquired_s)
         if self._record is not None:
@@ -75,6 +92,9 @@ class AccountedSender:
 
     def finish(self, dropped: int) -> SenderReport:
         """Send the end; `dropped` projections were lost before they reached the producer, gaps included."""
+        if self._stop.cut:  # how many of the rest would have been lost is not known
+            self._report(max(self._next, self._scan.projections), otherwise=STOPPED)
+            dropped = self._lost
         recorded_stop = max(self._policies, default=-1) + 1
         self._report(max(self._next, recorded_stop, self._scan.projections if dropped > self._lost else 0))
         lost = max(dropped, self._lost)
@@ -95,10 +115,10 @@ class AccountedSender:
             )
         self._late += 1
 
-    def _report(self, stop: int) -> None:
-        """Report the projections below `stop` that were not sent."""
+    def _report(self, stop: int, *, otherwise: str = AT_SOURCE) -> None:
+        """Report the projections below `stop` that were not sent, by their policy or `otherwise`."""
         missing = [index for index in range(self._next, stop) if index not in self._expected_gaps]
-        for policy, together in groupby(missing, key=lambda index: self._policies.get(index, AT_SOURCE)):
+        for policy, together in groupby(missing, key=lambda index: self._policies.get(index, otherwise)):
             if policy == AT_SOURCE:
                 self._lose(list(together))
             else:
@@ -108,6 +128,7 @@ class AccountedSender:
             if self._record is not None:
                 self._record.omit(dict.fromkeys(indices, policy))
         self._reports.clear()
+        self._next = max(self._next, stop)
         self._expected_gaps = {index for index in self._expected_gaps if index >= stop}
 
     def _lose(self, indices: Sequence[int]) -> None:

@@ -18,8 +18,9 @@ from ministream.app.producer.accounting import AccountedSender
 from ministream.app.producer.backlog import Backlog
 from ministream.app.producer.metrics import readings
 from ministream.app.producer.spool import Spool
+from ministream.app.producer.stopping import StopSignals
 from ministream.config import Config, SourceSection
-from ministream.errors import ConfigError, StorageError
+from ministream.errors import ConfigError, IncompleteError, StorageError
 from ministream.model import Frame, FrameKind
 from ministream.monitor import Latency
 from ministream.source import Source, open_source
@@ -34,14 +35,14 @@ _SPOOL_BYTES = 2**29
 
 
 def produce(config: Config, announce_to: Path | None) -> SenderReport:
-    """Play the configured source to one receiver, to the last acknowledgement.
+    """Play the configured source to one receiver, to the last acknowledgement, or to a stop signal.
 
     Raises UsageError for a source that cannot be played, PeerError when the receiver stays away or
     misbehaves, TunnelError for this side's control server, StorageError for an archive that cannot be created or, at
-    the end, one that does not hold the whole scan.
+    the end, one that does not hold the whole scan, IncompleteError after a stop signal.
     """
     # The gateway closes after the sender, whose last message passes through it.
-    with ExitStack() as gateway, ExitStack() as stack:
+    with StopSignals() as stop, ExitStack() as gateway, ExitStack() as stack:
         wire = open_wire(config.producer.wire, config)
         source = _open(config, wire, stack)
         _check_overflow(config, source)
@@ -76,9 +77,9 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
             "scan %s: %d darks, %d flats, %d projections of %d × %d, data on %s",
             *(scan.scan_id, scan.darks, scan.flats, scan.projections, scan.rows, scan.cols, data),
         )
-        frames = paced(wire.played(source.frames), config.producer.rate)
+        frames = stop.frames(paced(wire.played(source.frames), config.producer.rate, sleep=stop.sleep), source.stop)
         accounted = AccountedSender(
-            sender, scan, record, calibration_first=wire.calibration_first, policies=source.policies
+            sender, scan, record, calibration_first=wire.calibration_first, policies=source.policies, stop=stop
         )
         if config.producer.metrics is not None:
             accounted.latency = Latency()
@@ -89,11 +90,14 @@ def produce(config: Config, announce_to: Path | None) -> SenderReport:
             stack.enter_context(endpoint)
         failed = _send(frames, accounted, source, config, archive)
         if archive is not None:
-            archive.dropped = source.dropped + len(source.policies)
-            archive.omit(source.policies)
+            archive.dropped = accounted.missing(source.dropped)
+            archive.omit(accounted.left_out)
         report = accounted.finish(source.dropped)
         if failed is not None:
             raise StorageError(f"the scan was sent, but its archive is not complete: {failed}")
+        if stop.cut:
+            whole = f" of {scan.projections}" if scan.projections else ""
+            raise IncompleteError(f"stopped by {stop.name}: {report.projections}{whole} projections were sent")
         return report
 
 
@@ -137,7 +141,7 @@ def _send(
     if archive is not None:
         with Spool(frames, archive, hold_bytes=_SPOOL_BYTES, stop=source.stop) as spool:
             for frame in spool:
-                sender.send(frame)
+                sender.send(frame, spool.again)
         return spool.failed
     if overflow == "block":
         for frame in frames:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeAlias
 
 from ministream import log
@@ -22,7 +23,7 @@ class Spool(Acquisition[_Spooled]):
 
     Frames that wait stay in memory up to `hold_bytes`, and are read back from the archive beyond that. When the archive
     cannot take another frame (its limit, a full disk), the scan goes on without it: the acquisition then waits for the
-    receiver. `failed` is the reason.
+    receiver. `failed` is the reason. `again` reads the frame that was yielded last once more; None without an archive.
     """
 
     def __init__(self, frames: Iterator[Frame], archive: Archive, *, hold_bytes: int, stop: Callable[[], None]) -> None:
@@ -30,6 +31,7 @@ class Spool(Acquisition[_Spooled]):
         self._archive, self._hold_bytes = archive, hold_bytes
         self._held_bytes = 0
         self.failed: StorageError | None = None
+        self.again: Callable[[], Frame] | None = None
 
     def __exit__(self, *error: Any) -> None:
         with self._changed:
@@ -67,4 +69,5 @@ class Spool(Acquisition[_Spooled]):
 
     def _frame(self, waiting: _Spooled) -> Frame:
         place, frame = waiting
+        self.again = partial(self._archive.read, place) if place >= 0 else None
         return self._archive.read(place) if frame is None else frame

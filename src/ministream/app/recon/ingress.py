@@ -18,6 +18,7 @@ import numpy as np
 
 from ministream import log
 from ministream.app.recon.producer_link import ProducerLink, Route
+from ministream.app.stop_signals import SAME_SIGNAL_S, STOP_SIGNALS
 from ministream.config import Config
 from ministream.errors import FrameError, MinistreamError, ProtocolError
 from ministream.ledger import Ledger
@@ -45,12 +46,8 @@ from ministream.wire.native import AT_SOURCE, Share, Totals
 
 _LOG = log.get(__name__)
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
 _REASON_BYTES = 16
 _NEVER_WRITTEN = "never-written"
-# mpirun, srun and the batch system may each forward the same signal.
-_SAME_SIGNAL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,7 +401,7 @@ class Ingress:
 
     def _interrupt(self, number: int, _frame: object) -> None:
         name, now = signal.Signals(number).name, time.monotonic()
-        if self._stop and now - self._stopped_at_s < _SAME_SIGNAL_S:
+        if self._stop and now - self._stopped_at_s < SAME_SIGNAL_S:
             return
         if self._stop:
             raise KeyboardInterrupt(f"{name}, after {self._stop}")

@@ -22,12 +22,13 @@ from ministream.app.open_network import check_open
 from ministream.app.recon import resume
 from ministream.app.recon.assignment import Assignment, assign, groups_of
 from ministream.app.recon.hang_watch import HangWatch, WatchedRank
-from ministream.app.recon.ingress import STOP_SIGNALS, Ingress
+from ministream.app.recon.ingress import Ingress
 from ministream.app.recon.observing import Observers, Run
 from ministream.app.recon.outcome import RunOutcome
 from ministream.app.recon.parts import Parts
 from ministream.app.recon.producer_link import ProducerLink
 from ministream.app.recon.reference import ReferenceComparison
+from ministream.app.stop_signals import STOP_SIGNALS
 from ministream.config import Config
 from ministream.errors import ExitCode, IncompleteError, MinistreamError, PeerError, PeerLostError
 from ministream.ledger import Ledger

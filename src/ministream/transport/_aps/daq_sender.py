@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import zmq
@@ -100,7 +100,7 @@ class DaqSender:
         self._socket.close()
         bounded.close("detector's publisher", self._context.term, linger_s=self._stall_timeout_s)
 
-    def send(self, frame: Frame) -> None:
+    def send(self, frame: Frame, again: Callable[[], Frame] | None = None) -> None:
         """Publish one frame; the first one waits for the subscribers.
 
         Raises PeerLostError when they stay away, leave, or do not read for longer than the time allowed.

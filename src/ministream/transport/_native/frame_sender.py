@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -30,7 +30,9 @@ class FrameSender(Driver):
 
     A thread owns the socket: it answers the receiver also while the source is slow. Frames are kept in
     memory, without a copy, until the receiver has acknowledged them; the receiver's credit and `hold_bytes` bound how
-    many (at least two). One thread at a time may call `send`, `omit`, `finish`, `abort` and `close`.
+    many (at least two). Beyond that they are read again, where `send` says how; otherwise a receiver whose job is
+    restarted may not get them again, which is logged. One thread at a time may call `send`, `omit`, `finish`, `abort`
+    and `close`.
 
     The receiver counts as lost when it has not connected within `peer_timeout_s`, or has been away for
     `outage_timeout_s`. After `silent_timeout_s` without a message from it another receiver may take its place. Once it
@@ -56,7 +58,8 @@ class FrameSender(Driver):
         keys: CurveKeys | None = None,
     ) -> None:
         super().__init__("frame sender", url)
-        self._checksum = checksum
+        self._checksum, self._hold_bytes = checksum, hold_bytes
+        self._forgot = False
         self._session = SenderBands(
             scan,
             patience=Patience(
@@ -95,8 +98,10 @@ class FrameSender(Driver):
         else:
             self.abort(f"the producer failed: {str(error) or type(error).__name__}")
 
-    def send(self, frame: Frame) -> None:
+    def send(self, frame: Frame, again: Callable[[], Frame] | None = None) -> None:
         """Send a frame; wait for credit, and for a receiver that is away. The pixels must not change afterwards.
+
+        `again` reads the same frame once more, from any thread: it need not stay in memory.
 
         Raises FrameError when the frame is not of the scan's shape and dtype, PeerError when the receiver is lost.
         """
@@ -114,8 +119,9 @@ class FrameSender(Driver):
                 self._blocked_s += time.monotonic() - asked_at
             else:
                 self._started_at = time.monotonic()
-            self._session.submit(packed)
+            self._session.submit(packed, None if again is None else lambda info: pack(again(), info, checksum=False)[1])
             self._wake()
+        self._warn_if_forgetful()
 
     def omit(self, indices: Sequence[int], *, reason: str, at_s: float) -> None:
         """Tell the receiver which projections are left out on purpose; wait for credit as `send` does.
@@ -179,6 +185,20 @@ class FrameSender(Driver):
     def close(self) -> None:
         """Free the address. Before the end of the scan this is an `abort`."""
         self.abort("the producer stopped before the end of the scan")
+
+    def _warn_if_forgetful(self) -> None:
+        """Log once that memory holds less than what a restarted receiver would ask for."""
+        if self._forgot or not self._session.forgets:
+            return
+        self._forgot = True
+        report = self.report
+        lasts_s = self._hold_bytes / max(1.0, report.bytes / max(report.seconds, 1e-3))
+        _LOG.warning(
+            "only the last %.0f MiB of frames are in memory, the receiver's checkpoint is older: a job that is killed "
+            "now cannot continue. Archive the frames (--archive FILE), raise producer.hold_mib, or write a checkpoint "
+            "every %.0f s (recon --set checkpoint.every_s)",
+            *(self._hold_bytes / 2**20, max(1.0, lasts_s / 2)),
+        )
 
     def _raise_if_over(self) -> None:
         self._raise_failure()

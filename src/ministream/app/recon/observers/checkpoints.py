@@ -28,6 +28,7 @@ class SaveCheckpoints(Quiet):
         self._writer = CheckpointWriter(self._comm, self._folder, run.assignment.slab.first)
         self._began_at, self._blocked_s = time.monotonic(), 0.0
         self._position: int | None = None
+        self._saved_to = run.position()
 
     def updated(self, update: Update) -> None:
         """Check the result of the last checkpoint, and start the next one if it is due."""
@@ -65,13 +66,15 @@ class SaveCheckpoints(Quiet):
             return True
         if not section.every_s or self._writer.busy:
             return False
-        # rank 0 decides, because the clocks of the ranks differ
-        interval_s = max(section.every_s, self._blocked_s / _SHARE)
-        return self._comm.bcast(time.monotonic() - self._began_at >= interval_s)
+        # rank 0 decides, because the clocks of the ranks differ, and it alone knows the position
+        passed_s = time.monotonic() - self._began_at
+        unsaved_mib = (self._run.position() - self._saved_to) * self._run.assignment.scan.frame_bytes / 2**20
+        wanted = passed_s >= section.every_s or unsaved_mib >= section.every_mib
+        return self._comm.bcast(wanted and passed_s >= self._blocked_s / _SHARE)
 
     def _begin(self, *, copied: bool) -> None:
         self._began_at = time.monotonic()
-        position = self._run.position()
+        position = self._saved_to = self._run.position()
         self._writer.begin(self._run.state(), copied=copied)
         self._position, self._blocked_s = position, time.monotonic() - self._began_at
 
