@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.faults.scans import Pair, processes_of, volume
+from ministream.storage import checkpoints
+from tests.faults.scans import Pair, assert_close, processes_of, rank_of, volume
 from tests.integration.jobs import Lab
 
 
@@ -24,12 +26,29 @@ def test_a_killed_relay_costs_nothing(
     np.testing.assert_array_equal(volume(jobs.out), undisturbed)
 
 
-def test_a_killed_rank_ends_the_whole_job(jobs: Lab) -> None:
-    pair = Pair(jobs).directly().until_streaming()
-    os.kill(processes_of(pair.recon, "recon")[-1], signal.SIGKILL)
-    assert pair.recon.wait() != 0
-    pair.producer.signal(signal.SIGTERM)
-    pair.producer.wait()
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_a_killed_rank_ends_a_job_without_a_launcher_and_a_resumed_one_gets_the_same_volume(
+    jobs: Lab, undisturbed: NDArray[np.float32], rank: int
+) -> None:
+    pair = Pair(jobs).directly(recon=("--set", "checkpoint.every_updates=1"))
+    pair.recon.until(lambda: checkpoints(jobs.out / "checkpoint"))
+    os.kill(rank_of(pair.recon, rank), signal.SIGKILL)
+    assert pair.recon.wait(30) != 0
+    said = rf"process rank {rank} with PID \d+ on node {os.uname().nodename} exited on signal 9"
+    assert len(re.findall(said, pair.recon.text)) == 1, pair.recon.text
+    address = jobs.announced("producer", pair.producer)["data"]
+    pair.reconstruct("--connect", address, "--resume", str(jobs.out / "checkpoint"))
+    pair.assert_complete()
+    assert "resumed from" in pair.recon.text
+    assert_close(volume(jobs.out), undisturbed)
+
+
+def test_a_rank_killed_while_starting_ends_the_job(jobs: Lab) -> None:
+    pair = Pair(jobs)
+    pair.reconstruct("--connect", "tcp://127.0.0.1:9")
+    pair.recon.until(lambda: processes_of(pair.recon, "recon"))
+    os.kill(processes_of(pair.recon, "recon")[0], signal.SIGKILL)
+    assert pair.recon.wait(30) != 0
 
 
 def test_a_killed_producer_leaves_an_incomplete_volume(jobs: Lab, credentials: list[str]) -> None:
