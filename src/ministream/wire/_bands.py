@@ -68,6 +68,11 @@ class SenderBands:
         """Whether frames that a receiver has not saved are not held any more: its job cannot be started again."""
         return any(band.forgets for band in self._bands.values())
 
+    @property
+    def max_held(self) -> int:
+        """How many frames may be in memory."""
+        return min((band.max_held for band in self._bands.values()), default=0)
+
     def submit(
         self, packed: Sequence[tuple[FrameHeader, Part]], reload: Callable[[ScanInfo], Part] | None = None
     ) -> None:

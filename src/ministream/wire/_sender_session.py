@@ -75,7 +75,7 @@ class SenderSession:
         self.asked_again = 0
         self.written: Written | None = None
         self._patience = patience
-        self._max_held = frames_within(hold_bytes, self.info.frame_bytes)
+        self.max_held = frames_within(hold_bytes, self.info.frame_bytes)
         self._store = FrameStore()
         self._limit = 0
         self._had = 0  # frames below it arrived from an earlier run of this producer
@@ -92,7 +92,7 @@ class SenderSession:
     @property
     def room(self) -> bool:
         """Whether the credit allows one more frame."""
-        return self._end is None and self.totals.next_seq < min(self._limit, self.consumed + self._max_held)
+        return self._end is None and self.totals.next_seq < min(self._limit, self.consumed + self.max_held)
 
     @property
     def forgets(self) -> bool:
@@ -212,7 +212,7 @@ class SenderSession:
             return  # the receiver has saved it, from an earlier run of this producer
         self._store.append((native.encode(entry), *payload), reload)
         # Frames used but not yet acknowledged serve a restarted receiver: kept while memory allows, or an archive.
-        self._store.unload(self.totals.next_seq - self._max_held)
+        self._store.unload(self.totals.next_seq - self.max_held)
 
     def _welcome(self, peer: bytes, hello: Hello, now: float) -> list[SenderEvent]:
         if hello.stream >= hello.streams:

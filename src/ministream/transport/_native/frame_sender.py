@@ -58,8 +58,7 @@ class FrameSender(Driver):
         keys: CurveKeys | None = None,
     ) -> None:
         super().__init__("frame sender", url)
-        self._checksum, self._hold_bytes = checksum, hold_bytes
-        self._forgot = False
+        self._checksum, self._forgot = checksum, False
         self._session = SenderBands(
             scan,
             patience=Patience(
@@ -191,13 +190,13 @@ class FrameSender(Driver):
         if self._forgot or not self._session.forgets:
             return
         self._forgot = True
-        report = self.report
-        lasts_s = self._hold_bytes / max(1.0, report.bytes / max(report.seconds, 1e-3))
+        report, frames = self.report, self._session.max_held
+        lasts_s = frames * report.seconds / max(1, report.projections)
         _LOG.warning(
-            "only the last %.0f MiB of frames are in memory, the receiver's checkpoint is older: a job that is killed "
-            "now cannot continue. Archive the frames (--archive FILE), raise producer.hold_mib, or write a checkpoint "
-            "every %.0f s (recon --set checkpoint.every_s)",
-            *(self._hold_bytes / 2**20, max(1.0, lasts_s / 2)),
+            "only the last %d frames are in memory, the receiver's checkpoint is older: a job that is killed now "
+            "cannot continue. Archive the frames (--archive FILE), or write a checkpoint every %.0f s (recon --set "
+            "checkpoint.every_s)",
+            *(frames, max(1.0, lasts_s / 2)),
         )
 
     def _raise_if_over(self) -> None:

@@ -7,6 +7,7 @@ import time
 from ministream import log
 from ministream.app.recon.observing import Quiet, Run, Update, VolumeWritten
 from ministream.storage import CheckpointWriter
+from ministream.wire.session import MAX_FRAMES_HELD
 
 _LOG = log.get(__name__)
 
@@ -29,6 +30,9 @@ class SaveCheckpoints(Quiet):
         self._began_at, self._blocked_s = time.monotonic(), 0.0
         self._position: int | None = None
         self._saved_to = run.position()
+        # half of what a producer without an archive holds for a restart
+        by_size = int(self._section.every_mib * 2**20 / run.assignment.scan.frame_bytes)
+        self._most_unsaved = max(1, min(by_size, MAX_FRAMES_HELD // 2))
 
     def updated(self, update: Update) -> None:
         """Check the result of the last checkpoint, and start the next one if it is due."""
@@ -68,8 +72,7 @@ class SaveCheckpoints(Quiet):
             return False
         # rank 0 decides, because the clocks of the ranks differ, and it alone knows the position
         passed_s = time.monotonic() - self._began_at
-        unsaved_mib = (self._run.position() - self._saved_to) * self._run.assignment.scan.frame_bytes / 2**20
-        wanted = passed_s >= section.every_s or unsaved_mib >= section.every_mib
+        wanted = passed_s >= section.every_s or self._run.position() - self._saved_to >= self._most_unsaved
         return self._comm.bcast(wanted and passed_s >= self._blocked_s / _SHARE)
 
     def _begin(self, *, copied: bool) -> None:
