@@ -159,6 +159,28 @@ def test_asked_to_stop_the_reconstruction_finishes(pair: Pair) -> None:
     assert pair.run() == [3, 3]
 
 
+STOPPED_TWICE = "n=0; trap 'n=$((n + 1)); [ $n -lt 2 ] || exit 3' TERM; " + FOREVER
+
+
+def test_a_producer_asked_to_stop_sends_what_it_has(pair: Pair) -> None:
+    pair.add("recon", "sleep 3; exit 3")
+    producer = pair.add("producer", f"trap 'sleep 0.5; echo \"ministream: 7 were sent\" >&2; exit 3' TERM; {FOREVER}")
+    pair.run(0.8)
+    producer.stop("SIGTERM")
+    assert pair.run() == [3, 3]
+    assert producer.outcome is not None
+    assert producer.outcome.reason == "the producer job is incomplete: 7 were sent"
+
+
+def test_a_producer_whose_partner_failed_is_told_twice(pair: Pair) -> None:
+    """It would wait for a receiver after the first signal. The outcome is its partner's."""
+    producer = pair.add("producer", STOPPED_TWICE)
+    pair.add("recon", "sleep 0.8; echo 'ministream: out/recon.h5: disk full' >&2; exit 5")
+    assert pair.run() == [5, 5]
+    assert producer.outcome is not None
+    assert "disk full" in producer.outcome.reason
+
+
 def test_asked_to_stop_before_the_stream_nothing_is_finished(pair: Pair) -> None:
     recon = pair.add("recon", FOREVER)
     pair.run(0.3)

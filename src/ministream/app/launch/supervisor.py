@@ -81,6 +81,7 @@ class Supervisor:
         self._job, self._announcement, self._timeouts = job, announcement, timeouts
         self._restarts, self._restarted = restarts, 0
         self._decided: Outcome | None = None
+        self._partner_failed = False
         self._poll_at = 0.0
         self._start()
 
@@ -117,8 +118,8 @@ class Supervisor:
     def stop(self, why: str, *, at_once: bool = False) -> None:
         """End the job; a reconstruction that has begun completes its window and writes, unless `at_once`."""
         if self.outcome is None:
-            code = ExitCode.INCOMPLETE if self._side == "recon" else ExitCode.PEER
-            self._end(Outcome(code=code, reason=f"{self._job} was stopped by {why}"), at_once=at_once)
+            reason = f"{self._job} was stopped by {why}"
+            self._end(Outcome(code=ExitCode.INCOMPLETE, reason=reason), at_once=at_once)
 
     def _step(self) -> None:
         code, now = self._child.code, time.monotonic()
@@ -134,9 +135,10 @@ class Supervisor:
         ended = self._rendezvous.partner_outcome()
         if ended is not None and self._side == "producer" and self._decided is not None and self._end_by is not None:
             self._end_by = min(self._end_by, time.monotonic() + KILL_AFTER_S)
-        # a producer that dropped projections has still sent the rest to the end
-        sent_all = self._side == "recon" and ended is not None and ended.code == ExitCode.INCOMPLETE
+        # a producer that dropped projections, or was stopped, has still sent the rest to the end
+        sent_all = self._side == "recon" and self._open and ended is not None and ended.code == ExitCode.INCOMPLETE
         if ended is not None and ended.failed and not sent_all:
+            self._partner_failed = True
             self._end(Outcome(code=ended.code, reason=f"{JOB[PARTNER[self._side]]} ended first: {ended.reason}"))
         elif ended is not None and self._side == "producer" and self._end_by is None:
             self._end_by = time.monotonic() + LINGER_S
@@ -185,7 +187,7 @@ class Supervisor:
         self._decided = self._decided or decided
         _LOG.warning("%s", decided.reason)
         if self._side == "producer":
-            limit_s = SECOND_SIGNAL_S if at_once or self._rendezvous.partner_outcome() else self._timeouts.finish_s
+            limit_s = SECOND_SIGNAL_S if at_once or self._partner_failed else self._timeouts.finish_s
             self._child.signal(signal.SIGTERM)
         else:
             orderly = self._open and not at_once
@@ -219,6 +221,8 @@ class Supervisor:
 
     def _outcome_of(self, code: int) -> Outcome:
         said = f": {self._child.explanation}" if self._child.explanation else ""
+        if code == ExitCode.INCOMPLETE and self._side == "producer" and self._partner_failed and self._decided:
+            return self._decided  # it was stopped because its partner failed
         if code == ExitCode.INCOMPLETE:
             return self._finished(code, f"{self._job} is incomplete{said}")
         if code == ExitCode.COMPLETE:

@@ -187,9 +187,10 @@ class FrameSender(Driver):
 
     def _warn_if_forgetful(self) -> None:
         """Log once that memory holds less than what a restarted receiver would ask for."""
-        if self._forgot or not self._session.forgets:
-            return
-        self._forgot = True
+        with self._changed:
+            if self._forgot or not self._session.forgets:
+                return
+            self._forgot = True
         report, frames = self.report, self._session.max_held
         lasts_s = frames * report.seconds / max(1, report.projections)
         _LOG.warning(
