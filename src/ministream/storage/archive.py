@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from ministream import atomic
 from ministream.errors import StorageError
 from ministream.model import Frame, FrameKind, Scan
+from ministream.storage.reserve import reserve_beside
 
 # Frames allocated at once if the scan does not announce their number.
 BLOCK_FRAMES = 256
@@ -74,8 +75,10 @@ class Archive:
         self._stream: list[tuple[FrameKind, str, int]] = []
         self._flushed_s = self._started_s = time.monotonic()
         self._started_at_s = time.time()
-        self._check_limit((scan.darks + scan.flats + (scan.projections or BLOCK_FRAMES)) * scan.frame_bytes)
+        wanted_bytes = (scan.darks + scan.flats + (scan.projections or BLOCK_FRAMES)) * scan.frame_bytes
+        self._check_limit(wanted_bytes)
         try:
+            reserve_beside(path, wanted_bytes)  # HDF5 crashes at the exit of a process in which it met a full disk
             with h5py.File(path, "x", libver=("earliest", "v110")) as file:
                 self._describe(file)
                 for name, count in zip(_DATASETS, (scan.darks, scan.flats, 0, 0, scan.projections), strict=True):

@@ -7,6 +7,8 @@ import errno
 import os
 from pathlib import Path
 
+from ministream import atomic
+
 _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -26,6 +28,15 @@ def reserve(path: Path, size: int) -> None:
         _compare(path, size)
     elif code:
         raise OSError(code, os.strerror(code), str(path))
+
+
+def reserve_beside(path: Path, size: int) -> None:
+    """Check that there is room for `size` bytes where `path` is to be written, as `reserve` does; nothing is left."""
+    part = atomic.part_of(path)
+    try:
+        reserve(part, size)
+    finally:
+        atomic.discard(part)
 
 
 def _fallocate(descriptor: int, size: int) -> int:
