@@ -5,10 +5,14 @@ Checks use open descriptors, so that nothing can be exchanged between check and 
 
 from __future__ import annotations
 
+import fcntl
 import grp
 import os
 import pwd
+import shutil
 import stat
+import tempfile
+import time
 from pathlib import Path
 
 from ministream.errors import ConfigError
@@ -98,3 +102,42 @@ def _is_own_group(gid: int) -> bool:
     except KeyError:
         return False
     return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+
+
+class LockedFolder:
+    """A temporary 0700 folder at `path`, `prefix` and a random name in `parent`, locked while this process lives.
+
+    Processes that were killed leave theirs behind: whoever makes one with the same prefix removes them.
+    """
+
+    # one that is just being made is not locked yet
+    _SETTLED_S = 60.0
+
+    def __init__(self, prefix: str, parent: str) -> None:
+        for path in Path(parent).glob(f"{prefix}*"):
+            self._remove_if_abandoned(path)
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def remove(self) -> None:
+        """Remove it; repeatable."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _remove_if_abandoned(self, path: Path) -> None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:  # another user's, or removed meanwhile
+            return
+        try:
+            found = os.fstat(descriptor)
+            if found.st_uid == os.geteuid() and time.time() - found.st_mtime > self._SETTLED_S:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+        except BlockingIOError:  # its process lives
+            return
+        finally:
+            os.close(descriptor)

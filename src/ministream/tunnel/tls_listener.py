@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import shutil
 import socket
 import ssl
 import tempfile
@@ -28,6 +27,7 @@ from cryptography import x509
 
 from ministream import log
 from ministream.errors import ConfigError, TunnelError
+from ministream.private import LockedFolder
 from ministream.tunnel import certificates
 from ministream.tunnel.address import Endpoint
 from ministream.tunnel.credentials import Credentials, check_name
@@ -85,7 +85,7 @@ class TlsListener:
         self._source = credentials.directory
         self._stamp = _stamp_of(credentials.directory)
         self._context = _server_context(credentials)
-        self._directory = Path(tempfile.mkdtemp(prefix="s2cs-", dir=_short_directory()))
+        self._folder = LockedFolder("s2cs-", _short_directory())
         self._numbers = itertools.count()
         self._strangers = Strangers(_MAX_STRANGERS, _MAX_STRANGERS_PER_ADDRESS)
         self._held: dict[str, _Held] = {}
@@ -95,7 +95,7 @@ class TlsListener:
     @property
     def backend(self) -> str:
         """Where the gRPC server is to listen."""
-        return f"unix:{self._directory / 'grpc'}"
+        return f"unix:{self._folder.path / 'grpc'}"
 
     def caller(self, peer: str) -> Caller | None:
         """The caller behind the peer address that gRPC gives; None for one that did not come through here."""
@@ -148,7 +148,7 @@ class TlsListener:
         await asyncio.gather(*tasks, return_exceptions=True)
         for listener in self._sockets:
             listener.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._folder.remove()
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -204,14 +204,14 @@ class TlsListener:
         held.seen()
 
     async def _carry(self, held: _Held, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        name = self._directory / f"c{next(self._numbers)}"
+        name = self._folder.path / f"c{next(self._numbers)}"
         peer = f"unix:{name}"
         inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             inner.setblocking(False)
             inner.bind(str(name))
             self._held[peer] = held
-            await asyncio.get_running_loop().sock_connect(inner, str(self._directory / "grpc"))
+            await asyncio.get_running_loop().sock_connect(inner, str(self._folder.path / "grpc"))
             name.unlink()
             inner_reader, inner_writer = await asyncio.open_unix_connection(sock=inner, limit=_CHUNK)
             ways = [
