@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ministream.model import Frame, FrameKind, Scan
+from ministream.wire import native
 
 
 def make_scan(**changes: Any) -> Scan:
@@ -43,3 +44,10 @@ def same(frame: Frame, other: Frame) -> bool:
     """Whether two frames agree in everything."""
     facts = ("kind", "index", "angle_rad", "acquired_s", "position")
     return all(getattr(frame, f) == getattr(other, f) for f in facts) and np.array_equal(frame.pixels, other.pixels)
+
+
+def flipped(part: native.Part, bit: int) -> bytes:
+    """The same bytes with one bit changed."""
+    changed = bytearray(part)
+    changed[bit // 8 % len(changed)] ^= 1 << bit % 8
+    return bytes(changed)

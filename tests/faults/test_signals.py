@@ -7,8 +7,7 @@ import socket
 
 import pytest
 
-from ministream.app.stop_signals import SAME_SIGNAL_S
-from tests.faults.scans import PROJECTIONS, Pair, last, processes_of, stopped, volume
+from tests.faults.scans import PROJECTIONS, Pair, volume
 from tests.integration.jobs import Lab
 
 long = pytest.mark.long
@@ -32,20 +31,6 @@ def test_the_producers_first_signal_ends_the_stream_in_order(
     stopped = f"stopped by {number.name}: {counts['sent']} of {PROJECTIONS} projections were sent"
     assert stopped in pair.producer.text.splitlines()[-1]
     assert volume(jobs.out).any()
-
-
-def test_the_producers_second_signal_ends_it_at_once(jobs: Lab) -> None:
-    still = ("--set", "recon.hang_timeout_s=60", "--outage-timeout", "10")
-    pair = Pair(jobs).directly(recon=still).until_streaming()
-    with stopped(*processes_of(pair.recon, "recon")):  # after the first signal alone it would wait for them
-        pair.producer.signal(signal.SIGTERM)
-        pair.producer.until(lambda: "sending what was acquired" in pair.producer.text)
-        last(1.5 * SAME_SIGNAL_S)  # sooner it would count as the same
-        pair.producer.signal(signal.SIGTERM)
-        assert pair.producer.wait() == 3, pair.text
-    assert "by the second signal after SIGTERM" in pair.producer.text
-    assert pair.recon.wait() == 3, pair.text
-    assert not jobs.summary()["complete"]
 
 
 def test_a_producer_without_a_receiver_ends_at_the_first_signal(jobs: Lab) -> None:

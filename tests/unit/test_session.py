@@ -46,7 +46,7 @@ from ministream.wire.session import (
     Stalled,
     TurnedAway,
 )
-from tests.native_stream import make_frame, make_frames, make_scan, same
+from tests.native_stream import flipped, make_frame, make_frames, make_scan, same
 
 PATIENCE = Patience(first_contact_s=60, outage_s=600, stall_s=30)
 FRAME_BYTES = make_scan().frame_bytes
@@ -55,13 +55,6 @@ FRAME_BYTES = make_scan().frame_bytes
 def a_receiver(credit: int = 4, **changes: object) -> ReceiverSession:
     facts = {"patience": PATIENCE, "now": 0.0, "credit_bytes": credit * FRAME_BYTES, "max_frame_bytes": 2**20}
     return ReceiverSession(**facts | changes)  # type: ignore[arg-type]
-
-
-def flipped(part: native.Part, bit: int) -> bytes:
-    """The same bytes with one bit changed."""
-    changed = bytearray(part)
-    changed[bit // 8 % len(changed)] ^= 1 << bit % 8
-    return bytes(changed)
 
 
 @dataclass

@@ -33,7 +33,7 @@ from ministream.wire.session import (
     SenderSession,
     SenderState,
 )
-from tests.native_stream import make_frame, make_scan, same
+from tests.native_stream import flipped, make_frame, make_scan, same
 
 PROJECTIONS = 12
 SCAN = make_scan(projections=PROJECTIONS, darks=1, flats=1)
@@ -326,13 +326,6 @@ class Stream(RuleBasedStateMachine):
         lost = ours.refused + theirs.dropped
         assert ours.written + lost == PROJECTIONS
         assert bool(shortfalls(theirs, ours)) == bool(self.job.refused or lost)
-
-
-def flipped(part: native.Part, bit: int) -> bytes:
-    """The same bytes with one bit changed."""
-    changed = bytearray(part)
-    changed[bit // 8 % len(changed)] ^= 1 << bit % 8
-    return bytes(changed)
 
 
 TestStream = Stream.TestCase

@@ -30,7 +30,7 @@ class AccountedSender:
     unless the overflow policy dropped them, now or, by `policies`, when the stream was recorded. Nothing is reported
     before the first projection, since a report ends the calibration. With `calibration_first` later flats and darks are
     not sent: projections are corrected as they come. `record` keeps every frame that was sent, and who dropped others.
-    `dropped` counts projections by the reason why they were not sent, after a signal (`stop`) also the rest of the scan;
+    `dropped` counts projections by the reason why they were not sent, after a signal (`stop`) the rest of the scan too;
     `latency` records, where it is set, the seconds from the acquisition until a projection has entered the stream.
     """
 
