@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -82,6 +85,17 @@ def new_figure(width: float, height: float, layout: Literal["compressed", "const
             "pictures need matplotlib: pip install 'ministream[pictures]', or output.pictures = false"
         ) from error
     return Figure(figsize=(width, height), layout=layout, facecolor="white")
+
+
+def load() -> None:
+    """Import what drawing needs, in a thread of its own: later the first picture does not wait for it."""
+    threading.Thread(target=_load, name="load matplotlib", daemon=True).start()
+
+
+def _load() -> None:
+    with contextlib.suppress(ModuleNotFoundError):  # told when a picture is drawn
+        importlib.import_module("matplotlib.backends.backend_agg")
+        importlib.import_module("matplotlib.figure")
 
 
 def quiet_axes(axes: Any) -> None:

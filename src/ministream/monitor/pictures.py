@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -19,10 +20,13 @@ from ministream.monitor._figure import (
     VolumeView,
     attenuation_label,
     grey_window,
+    load,
     new_figure,
     quiet_axes,
     save,
 )
+
+__all__ = ["Array", "against_truth", "load", "orthogonal", "over_time"]
 
 # A cut across the slices with a smaller aspect ratio is stretched, to remain readable.
 MIN_ASPECT = 0.22
@@ -30,7 +34,6 @@ MIN_ASPECT = 0.22
 WIDEST_CUT = 1.7
 MAX_MOMENTS = 8
 NAMES = ("slice", "row", "col")
-BELOW = {"location": "bottom", "shrink": 0.6, "aspect": 40, "pad": 0.02}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,40 +115,60 @@ def against_truth(volume: VolumeView, truth: VolumeView, path: Path) -> None:
     style = _style(volume, ideal)
     bound = max(map(abs, grey_window([view.plane for view in errors])))
     difference = dataclasses.replace(style, limits=(-bound, bound), colours="RdBu_r")
-    heights = [view.aspect for view in views]
-    figure = new_figure(13.0, 3.9 * sum(heights) + 0.6 * len(heights) + 1.2)
+    # inches; every panel is as wide as the slice, the cuts below it
+    width, margin, gap = 3.5, 0.75, 0.8
+    tops = list(itertools.accumulate((view.aspect * width + gap for view in views), initial=0.0))
+    height = tops[-1] + 1.3
+    figure = new_figure(3 * (margin + width) + 0.25, height, layout=None)
     _headline(figure, _describe(volume))
-    grid = figure.subplots(len(views), 3, squeeze=False, height_ratios=heights)
+    place = partial(_place, figure)
     for column, (word, panels) in enumerate((("image", views), ("truth", ideal), ("difference", errors))):
-        for axes, view in zip(grid[:, column], panels, strict=True):
+        left = margin + column * (margin + width)
+        for top, view in zip(tops, panels, strict=False):
             titled = dataclasses.replace(view, title=f"{word}, {view.title}")
+            axes = place(left, height - 0.75 - top - width * view.aspect, width, width * view.aspect)
             mappable = _draw(axes, titled, difference if word == "difference" else style)
         if word == "truth":
-            _colour_bar(figure, mappable, style.label, ax=grid[:, :2], **BELOW)
-    _colour_bar(figure, mappable, f"image − truth, {style.label}", ax=grid[:, 2], **BELOW)
+            cax = place(1.5 * margin + 0.5 * width, 0.55, width, 0.14)
+            _colour_bar(figure, mappable, style.label, cax=cax, orientation="horizontal")
+    cax = place(left + 0.15 * width, 0.55, 0.7 * width, 0.14)
+    _colour_bar(
+        figure,
+        mappable,
+        f"image − truth, {volume.attributes.get('units', '1/pixel')}",
+        cax=cax,
+        orientation="horizontal",
+    )
     save(figure, path)
 
 
-def over_time(moments: Sequence[VolumeView], path: Path, index: int = 0) -> None:
-    """Draw slice `index` of up to eight of the snapshots `moments`, oldest first, with one grey scale, to a PNG.
+def over_time(moments: Sequence[VolumeView], path: Path) -> None:
+    """Draw the middle slice of up to eight of the snapshots `moments`, oldest first, with one grey scale, to a PNG.
 
     Raises StorageError, and ConfigError without matplotlib.
     """
     chosen = _spread(moments)
+    slices, rows, cols = chosen[-1].shape
+    index = slices // 2
     views = [_View(title=_moment(volume), plane=volume.plane(0, index)) for volume in chosen]
     style = _style(chosen[-1], views[-1:])
-    cols = min(len(chosen), 4)
-    rows = math.ceil(len(chosen) / cols)
-    figure = new_figure(2.9 * cols + 0.9, 3.1 * rows + 0.5)
-    _headline(figure, f"Slice {index} of {chosen[-1].shape[0]} while the scan runs")
-    grid = figure.subplots(rows, cols, squeeze=False)
-    for axes, view in zip(grid.flat, views, strict=False):
+    across = min(len(chosen), 4)
+    down = math.ceil(len(chosen) / across)
+    # inches
+    width, gap, bar = 2.7, 0.1, 0.16
+    step = width * rows / cols + 0.4
+    right, height = gap + across * (width + gap), down * step + 0.5
+    figure = new_figure(right + 0.15 + bar + 0.75, height, layout=None)
+    _headline(figure, f"Slice {index} of {slices} while the scan runs")
+    place = partial(_place, figure)
+    for number, view in enumerate(views):
+        line, column = divmod(number, across)
+        axes = place(gap + column * (width + gap), height - 0.4 - (line + 1) * step + 0.05, width, step - 0.4)
         mappable = _draw(axes, view, style)
         axes.set(xticks=[], yticks=[])
-    for axes in grid.flat[len(views) :]:
-        axes.set_axis_off()
-    _scale_bar(grid.flat[len(views) - 1], views[-1].plane, style.scale)
-    _colour_bar(figure, mappable, style.label, ax=grid, pad=0.02, shrink=0.85, aspect=25)
+    _scale_bar(axes, views[-1].plane, style.scale)
+    tall = min(height - 1.0, 4.0)
+    _colour_bar(figure, mappable, style.label, cax=place(right + 0.15, (height - 0.3 - tall) / 2, bar, tall))
     save(figure, path)
 
 

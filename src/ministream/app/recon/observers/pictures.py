@@ -29,6 +29,10 @@ class DrawPictures(Quiet):
         self._scan, self._directory = run.assignment.scan, run.assignment.config.output.directory
         self._n, self._shown_at = run.assignment.n, run.shown_at
 
+    def started(self) -> None:
+        """Load the library while nothing else is to do."""
+        pictures.load()
+
     def finished(self, written: VolumeWritten) -> None:
         """Draw all of them."""
         with ExitStack() as stack:
