@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 
 from ministream import config
 from ministream.app.producer.job import produce
+from ministream.app.stop_signals import SAME_SIGNAL_S
 from ministream.errors import IncompleteError
-from ministream.transport import Arrived, Ended, Event, Omitted
+from ministream.transport import Arrived, Ended, Event, Lost, Omitted
 from ministream.transport.native import FrameReceiver
 from tests.waiting import eventually
 
@@ -45,6 +47,38 @@ class Receiving(threading.Thread):
                 if len(self.events) == AFTER:
                     os.kill(os.getpid(), signal.SIGTERM)
             receiver.conclude(written=True, complete=False, text="the rest is missing")
+
+
+class Standing(threading.Thread):
+    """Takes two frames, then stands still; this process gets two signals, or several of one."""
+
+    def __init__(self, announcement: Path) -> None:
+        super().__init__()
+        self._announcement = announcement
+        self.last: Event | None = None
+
+    def run(self) -> None:
+        eventually(self._announcement.exists)
+        with FrameReceiver(json.loads(self._announcement.read_text())["data"], credit_bytes=1) as receiver:
+            receiver.scan(20)
+            for _ in range(2):
+                assert isinstance(receiver.next(20), Arrived)
+            for _ in range(3):  # mpirun, srun and the batch system may all pass it on
+                os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1.2 * SAME_SIGNAL_S)
+            os.kill(os.getpid(), signal.SIGINT)
+            self.last = receiver.next(20)
+
+
+def test_the_second_signal_ends_the_job_at_once(tmp_path: Path) -> None:
+    announcement = tmp_path / "addresses.json"
+    standing = Standing(announcement)
+    standing.start()
+    with pytest.raises(IncompleteError, match=r"^stopped by SIGINT at once, by the second signal after SIGTERM$"):
+        produce(config.load(None, {"source": SOURCE}), announcement)
+    standing.join(20)
+    assert isinstance(standing.last, Lost)
+    assert "stopped by SIGINT at once" in standing.last.text
 
 
 @pytest.mark.parametrize("how", ["block", "drop-oldest", "archive"])
