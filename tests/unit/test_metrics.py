@@ -117,6 +117,11 @@ def test_names_follow_the_conventions_of_prometheus(metric: catalogue.Metric) ->
     assert not {"le", "quantile", "instance", "job"} & set(metric.labels)
 
 
+def test_a_producer_cannot_invent_labels() -> None:
+    found = list(catalogue.dropped({"source": 1, "a": 2, "b": 3}))
+    assert [(reading.labels, reading.value) for reading in found] == [(("source",), 1), (("other",), 5)]
+
+
 # latencies
 
 

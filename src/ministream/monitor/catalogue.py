@@ -5,7 +5,7 @@ Nothing here needs prometheus-client, which only the endpoint imports.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -15,6 +15,9 @@ Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
 
 CATALOGUE: dict[str, Metric] = {}
 """By name, in the order of docs/metrics.md."""
+
+DROP_REASONS = ("drop-oldest", "decimate", "source")
+"""The reasons why a producer leaves out projections. Another producer may name others: labels must stay bounded."""
 
 MAX_RANKS = 256
 """Ranks with a label of their own; the stages of all further ranks are added up under `others`."""
@@ -71,7 +74,7 @@ REFUSED = _metric(
 )  # fmt: skip
 DROPPED = _metric(
     "dropped_projections_total", "counter", "Projections that the producer left out", "recon producer",
-    reason="drop-oldest, decimate, source",
+    reason=", ".join((*DROP_REASONS, "other")),
 )  # fmt: skip
 LAG = _metric("lag_projections", "gauge", "Projections that have arrived and are not in the image yet", "recon")
 LAST_ARRIVAL = _metric("last_arrival_timestamp_seconds", "gauge", "When the last projection arrived; 0: none", "recon")
@@ -155,6 +158,18 @@ CREDENTIALS_READABLE = _metric(
     "credentials_readable", "gauge", "0: the folder or its list of revoked certificates cannot be used",
     "recon producer s2cs",
 )  # fmt: skip
+
+
+def dropped(counts: Mapping[str, int]) -> Iterator[Reading]:
+    """Projections left out, by reason; unknown reasons together."""
+    others = 0
+    for reason, count in counts.items():
+        if reason in DROP_REASONS:
+            yield Reading(DROPPED, count, (reason,))
+        else:
+            others += count
+    if others:
+        yield Reading(DROPPED, others, ("other",))
 
 
 def rows() -> list[str]:

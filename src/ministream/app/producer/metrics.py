@@ -18,7 +18,6 @@ def readings(sender: AccountedSender) -> Iterator[Reading]:
     yield Reading(catalogue.BLOCKED, report.blocked_s)
     if report.unacknowledged is not None:
         yield Reading(catalogue.UNACKNOWLEDGED, report.unacknowledged)
-    for reason, count in sender.dropped.items():
-        yield Reading(catalogue.DROPPED, count, (reason,))
+    yield from catalogue.dropped(sender.dropped.copy())
     if sender.latency is not None and sender.latency.count:
         yield Reading(catalogue.LATENCY, sender.latency, ("sent",))

@@ -304,8 +304,7 @@ class Ingress:
         dropped = Counter[str]()
         for omitted in list(self.omitted):
             dropped[omitted.reason] += len(omitted.indices)
-        for reason, count in dropped.items():
-            yield Reading(catalogue.DROPPED, count, (reason,))
+        yield from catalogue.dropped(dropped)
 
     def tunnel(self) -> dict[str, str | int] | None:
         """Kind, cipher and bytes of the tunnel in use; None without a tunnel and on all ranks except rank 0."""
