@@ -56,6 +56,17 @@ def is_structured() -> bool:
     return any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger("ministream").handlers)
 
 
+def event_of(line: str) -> dict[str, str] | None:
+    """The event of a line in JSON; None for any other line, also for one that was cut off."""
+    if not line.startswith("{"):
+        return None
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and {"logger", "message"} <= set(event) else None
+
+
 def get(name: str) -> logging.Logger:
     """The logger of one module: `log.get(__name__)`."""
     return logging.getLogger(name)

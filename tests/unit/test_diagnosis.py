@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from ministream.app.launch.diagnosis import Certainty, Diagnosis, killed_by
+from ministream.log import COMMAND, JsonLines
 
 RULER = "-" * 74
 
@@ -93,3 +96,25 @@ def test_a_line_of_another_program_is_the_last_resort() -> None:
 def test_signals_in_words() -> None:
     assert killed_by(11) == "killed by SIGSEGV"
     assert killed_by(250) == "killed by 250"
+
+
+def event(logger: str, message: str) -> str:
+    record = logging.LogRecord(logger, logging.ERROR, "", 0, "%s", (message,), None)
+    return JsonLines("rank 1", 1).format(record) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "cause", "certainty"),
+    [
+        (event(COMMAND, "scan.h5: no such file"), "scan.h5: no such file", Certainty.COMMAND),
+        (event("ministream.parallel.mpi", "rank 1 of 2 on node7 failed: no flats"),
+         "rank 1 of 2 on node7 failed: no flats", Certainty.RANK),
+        (event("ministream.x", "a remark"), "a remark", Certainty.LAST_LINE),
+        (event("ministream.x", "cut")[:40] + "\n", event("ministream.x", "cut")[:40], Certainty.LAST_LINE),
+        ('{"other": 1}\n', '{"other": 1}', Certainty.LAST_LINE),
+    ],
+)  # fmt: skip
+def test_events_of_a_json_log_are_read_like_lines(line: str, cause: str, certainty: Certainty) -> None:
+    diagnosis = Diagnosis()
+    assert diagnosis.read(line) == line
+    assert (diagnosis.cause, diagnosis.certainty) == (cause, certainty)

@@ -6,7 +6,6 @@ Lines in, lines out, no process: `Diagnosis.read` returns the line as the user s
 from __future__ import annotations
 
 import enum
-import json
 import re
 import signal
 
@@ -85,10 +84,10 @@ class Diagnosis:
 
 def _plain(text: str) -> str:
     """An event of a JSON log as the line that people get."""
-    if not text.startswith('{"time"'):
+    event = log.event_of(text)
+    if event is None:
         return text
-    event = json.loads(text)
-    return f"ministream: {event['message']}" if event["logger"] == log.COMMAND else str(event["message"])
+    return f"ministream: {event['message']}" if event["logger"] == log.COMMAND else event["message"]
 
 
 _SIGNALS = frozenset(int(number) for number in signal.Signals)

@@ -114,7 +114,7 @@ class Child:
                 shown = self._diagnosis.read(text)
                 if shown is None:
                     _LOG.debug("%s: %s", self.name, text.rstrip())
-                elif log.is_structured() and not text.startswith("{"):
+                elif log.is_structured() and log.event_of(text) is None:
                     _LOG.info("%s: %s", self.name, text.rstrip())
                 else:
                     sys.stderr.write(shown)
