@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _RecordedRow:
+class RecordedRow:
     """One detector row of a scan: raw pixels [1, cols] of every frame, with kind, index, angle and position."""
 
     scan: Scan
@@ -92,10 +92,10 @@ def try_values(settings: Config, tables: dict[str, Any], wanted: Trial, row: int
         config.load(None, {**tables, wanted.table: {**tables.get(wanted.table, {}), wanted.key: value}})
         for value in wanted.values
     ]
-    recorded = _read(settings, row)
+    (recorded,) = read_rows(settings, lambda scan: _one_row(scan, row))
     slices = []
     for each, label in zip(configs, wanted.labels, strict=True):
-        slices.append(_slice(each, recorded))
+        slices.append(row_slice(each, recorded))
         _LOG.info("%s = %s: done", wanted.name, label)
     largest = max(image.shape[0] for image in slices)
     stack = np.stack([_centred(image, largest) for image in slices])
@@ -113,23 +113,32 @@ def try_values(settings: Config, tables: dict[str, Any], wanted: Trial, row: int
     return contact_sheet.draw(stack, wanted.labels, folder / f"{stem}.png", title=title), written
 
 
-def _read(settings: Config, row: int | None) -> _RecordedRow:
+def read_rows(settings: Config, choose: Callable[[Scan], Sequence[int]]) -> list[RecordedRow]:
+    """The detector rows that `choose` selects, read in one pass. Raises InputError for a scan without projections."""
     with open_source(settings.source, order="sequential", repeat=1) as source:
         scan = source.describe()
-        row = scan.rows // 2 if row is None else row
-        if not 0 <= row < scan.rows:
-            raise InputError(f"--row {row}: the scan has rows 0 to {scan.rows - 1}")
+        rows = list(choose(scan))
         frames = [
-            (frame.kind, frame.index, frame.angle_rad, frame.position, np.array(frame.pixels[row : row + 1]))
+            (frame.kind, frame.index, frame.angle_rad, frame.position, np.array(frame.pixels[rows]))
             for frame in source.frames()
             if frame.kind is not FrameKind.PROJECTION or not never_written(frame.pixels)
         ]
     if not any(kind is FrameKind.PROJECTION for kind, *_ in frames):
         raise InputError(f"scan {scan.scan_id} holds no projections: choose another file with --set source.file=FILE")
-    return _RecordedRow(scan=scan, row=row, frames=frames)
+    return [
+        RecordedRow(scan=scan, row=row, frames=[(*frame[:-1], frame[-1][k : k + 1]) for frame in frames])
+        for k, row in enumerate(rows)
+    ]
 
 
-def _slice(settings: Config, recorded: _RecordedRow) -> NDArray[np.float32]:
+def _one_row(scan: Scan, row: int | None) -> list[int]:
+    row = scan.rows // 2 if row is None else row
+    if not 0 <= row < scan.rows:
+        raise InputError(f"--row {row}: the scan has rows 0 to {scan.rows - 1}")
+    return [row]
+
+
+def row_slice(settings: Config, recorded: RecordedRow) -> NDArray[np.float32]:
     """The slice [n, n] with these settings, from all projections at once."""
     scan = recorded.scan
     assignment = assign(0, 1, settings, scan, threads=1)

@@ -1,10 +1,11 @@
-"""`ministream quality`: compare volumes as the quality check of aps-mini-apps does."""
+"""`ministream quality`: compare volumes as the quality check of aps-mini-apps does; resolution, contrast."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ministream.cli import SetOption
+from ministream.cli.resolution import contrast, contrast_table, of_halves, of_scan
+from ministream.cli.resolution import table as resolution_table
 from ministream.errors import ConfigError, InputError
 
 COLUMNS = {
@@ -50,24 +54,91 @@ def quality(
     slices: Annotated[
         str | None, typer.Option(help="Slices to compare, as in Python: 10, 0:100 or ::8.", metavar="RANGE")
     ] = None,
+    resolution: Annotated[
+        bool,
+        typer.Option("--resolution", help="A and B are from halves of a scan: Fourier ring and shell correlation."),
+    ] = False,
+    halves: Annotated[
+        bool, typer.Option("--halves", help="A is a recorded scan: the same, from its even and odd projections.")
+    ] = False,
+    signal: Annotated[
+        str | None, typer.Option(help="Contrast-to-noise of A: rows and columns of the signal.", metavar="R:R,C:C")
+    ] = None,
+    background: Annotated[
+        str | None, typer.Option(help="Rows and columns of the background.", metavar="R:R,C:C")
+    ] = None,
+    settings: SetOption = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all numbers here (- for standard output).", metavar="FILE")
     ] = None,
 ) -> None:
-    """MS-SSIM, SSIM, UQI, MSE and PSNR as iqcheck.py computes them, with NRMSE and correlation."""
+    """MS-SSIM, SSIM, UQI, MSE and PSNR as iqcheck.py computes them, with NRMSE and correlation.
+
+    Or the resolution from two halves of a scan, or contrast-to-noise. Example: ministream quality scan.h5 --halves
+    """
+    _check_choice(resolution, halves, signal, background, reference)
+    names = (dataset, reference_dataset or dataset)
+    if halves:
+        report = of_scan(image, partial(_rows, slices), settings)
+        shown = resolution_table(report)
+    elif resolution and reference is not None:
+        report, shown = _resolution(image, reference, names, slices)
+    elif signal is not None and background is not None:
+        report, shown = _contrast(image, dataset, slices, signal, background)
+    else:
+        report, shown = _comparison(image, reference, names, transpose, slices)
+    if json_file is None or str(json_file) != "-":
+        Console().print(shown)
+    if json_file is not None:
+        _write(report, json_file)
+
+
+def _check_choice(
+    resolution: bool, halves: bool, signal: str | None, background: str | None, reference: Path | None
+) -> None:
+    regions = signal is not None or background is not None
+    if resolution + halves + regions > 1:
+        raise ConfigError("--resolution, --halves and --signal with --background are three commands: choose one")
+    if regions and (signal is None or background is None):
+        raise ConfigError("contrast-to-noise has two regions: give both --signal R:R,C:C and --background R:R,C:C")
+    if resolution and reference is None:
+        raise ConfigError("--resolution compares two volumes: name both, or a recorded scan with --halves")
+
+
+def _rows(chosen: str | None, count: int) -> list[int]:
+    """The rows of a scan that `--slices` selects; the middle one by default."""
+    return [count // 2] if chosen is None else _numbers(chosen, count)
+
+
+def _resolution(image: Path, reference: Path, names: tuple[str, str], slices: str | None) -> tuple[Any, Table]:
+    from ministream.storage import Volume
+
+    with Volume(image, names[0]) as first, Volume(reference, names[1]) as second:
+        report = of_halves(first, second, partial(_numbers, slices))
+    return report, resolution_table(report)
+
+
+def _contrast(image: Path, dataset: str, slices: str | None, signal: str, background: str) -> tuple[Any, Table]:
+    from ministream.storage import Volume
+
+    with Volume(image, dataset) as volume:
+        report = contrast(volume, partial(_rows, slices), signal, background)
+    return report, contrast_table(report)
+
+
+def _comparison(
+    image: Path, reference: Path | None, names: tuple[str, str], transpose: bool, slices: str | None
+) -> tuple[Any, Table]:
     from ministream.storage import Volume
 
     reference_path, images = _pairs(image, reference)
-    with Volume(reference_path, reference_dataset or dataset) as truth:
+    with Volume(reference_path, names[1]) as truth:
         results = []
         for path in images:
-            with Volume(path, dataset) as volume:
+            with Volume(path, names[0]) as volume:
                 results.append(_compare(volume, truth, transpose, slices))
     report = {"reference": str(reference_path), "volumes": results}
-    if json_file is None or str(json_file) != "-":
-        Console().print(_table(report))
-    if json_file is not None:
-        _write(report, json_file)
+    return report, _table(report)
 
 
 def _pairs(image: Path, reference: Path | None) -> tuple[Path, list[Path]]:
