@@ -17,6 +17,7 @@ from tests.odd_scans import (
     DISKS,
     FLAT,
     ROWS,
+    OddScan,
     counts,
     good,
     line_integrals,
@@ -260,3 +261,82 @@ def test_a_sample_wider_than_the_detector_is_noticed_and_padding_takes_the_glow_
     glow = abs(plain.volume[:, rim].mean() - expected)
     assert glow > 0.2 * expected
     assert abs(padded.volume[:, 8:-8, 8:-8][:, rim].mean() - expected) < 0.3 * glow
+
+
+# faults that each leave a complete image of every projection, and a wrong volume
+
+
+TALL = 32
+
+
+def noisy(integrals: np.ndarray) -> np.ndarray:
+    """Counts with photon noise."""
+    return np.random.default_rng(0).poisson(counts(integrals)).astype(np.uint16)
+
+
+def tall(**changes: Any) -> OddScan:
+    """A scan of 32 rows with photon noise, of which the gate measures 4."""
+    air = np.zeros((10, TALL, COLS))
+    facts = {"data": noisy(line_integrals(DEGREES, rows=TALL)), "flats": noisy(air), "darks": noisy(air + 99)}
+    return good(**facts | changes)
+
+
+def test_a_noisy_scan_is_right_and_nothing_is_said() -> None:
+    result = reconstruct(tall())
+    assert result.notices == {}
+    assert result.correlation() > 0.95
+
+
+@pytest.mark.parametrize("fill", [0, 100, 4095, 65535])
+@pytest.mark.parametrize("frames", [[45], range(60, 90)], ids=["one", "many"])
+def test_rows_that_were_never_written_make_a_run_incomplete(fill: int, frames: Any) -> None:
+    scan = tall()
+    scan.data[np.ix_(list(frames), [29, 30, 31])] = fill
+    result = reconstruct(scan)
+    assert list(result.notices) == ["rows-unwritten"]
+    assert result.notices["rows-unwritten"].numbers == {"frames": len(frames), "rows": 3}
+    named = "[45]" if len(frames) == 1 else "[[60,90]]"
+    assert f"Exclude them with --set source.exclude={named}" in result.flaw
+    kept = [k for k in range(ANGLES) if k not in frames]
+    assert reconstruct(tall(data=scan.data[kept], degrees=DEGREES[kept])).flaw == ""
+    assert reconstruct(scan, plausibility={"accept": ["rows-unwritten"]}).flaw == ""
+
+
+def test_images_that_a_detector_repeats_are_named() -> None:
+    scan = tall()
+    scan.data[30:45] = scan.data[29]
+    notice = reconstruct(scan).notices["projections-repeated"]
+    assert notice.frames == tuple(range(30, 45))
+    assert "--set source.exclude=[[30,45]]" in notice.text
+
+
+def test_a_sample_that_looks_the_same_from_all_sides_repeats_nothing() -> None:
+    centred = counts(line_integrals(DEGREES, disks=((0.0, 0.0, 12.0, 0.02),)))
+    assert reconstruct(good(data=centred)).notices == {}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [DEGREES * 2, DEGREES * 1.5, np.r_[DEGREES[:30], DEGREES[30:60][::-1], DEGREES[60:]]],
+    ids=["twice", "one and a half", "a third in reverse"],
+)
+def test_angles_that_the_width_of_the_sample_contradicts_are_noticed(said: np.ndarray) -> None:
+    """The centre of mass of this sample is near the axis, and hardly moves."""
+    codes = set(reconstruct(tall(degrees=said)).notices)
+    assert codes & {"second-moment", "centre-of-mass"}
+
+
+def test_projections_that_are_missing_in_the_middle_are_noticed() -> None:
+    data = noisy(line_integrals(np.r_[DEGREES[:40], DEGREES[40:] + 10.0], rows=TALL))
+    assert list(reconstruct(tall(data=data)).notices) == ["second-moment"]
+
+
+def test_flats_that_show_the_sample_are_noticed() -> None:
+    assert "transmission-above-1" in reconstruct(tall(flats=tall().data[:10])).notices
+
+
+def test_noise_alone_is_not_brighter_than_the_flat() -> None:
+    """A twentieth of the pixels of air exceeds the flat by more than 10 %."""
+    few = np.random.default_rng(0).poisson(300 * np.exp(-line_integrals(DEGREES, rows=TALL))).astype(np.uint16)
+    flats = np.random.default_rng(1).poisson(300, (50, TALL, COLS)).astype(np.uint16)
+    assert reconstruct(good(data=few, flats=flats, darks=None)).notices == {}

@@ -148,9 +148,32 @@ def test_the_measures_are_those_of_the_sampled_rows() -> None:
     u = np.arange(COLS) - (COLS - 1) / 2
     for row, measures in zip(device.sampled, device.measures, strict=True):
         line = result[row].astype(float)
-        expected = [line.sum(), (line * u).sum(), line[0], line[-1], 0, 2]
+        expected = [line.sum(), (line * u).sum(), line[0], line[-1], 0, 2, (line * u**2).sum()]
         np.testing.assert_allclose(measures, expected, rtol=1e-4, atol=1e-4)
     assert device.sampled.size == 4
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "blank"),
+    [
+        (np.uint16, [0, 20000], 2),
+        (np.uint16, [50000, 65535], 1),  # air without noise, and a fill value
+        (np.float32, [np.nan, np.inf], 2),
+        (np.float32, [3e38, 50100], 1),
+    ],
+)
+def test_rows_of_one_value_that_is_not_the_beams_are_counted(dtype: Any, values: list[float], blank: int) -> None:
+    device = corrector()
+    flat = np.full((ROWS, COLS), 50000, np.uint16)
+    flat[0] = 0  # a row of dead pixels
+    device.add(FrameKind.FLAT, flat)
+    raw = frames(1, 30000)[0].astype(dtype)
+    raw[0], raw[1], raw[-1] = 0, *values
+    correct(device, raw)
+    assert device.blank_rows == blank
+    raw[[1, -1], 0] = 100
+    correct(device, raw)
+    assert device.blank_rows == 0
 
 
 @pytest.mark.parametrize(("flat", "dark"), [(0, 0), (10, 100)])

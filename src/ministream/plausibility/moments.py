@@ -1,9 +1,10 @@
 """Consistency of the projections: in parallel beam, a detector row records the same slice from every direction.
 
-The total attenuation of a slice is then the same in every projection, and its centre of mass moves along
-a + b cos(theta) + c sin(theta), where a is the rotation axis (the Helgason-Ludwig conditions of order 0 and 1). Rows
-and angles that are swapped, angles in the wrong order and a wrong axis break one of them. Both hold only while the
-whole sample is in the field of view.
+The total attenuation of a slice is then the same in every projection, its centre of mass moves along
+a + b cos(theta) + c sin(theta), where a is the rotation axis, and its second moment about the axis along
+a + b cos(2 theta) + c sin(2 theta) (the Helgason-Ludwig conditions of order 0, 1 and 2). Rows and angles that are
+swapped, angles in the wrong order and a wrong axis break one of them. They hold only while the whole sample is in the
+field of view.
 """
 
 from __future__ import annotations
@@ -15,17 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ministream.model import Notice, notice
+from ministream.plausibility.record import Moments
 
 FEWEST_PROJECTIONS = 12
 LEAST_COVERAGE_RAD = math.radians(150)
 TOTAL_SPREAD = 0.2
 """The total attenuation of a slice may vary by this fraction of its median beyond the noise."""
-PATH_SHARE = 0.01
+PATH_SHARE = 0.005
 """The centre of mass may deviate from its sinusoid by this fraction of the columns, by PATH_SIGMA times its noise,
 and by PATH_PART of its full movement.
 """
 PATH_SIGMA = 4.0
-PATH_PART = 0.25
+PATH_PART = 0.15
+SIZE_SHARE = 0.002
+"""The second moment may deviate from its polynomial by this fraction of the squared columns, by PATH_SIGMA times its
+noise, and by SIZE_PART of its full variation.
+"""
+SIZE_PART = 0.1
 AXIS_SHARE = 0.02
 """The axis may differ from the one used by this fraction of the columns, and by AXIS_SIGMA of its own error."""
 LEAST_AXIS_COLS = 1.5
@@ -35,7 +42,7 @@ ROWS_SHARE = 0.01
 LARGEST_TILT_RAD = math.radians(1)
 LEAST_COLS = 0.5
 
-_ROBUST = 1.4826
+_ROBUST, _NORMAL_90 = 1.4826, 1.6449  # median and 90th percentile of |x| to the standard deviation of a normal x
 _LEAST_MASS = 0.01  # minimum mean line integral of a row that contains a sample
 
 
@@ -43,7 +50,8 @@ _LEAST_MASS = 0.01  # minimum mean line integral of a row that contains a sample
 class RowFits:
     """For each sampled detector row [rows] that contains a sample: its position, the relative variation of its total
     attenuation, the fitted axis column and its standard error, the movement of the centre of mass, and its deviation
-    from the sinusoid. `noise`: the parts of spread and deviation explained by noise. Unit: columns unless stated.
+    from the sinusoid; variation and deviation of the second moment, in squared columns. `noise`: the parts of spread
+    and deviations explained by noise. Unit: columns unless stated.
     """
 
     row: NDArray[np.float64]
@@ -54,6 +62,9 @@ class RowFits:
     movement: NDArray[np.float64]
     deviation: NDArray[np.float64]
     deviation_noise: NDArray[np.float64]
+    size_variation: NDArray[np.float64]
+    size_deviation: NDArray[np.float64]
+    size_noise: NDArray[np.float64]
 
     def as_array(self) -> NDArray[np.float64]:
         """[rows, fields], for gathering."""
@@ -65,36 +76,41 @@ class RowFits:
         return cls(**dict(zip(RowFits.__slots__, rows.T, strict=True)))
 
 
-def fit(
-    angle_rad: NDArray[np.float64],
-    total: NDArray[np.float64],
-    moment: NDArray[np.float64],
-    edge: NDArray[np.float64],
-    *,
-    rows: NDArray[np.int64],
-    cols: int,
-    edge_cols: int,
-) -> RowFits:
-    """Fit each row of `total` = Σ p and `moment` = Σ p (u - (cols - 1) / 2), [projections, rows] each.
-
-    `edge` [projections, rows] are the means of p over `edge_cols` columns of air, used to estimate the noise.
-    """
-    order = np.argsort(angle_rad, kind="stable")
-    theta, total, moment = angle_rad[order], total[order], moment[order]
-    air_noise = _ROBUST * np.median(np.abs(np.diff(edge, axis=0)), axis=0) / math.sqrt(2)
-    fits = [
-        _fit_row(theta, total[:, k], moment[:, k], float(air_noise[k]), edge_cols, cols) for k in range(total.shape[1])
-    ]
+def fit(moments: Moments, *, rows: NDArray[np.int64], cols: int, edge_cols: int) -> RowFits:
+    """Fit each row; the edges of the projections, means over `edge_cols` columns of air, tell the noise."""
+    order = np.argsort(moments.angle_rad, kind="stable")
+    beam_noise = _jump(np.minimum(moments.left, moments.right)[order]) / math.sqrt(2)
+    theta = moments.angle_rad[order]
+    total, first, second = (values[order].T for values in (moments.total, moments.first, moments.second))
+    each = zip(total, first, second, beam_noise.tolist(), pixel_noise(moments, edge_cols).tolist(), strict=True)
+    fits = [_fit_row(theta, *row, cols) for row in each]
     kept = [[float(row), *values] for row, values in zip(rows, fits, strict=True) if values is not None]
     return RowFits.of(np.array(kept, np.float64).reshape(-1, len(RowFits.__slots__)))
+
+
+def pixel_noise(moments: Moments, edge_cols: int) -> NDArray[np.float64]:
+    """The noise of the line integrals of air, [rows], from edges of `edge_cols` columns; what both edges share is none.
+
+    Neighbours in time are compared: a sample at an edge turns on slowly.
+    """
+    return _jump(moments.left - moments.right) / 2 * math.sqrt(edge_cols)
+
+
+def _jump(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The standard deviation of the differences between successive rows of `values`, robust against outliers."""
+    if len(values) < 2:
+        return np.zeros(values.shape[1])
+    deviation: NDArray[np.float64] = _ROBUST * np.median(np.abs(np.diff(values, axis=0)), axis=0)
+    return deviation
 
 
 def _fit_row(
     theta: NDArray[np.float64],
     total: NDArray[np.float64],
-    moment: NDArray[np.float64],
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    beam_noise: float,
     air_noise: float,
-    edge_cols: int,
     cols: int,
 ) -> tuple[float, ...] | None:
     usual = float(np.median(total))
@@ -102,18 +118,37 @@ def _fit_row(
         return None
     low, high = np.percentile(total, [5, 95])
     # fewer photons arrive behind the sample than in air: relative noise grows with the square root
-    noise = air_noise * math.sqrt(edge_cols) * math.exp(usual / cols)
-    column = (cols - 1) / 2 + moment / np.maximum(total, 0.1 * usual)
-    basis = np.column_stack([np.ones_like(theta), np.cos(theta), np.sin(theta)])
-    weights = _inliers(basis, column)
-    fitted, *_ = np.linalg.lstsq(basis[weights], column[weights], rcond=None)
-    left = column - basis @ fitted
-    deviation = _ROBUST * float(np.median(np.abs(left)))
-    error = float(np.sqrt(np.linalg.pinv(basis[weights].T @ basis[weights])[0, 0])) * max(deviation, 1e-6)
+    behind = math.exp(usual / cols)
     # an offset in the air region of a projection may affect every column
-    spread = (high - low) / usual, 3.3 * air_noise * math.exp(usual / cols) * cols / usual
-    movement = float(np.std(column[weights]))
-    return *spread, float(fitted[0]), error, movement, deviation, noise * math.sqrt(cols**3 / 12) / usual
+    spread = (high - low) / usual, 3.3 * beam_noise * behind * cols / usual
+    # a total that varies comes from the beam, an offset of all columns, or from a sample that changes
+    mass = np.maximum(total, 0.1 * usual)
+    basis = np.column_stack([np.ones_like(theta), np.cos(theta), np.sin(theta)])
+    path = min((_fitted(basis, values) for values in (first / usual, first / mass)), key=lambda fitted: fitted[3])
+    middle, error, movement, deviation = path
+    # about the axis the second moment has terms of degree 2 alone
+    basis = np.column_stack([np.ones_like(theta), np.cos(2 * theta), np.sin(2 * theta)])
+    about_axis = second - 2 * middle * first + middle**2 * total
+    offset = (total - usual) * ((cols**2 - 1) / 12 + middle**2)
+    sizes = ((about_axis - offset) / usual, about_axis / mass)
+    size = min((_fitted(basis, values)[2:] for values in sizes), key=lambda fitted: fitted[1])
+    noise = air_noise * behind / usual
+    return (
+        *spread,
+        *((cols - 1) / 2 + middle, error, movement, deviation, noise * math.sqrt(cols**3 / 12)),
+        *(*size, noise * math.sqrt(cols**5 / 180)),
+    )
+
+
+def _fitted(basis: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """The constant part of a fit and its standard error, the variation of the values, and their deviation from it."""
+    kept = _inliers(basis, values)
+    fitted, *_ = np.linalg.lstsq(basis[kept], values[kept], rcond=None)
+    left = np.abs(values - basis @ fitted)
+    # of normal noise both are the standard deviation; the second one sees a fault of a part of the projections
+    deviation = max(_ROBUST * float(np.median(left)), float(np.percentile(left, 90)) / _NORMAL_90)
+    error = float(np.sqrt(np.linalg.pinv(basis[kept].T @ basis[kept])[0, 0])) * max(deviation, 1e-6)
+    return float(fitted[0]), error, float(np.std(values[kept])), deviation
 
 
 def _inliers(basis: NDArray[np.float64], column: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -132,7 +167,7 @@ def judge(fits: RowFits, *, cols: int, axis_col: float) -> list[Notice]:
     """Evaluate the fits of all rows by their median; returns notices."""
     if not fits.row.size:
         return []
-    found = _rows_disagree(fits, cols) or _total(fits) or _path(fits, cols)
+    found = _rows_disagree(fits, cols) or _total(fits) or _path(fits, cols) or _size(fits, cols)
     return found or _axis(fits, cols, axis_col)
 
 
@@ -165,6 +200,25 @@ def _path(fits: RowFits, cols: int) -> list[Notice]:
             "source.theta and source.angle_unit.",
             deviation_cols=deviation,
             noise_cols=noise,
+        )
+    ]
+
+
+def _size(fits: RowFits, cols: int) -> list[Notice]:
+    deviation, noise = float(np.median(fits.size_deviation)), float(np.median(fits.size_noise))
+    variation = float(np.median(fits.size_variation))
+    if deviation <= max(SIZE_SHARE * cols**2, PATH_SIGMA * noise, SIZE_PART * variation):
+        return []
+    return [
+        notice(
+            "second-moment",
+            f"the width of the sample does not follow its rotation: its second moment is {deviation:.3g} squared "
+            f"columns off, of a variation of {variation:.3g}, noise explains {noise:.2g}. The order or unit of the "
+            "angles is wrong, projections are missing, or the sample changed. Check source.theta and "
+            "source.angle_unit.",
+            deviation=deviation,
+            noise=noise,
+            variation=variation,
         )
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +17,10 @@ from ministream.plausibility.remedies import exclude
 BLOCKED_JUMP = 0.7
 """A view is blocked where its mean line integral rises by this much from one direction to the next: half the light."""
 SATURATED_SHARE = 0.01
+BRIGHT = 0.1
 BRIGHT_SHARE = 0.02
-MOSTLY_BRIGHT = 0.2
+NOISE_MARGIN = 1.5
+"""This fraction of the pixels may have a line integral below -BRIGHT, besides what noise explains, times a margin."""
 AIR_TOLERANCE = 0.05
 EDGE_SHARE = 0.15
 """A sample with this fraction of its mean line integral at the detector's edge extends beyond the edge."""
@@ -27,6 +30,11 @@ HALF_ACQUISITION_EDGE = 0.75
 """In a half acquisition an edge of the detector sees this fraction of the mean line integral, or more."""
 FULL_TURN_LEAST_RAD = np.radians(350)
 STARVED_SHARE = 0.05
+MOST_REPEATED = 0.8
+"""More projections like the one before than this fraction come from a sample that looks the same from all sides."""
+
+BLANK_CODE = "rows-unwritten"
+"""A scan with this notice is not complete unless the user accepts it."""
 
 _PROBE = 64
 
@@ -97,13 +105,49 @@ def blocked(table: ProjectionTable) -> NDArray[np.bool_]:
     return result
 
 
-def judge(table: ProjectionTable, *, minus_log: bool) -> list[Notice]:
-    """Check the projections of a scan; returns notices. `minus_log`: the logarithm was taken by this program."""
+def judge(table: ProjectionTable, *, minus_log: bool, noise: float) -> list[Notice]:
+    """Check the projections of a scan; returns notices. `minus_log`: the logarithm was taken by this program; `noise`:
+    the standard deviation of the line integrals of air.
+    """
     if not len(table):
         return []
     dark = blocked(table)
     seen = table.only(~dark) if not dark.all() else table
-    return [*_blocked(table, dark), *_saturated(table), *(_bright(seen) if minus_log else []), *_edges(seen)]
+    bright = _bright(seen, noise) if minus_log else []
+    return [*_blank_rows(table), *_repeats(table), *_blocked(table, dark), *_saturated(table), *bright, *_edges(seen)]
+
+
+def _blank_rows(table: ProjectionTable) -> list[Notice]:
+    blank = table.only(table.blank_rows > 0)
+    if not len(blank):
+        return []
+    return [
+        notice(
+            BLANK_CODE,
+            f"{len(blank)} of {len(table)} projections ({ranges(blank.index)}) have detector rows in which all pixels "
+            f"are equal, up to {blank.blank_rows.max()} rows: parts of these images were never written, or were lost. "
+            f"Exclude them with {exclude(blank.position)}.",
+            frames=blank.index,
+            rows=int(blank.blank_rows.max()),
+        )
+    ]
+
+
+def _repeats(table: ProjectionTable) -> list[Notice]:
+    """Noise makes every image unique; a sample that looks the same from all sides, without noise, is no fault."""
+    repeated = table.only(table.repeats)
+    if not len(repeated) or len(repeated) > MOST_REPEATED * len(table):
+        return []
+    return [
+        notice(
+            "projections-repeated",
+            f"{len(repeated)} of {len(table)} projections ({ranges(repeated.index)}) are exactly the image before: the "
+            f"detector or its driver sent an image again in place of a new one. Exclude them with "
+            f"{exclude(repeated.position)}.",
+            frames=repeated.index,
+            share=len(repeated) / len(table),
+        )
+    ]
 
 
 def _blocked(table: ProjectionTable, dark: NDArray[np.bool_]) -> list[Notice]:
@@ -138,20 +182,21 @@ def _saturated(table: ProjectionTable) -> list[Notice]:
     ]
 
 
-def _bright(table: ProjectionTable) -> list[Notice]:
+def _bright(table: ProjectionTable, noise: float) -> list[Notice]:
     share = float(table.bright.mean())
-    air = float(np.median(np.minimum(table.left, table.right)))
-    # photon noise makes single air pixels brighter than the flat, but not their mean
-    if share <= BRIGHT_SHARE or (share <= MOSTLY_BRIGHT and air > -AIR_TOLERANCE / 2):
+    # photon noise makes pixels of air brighter than the flat
+    by_noise = math.erfc(BRIGHT / (noise * math.sqrt(2))) / 2 if noise > 0 else 0.0
+    if share <= BRIGHT_SHARE + NOISE_MARGIN * by_noise:
         return []
     worst = float(np.exp(-min(table.left.min(), table.right.min(), table.mean.min())))
     return [
         notice(
             "transmission-above-1",
             f"{share:.1%} of the pixels are brighter than the flat by more than 10 % (up to {worst:.3g} times at the "
-            "detector's edges): the flats are of another exposure, or flats and projections are swapped. Name the "
-            "right ones with source.flats.",
+            f"detector's edges), noise explains {by_noise:.1%}: the flats are of another exposure, show the sample, or "
+            "flats and projections are swapped. Name the right ones with source.flats.",
             share=share,
+            noise=by_noise,
             largest=worst,
         )
     ]

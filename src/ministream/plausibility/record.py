@@ -20,7 +20,8 @@ class ProjectionTable:
 
     `position`: the number in the recording, 0 where unknown. `mean`: over the columns; `left` and `right`: over the
     columns at each edge; `bright` and `saturated`: fractions of the pixels below -0.1, and at the maximum of their
-    dtype.
+    dtype. `repeats`: whether all sampled rows are exactly those of the projection before. `blank_rows`: the number of
+    rows of the whole detector that hold one value.
     """
 
     index: NDArray[np.int64]
@@ -31,6 +32,8 @@ class ProjectionTable:
     right: NDArray[np.float64]
     bright: NDArray[np.float64]
     saturated: NDArray[np.float64]
+    repeats: NDArray[np.bool_]
+    blank_rows: NDArray[np.int64]
 
     def __len__(self) -> int:
         return self.index.size
@@ -45,6 +48,20 @@ class ProjectionTable:
         return ProjectionTable(**{name: getattr(self, name)[kept] for name in ProjectionTable.__slots__})
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moments:
+    """Of some projections and sampled rows, [projections, rows] each: Σ p, Σ p v and Σ p v² with v the column counted
+    from the middle, and the means of p at both edges; `angle_rad` [projections].
+    """
+
+    angle_rad: NDArray[np.float64]
+    total: NDArray[np.float64]
+    first: NDArray[np.float64]
+    second: NDArray[np.float64]
+    left: NDArray[np.float64]
+    right: NDArray[np.float64]
+
+
 @dataclass(frozen=True, slots=True)
 class SkippedProjection:
     """A projection that was not used: its index, and its number in the recording, 0 where unknown."""
@@ -56,8 +73,8 @@ class SkippedProjection:
 class ProjectionRecord:
     """The measures of the projections of one slab, in order of arrival; repeated ones count once.
 
-    A measure consists of (Σ p, Σ p (u - middle), left edge, right edge, bright pixels, saturated pixels), one row per
-    sampled detector row.
+    A measure consists of (Σ p, Σ p v, left edge, right edge, bright pixels, saturated pixels, Σ p v²), one row per
+    sampled detector row; v is the column counted from the middle.
     """
 
     def __init__(self, *, rows: int, cols: int) -> None:
@@ -65,10 +82,13 @@ class ProjectionRecord:
         self._place: dict[int, int] = {}
         self._index = np.zeros(_FIRST_ROOM, np.int64)
         self._angle_rad, self._position = np.zeros(_FIRST_ROOM), np.zeros(_FIRST_ROOM)
-        self._measures = np.zeros((_FIRST_ROOM, rows, 6), np.float32)
+        self._measures = np.zeros((_FIRST_ROOM, rows, 7), np.float32)
+        self._blank_rows = np.zeros(_FIRST_ROOM, np.int64)
 
-    def add(self, index: int, angle_rad: float, position: float, measures: NDArray[np.float32]) -> None:
-        """Keep the measures [rows, 6] of one projection."""
+    def add(
+        self, index: int, angle_rad: float, position: float, measures: NDArray[np.float32], blank_rows: int = 0
+    ) -> None:
+        """Keep the measures [rows, 7] of one projection, and how many rows of the slab hold one value."""
         place = self._place.setdefault(index, len(self._place))
         if place >= MOST_FRAMES:
             self._place.pop(index)
@@ -77,6 +97,7 @@ class ProjectionRecord:
             self._grow()
         self._index[place], self._angle_rad[place], self._position[place] = index, angle_rad, position
         self._measures[place] = measures
+        self._blank_rows[place] = blank_rows
 
     @classmethod
     def of(
@@ -85,18 +106,20 @@ class ProjectionRecord:
         angle_rad: NDArray[np.float64],
         position: NDArray[np.float64],
         measures: NDArray[np.float32],
+        blank_rows: NDArray[np.int64],
         *,
         cols: int,
     ) -> Self:
-        """A record of the `measures` [projections, rows, 6] of an earlier one."""
+        """A record of the `measures` [projections, rows, 7] and `blank_rows` [projections] of an earlier one."""
         record = cls(rows=measures.shape[1], cols=cols)
-        for each in zip(index.tolist(), angle_rad.tolist(), position.tolist(), measures, strict=True):
+        blank = blank_rows.tolist()
+        for each in zip(index.tolist(), angle_rad.tolist(), position.tolist(), measures, blank, strict=True):
             record.add(*each)
         return record
 
     @property
     def measures(self) -> NDArray[np.float32]:
-        """[projections, rows, 6]."""
+        """[projections, rows, 7]."""
         return self._measures[: self.count]
 
     @property
@@ -126,27 +149,38 @@ class ProjectionRecord:
         return float(totals.sum(dtype=np.float64)) / (max(rows, 1) * self._cols), len(totals) if rows else 0
 
     @property
-    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Σ p and Σ p (u - (cols - 1) / 2) of every projection and sampled row, [projections, rows] each."""
-        measures = self._measures[: self.count].astype(np.float64)
-        return measures[..., 0], measures[..., 1]
+    def blank_rows(self) -> NDArray[np.int64]:
+        """[projections]."""
+        return self._blank_rows[: self.count]
 
-    @property
-    def edge(self) -> NDArray[np.float64]:
-        """The smaller mean of the two edges, [projections, rows]."""
-        edge: NDArray[np.float64] = self._measures[: self.count, :, 2:4].min(axis=2).astype(np.float64)
-        return edge
+    def moments(self, kept: NDArray[np.bool_]) -> Moments:
+        """The moments of the projections that are `kept`."""
+        measures = self._measures[: self.count][kept].astype(np.float64)
+        return Moments(
+            angle_rad=self.angle_rad[kept],
+            total=measures[..., 0],
+            first=measures[..., 1],
+            second=measures[..., 6],
+            left=measures[..., 2],
+            right=measures[..., 3],
+        )
 
     def sums(self) -> NDArray[np.float64]:
-        """Over the sampled rows, [projections, 6], to be summed over ranks; the last column counts the rows."""
+        """To be summed over ranks, [projections, 9]: over the sampled rows the means of a table, the rows like those of
+        the projection before and unlike them, and the sampled rows; and the blank rows.
+        """
         measures = self._measures[: self.count].astype(np.float64)
         total = measures[:, :, [0, 2, 3, 4, 5]].sum(axis=1)
         total[:, [0, 3, 4]] /= self._cols
-        return np.column_stack([total, np.full(self.count, measures.shape[1])])
+        same = np.zeros(measures.shape[:2], bool)
+        same[1:] = (measures[1:] == measures[:-1]).all(axis=2)
+        alike = (same & measures[:, :, :2].any(axis=2)).sum(axis=1)
+        rows = np.full(self.count, measures.shape[1])
+        return np.column_stack([total, alike, (~same).sum(axis=1), rows, self.blank_rows])
 
     def table(self, sums: NDArray[np.float64]) -> ProjectionTable:
         """The statistics over all ranks, from the sum of `sums` over the ranks."""
-        mean, left, right, bright, saturated = (sums[:, :5] / sums[:, 5:]).T
+        mean, left, right, bright, saturated = (sums[:, :5] / sums[:, 7:8]).T
         return ProjectionTable(
             index=self.index.copy(),
             angle_rad=self.angle_rad.copy(),
@@ -156,6 +190,8 @@ class ProjectionRecord:
             right=right,
             bright=bright,
             saturated=saturated,
+            repeats=(sums[:, 5] > 0) & (sums[:, 6] == 0),
+            blank_rows=sums[:, 8].astype(np.int64),
         )
 
     def _grow(self) -> None:
@@ -163,3 +199,4 @@ class ProjectionRecord:
         self._angle_rad = np.concatenate([self._angle_rad, np.zeros_like(self._angle_rad)])
         self._position = np.concatenate([self._position, np.zeros_like(self._position)])
         self._measures = np.concatenate([self._measures, np.zeros_like(self._measures)])
+        self._blank_rows = np.concatenate([self._blank_rows, np.zeros_like(self._blank_rows)])

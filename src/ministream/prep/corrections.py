@@ -58,7 +58,8 @@ class Corrector:
     `mask` [rows, cols] are not used. The projection steps of `options` are applied before the logarithm. The kernel for
     frames of `dtype` is compiled at once, that of others when they come.
 
-    `measures` [sampled rows, MEASURES] are those of the last projection; `sampled` are these rows.
+    `measures` [sampled rows, MEASURES] are those of the last projection; `sampled` are these rows. `blank_rows` of the
+    last projection hold one value that is not the beam's.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Corrector:
         if self._steps:
             kernels.warm_up(np.dtype(np.float32))  # the second pass reads what the steps leave
             kernels.warm_up_steps(np.dtype(dtype))
+        self.blank_rows = 0
         count = min(rows, MOST_SAMPLED, max(LEAST_SAMPLED, rows // SAMPLED_SHARE))
         self.sample(np.arange(count) * (rows // count))
 
@@ -140,9 +142,13 @@ class Corrector:
         raw = kernels.read_only(raw.astype(kernels.read_as(raw.dtype), copy=False))
         minus_log = self._options.minus_log
         if self._transmissions is None:
-            starved, lost = self._through(raw, current.dark, current.gain(position), minus_log, top, out)
+            starved, lost, self.blank_rows = self._through(
+                raw, current.dark, current.gain(position), minus_log, top, out
+            )
             return self._mended(current.causes, starved, lost)
-        starved, lost = self._through(raw, current.dark, current.gain(position), False, top, self._transmissions.T)
+        starved, lost, self.blank_rows = self._through(
+            raw, current.dark, current.gain(position), False, top, self._transmissions.T
+        )
         saturated = self.measures[:, kernels.MEASURES.index("saturated")].copy()
         zingers = sum(step.apply(self._transmissions) for step in self._steps)
         nothing, ones = np.zeros_like(self._transmissions), np.ones_like(self._transmissions)
@@ -158,16 +164,16 @@ class Corrector:
         minus_log: bool,
         top: np.float32,
         out: NDArray[np.float32],
-    ) -> tuple[int, int]:
-        """out = (raw - dark) · gain, or its −log; returns the numbers of starved and of lost pixels."""
+    ) -> tuple[int, int, int]:
+        """out = (raw - dark) · gain, or its −log; returns the numbers of starved and lost pixels, and of blank rows."""
         counted = self._options.minus_log
         smallest, repair = (MIN_TRANSMISSION, MIN_TRANSMISSION) if counted else (-np.inf, 0.0)
         largest = MAX_TRANSMISSION if counted else np.finfo(np.float32).max
-        starved, lost = kernels.correct(
+        starved, lost, blank = kernels.correct(
             raw, dark, gain, minus_log, np.float32(smallest), np.float32(largest), np.float32(repair), top,
             self._places, self._lines, out, self.measures,
         )  # fmt: skip
-        return starved, lost
+        return starved, lost, blank
 
     def _mended(self, causes: fields.PixelCauses, starved: int, lost: int) -> Mended:
         return Mended(

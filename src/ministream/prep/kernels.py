@@ -15,9 +15,9 @@ BLOCK = 16
 """Rows processed together: their transposed columns fill whole cache lines of the window."""
 DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 """Pixel types that are read directly; others are converted to float32 first."""
-MEASURES = ("sum", "moment", "left", "right", "bright", "saturated")
-"""For a sampled row: Σ p, Σ p (u - (cols - 1) / 2), mean p of each edge, and the numbers of pixels with p < -BRIGHT and
-at the maximum of their dtype; p are the values written."""
+MEASURES = ("sum", "moment", "left", "right", "bright", "saturated", "second")
+"""For a sampled row: Σ p, Σ p v, mean p of each edge, the numbers of pixels with p < -BRIGHT and at the maximum of
+their dtype, and Σ p v²; p are the values written, v = u - (cols - 1) / 2."""
 BRIGHT = np.float32(0.1)
 EDGE_SHARE = 32
 """The width of an edge is the number of columns divided by this."""
@@ -73,10 +73,12 @@ def _measure(raw, top, line, measures):
     cols = line.size
     middle = np.float32(0.5 * (cols - 1))
     one, none = np.float32(1), np.float32(0)
-    total = moment = bright = saturated = none
+    total = moment = second = bright = saturated = none
     for u in range(cols):
         total += line[u]
-        moment += line[u] * (np.float32(np.int32(u)) - middle)
+        apart = np.float32(np.int32(u)) - middle
+        moment += line[u] * apart
+        second += line[u] * apart * apart
         bright += one if line[u] < -BRIGHT else none
     for u in range(cols):
         saturated += one if np.float32(raw[u]) >= top else none
@@ -88,6 +90,21 @@ def _measure(raw, top, line, measures):
     measures[0], measures[1] = total, moment
     measures[2], measures[3] = left / np.float32(edge), right / np.float32(edge)
     measures[4], measures[5] = bright, saturated
+    measures[6] = second
+
+
+@inline
+def _is_blank(raw, gain, line, air, lost):
+    """Whether a row holds one value, not `air`, that of the beam: it was never written, or lost on its way."""
+    for u in range(raw.size):
+        if raw[u] != raw[0] and (raw[u] == raw[u] or raw[0] == raw[0]):
+            return False
+    total = np.float32(0)
+    alive = False
+    for u in range(line.size):
+        total += abs(line[u] - air)
+        alive |= gain[u] == gain[u]
+    return (alive and lost == raw.size) or total > BRIGHT * np.float32(line.size)
 
 
 def edge_cols(cols: int) -> int:
@@ -135,7 +152,7 @@ def read_only(raw: NDArray[Any]) -> NDArray[Any]:
 
 @jit
 def correct(raw, dark, gain, minus_log, smallest, largest, repair, top, places, lines, out, measures):
-    """out[col, row] = line integrals of raw[row, col]; returns the numbers of starved and of lost pixels.
+    """out[col, row] = line integrals of raw[row, col]; returns the numbers of starved and lost pixels, and blank rows.
 
     `lines` is scratch, float32 [BLOCK, cols]. Without `minus_log` the transmissions themselves are written. Of
     the rows whose entry in `places` [rows] is not negative, `measures` [place, MEASURES] are computed in the same pass;
@@ -144,6 +161,9 @@ def correct(raw, dark, gain, minus_log, smallest, largest, repair, top, places, 
     rows, cols = raw.shape
     starved = 0
     lost = 0
+    blank = 0
+    # transmissions of which the logarithm is taken later
+    air = np.float32(1) if repair > 0 and not minus_log else np.float32(0)
     for first in range(0, rows, BLOCK):
         count = min(BLOCK, rows - first)
         for k in range(count):
@@ -158,10 +178,11 @@ def correct(raw, dark, gain, minus_log, smallest, largest, repair, top, places, 
                 _measure(raw[row], top, line, measures[places[row]])
             starved += low
             lost += gone
+            blank += _is_blank(raw[row], gain[row], line, air, gone)
         for u in range(cols):
             for k in range(count):
                 out[u, first + k] = lines[k, u]
-    return starved, lost
+    return starved, lost, blank
 
 
 @jit

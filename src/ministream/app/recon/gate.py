@@ -52,6 +52,7 @@ class ScanGate:
         self._pixels = self._levelled = 0
         self._negative = False
         self._totals = np.zeros(len(self._mended) + 2)
+        self._blank_rows = np.zeros(0, np.int64)
         self._continued = False
         self.flaw = ""
 
@@ -78,7 +79,8 @@ class ScanGate:
 
     def accepted(self, rows: SlabFrame, mended: Mended) -> None:
         """Measure the projection that the corrector has just processed."""
-        self._record.add(rows.index, rows.angle_rad, rows.position, self._corrector.measures)
+        corrector = self._corrector
+        self._record.add(rows.index, rows.angle_rad, rows.position, corrector.measures, corrector.blank_rows)
         if any(mended):
             self._mended = self._mended.plus(mended)
         self._pixels += rows.pixels.size
@@ -126,12 +128,12 @@ class ScanGate:
     def _judge(self, table: ProjectionTable, fits: moments.RowFits, axis_col: float | None) -> None:
         found = self._judged(table, fits, axis_col)
         self.book.add(found)
-        unit = next((one for one in found if one.code == angles.UNIT_CODE), None)
-        if unit is not None and not self.book.accepts(unit.code):
-            self.flaw = unit.text
+        flaws = [one for one in found if one.code in (angles.UNIT_CODE, projections.BLANK_CODE)]
+        self.flaw = next((one.text for one in flaws if not self.book.accepts(one.code)), self.flaw)
 
     def agree(self) -> None:
-        """Sum the mended pixels of all ranks, for the state; collective."""
+        """Sum the mended pixels and blank rows of all ranks, for the state; collective."""
+        self._blank_rows = self._comm.sum(self._record.blank_rows.astype(np.float64)).astype(np.int64)
         self._totals = self._comm.sum(np.array([*self._mended, self._pixels, self._negative], np.float64))
 
     def state(self) -> State:
@@ -144,6 +146,7 @@ class ScanGate:
             "angle_rad": self._record.angle_rad,
             "position": self._record.position,
             "measures": Slabwise(array=rows, axis=1),
+            "blank_rows": np.pad(self._blank_rows, (0, len(measures) - self._blank_rows.size)),
             "levelled": self._levelled,
             "totals": self._totals,
             "notices": json.dumps([dataclasses.asdict(each) for each in self.book.notices]),
@@ -160,6 +163,7 @@ class ScanGate:
                 state["angle_rad"],
                 state["position"],
                 measures[:, self._corrector.sampled],
+                state["blank_rows"] if self._comm.rank == 0 else np.zeros(len(measures), np.int64),
                 cols=self._assignment.scan.cols,
             )
         self._levelled = state["levelled"]
@@ -181,7 +185,8 @@ class ScanGate:
             table = table.without_edge("left" if axis_col < (scan.cols - 1) / 2 else "right")
         elif not self._axis_decided:
             projections.check_sides(table, cols=scan.cols)
-        found += projections.judge(table, minus_log=prep.minus_log)
+        noise = moments.pixel_noise(self._record.moments(np.ones(len(table), bool)), kernels.edge_cols(scan.cols))
+        found += projections.judge(table, minus_log=prep.minus_log, noise=float(np.median(noise)))
         cut = half or any(noticed.code in ("sample-truncated", "air-not-zero") for noticed in found)
         if known and not cut and moments.applicable(table.angle_rad):
             found += moments.judge(fits, cols=scan.cols, axis_col=axis_col)
@@ -240,17 +245,8 @@ class ScanGate:
         kept = ~projections.blocked(table) if len(table) else np.zeros(0, bool)
         mine = np.zeros((0, len(moments.RowFits.__slots__)))
         if moments.applicable(table.angle_rad[kept]):
-            total, moment = self._record.moments
             rows = self._corrector.sampled + self._assignment.slab.first
             cols = self._assignment.scan.cols
-            fits = moments.fit(
-                table.angle_rad[kept],
-                total[kept],
-                moment[kept],
-                self._record.edge[kept],
-                rows=rows,
-                cols=cols,
-                edge_cols=kernels.edge_cols(cols),
-            )
-            mine = fits.as_array()
+            edge_cols = kernels.edge_cols(cols)
+            mine = moments.fit(self._record.moments(kept), rows=rows, cols=cols, edge_cols=edge_cols).as_array()
         return moments.RowFits.of(np.concatenate(self._comm.allgather(mine)))
