@@ -131,7 +131,7 @@ CASES = [
     Case(
         file="signed.h5",
         produce="--set source.unsigned=true",
-        warns=("transmission-above-1", "centre-of-mass"),
+        warns=("transmission-above-1", "second-moment"),
         correlation=0.85,
     ),
 ]

@@ -176,6 +176,15 @@ def test_rows_of_one_value_that_is_not_the_beams_are_counted(dtype: Any, values:
     assert device.blank_rows == 0
 
 
+@pytest.mark.parametrize("values", [(np.nan, 100), (20000, np.nan), (np.inf, 100)])
+def test_calibration_without_a_finite_pixel_is_refused(values: tuple[float, float]) -> None:
+    device = corrector()
+    for kind, value in zip((FrameKind.FLAT, FrameKind.DARK), values, strict=True):
+        device.add(kind, np.full((ROWS, COLS), value, np.float32))
+    with pytest.raises(InputError, match=r"not brighter than the dark field in .*median (flat|dark) nan"):
+        device.settle()
+
+
 @pytest.mark.parametrize(("flat", "dark"), [(0, 0), (10, 100)])
 def test_a_flat_no_brighter_than_the_dark_is_refused(flat: int, dark: int) -> None:
     device = corrector()

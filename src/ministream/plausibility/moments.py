@@ -37,7 +37,7 @@ AXIS_SHARE = 0.02
 """The axis may differ from the one used by this fraction of the columns, and by AXIS_SIGMA of its own error."""
 LEAST_AXIS_COLS = 1.5
 AXIS_SIGMA = 5.0
-ROWS_SHARE = 0.01
+ROWS_SHARE = 0.005
 """The axis may differ between detector rows, beyond a tilt of LARGEST_TILT_RAD, by this fraction of the columns."""
 LARGEST_TILT_RAD = math.radians(1)
 LEAST_COLS = 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -169,6 +170,12 @@ def measured(
     return _without_bad_pixels(dark, beams, mask)
 
 
+def _median(values: NDArray[np.float64]) -> float:
+    """The median of the finite values, NaN where there are none."""
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else math.nan
+
+
 def _check_brightness(
     beams: list[tuple[float, NDArray[np.float64]]],
     flats: list[tuple[float, NDArray[np.float64]]],
@@ -178,7 +185,7 @@ def _check_brightness(
         alive = np.isfinite(beam) & (beam > 0)
         if alive.mean() > 0.5:
             continue
-        levels = f"median flat {np.nanmedian(flat):g}, median dark {np.nanmedian(dark):g}"
+        levels = f"median flat {_median(flat):g}, median dark {_median(dark):g}"
         raise InputError(
             f"flat field is not brighter than the dark field in {np.count_nonzero(~alive)} of {alive.size} pixels "
             f"({levels}). Check that the flats were taken with the beam on and that flats and darks are not swapped "

@@ -58,7 +58,8 @@ class Level:
     count = 1
 
     def __init__(self, name: str, value: float, *, rows: int, cols: int, dtype: np.dtype[Any]) -> None:
-        exact = bool(np.asarray(value).astype(dtype) == value)
+        with np.errstate(invalid="ignore"):
+            exact = bool(np.asarray(value).astype(dtype) == value)
         self.name, self.rows, self.cols, self._value = name, rows, cols, value
         self.dtype = dtype if exact else np.dtype(np.float32)
 
