@@ -252,6 +252,17 @@ def test_whoever_stays_away_is_named_in_time(what) -> None:
         assert time.monotonic() - started < 3
 
 
+def test_a_scan_without_images_is_named() -> None:
+    with zmq.Context() as context, context.socket(zmq.XPUB) as pub:
+        pub.bind(ANY)
+        with receiver(pub.get_string(zmq.LAST_ENDPOINT)) as daq:
+            thread = threading.Thread(target=lambda: (pub.recv(), pub.send(timage.END_OF_DATA)))
+            thread.start()
+            with pytest.raises(PeerLostError, match=r"ended the scan before its first image\. Start it again"):
+                daq.scan()
+            thread.join()
+
+
 @pytest.mark.parametrize("sync", [None, ANY])
 def test_a_sender_without_subscribers_gives_up(sync) -> None:
     with (

@@ -94,6 +94,8 @@ class DaqReceiver:
             last = self._events[-1] if self._events else None
             if isinstance(last, Refused) and last.reason == "dtype":
                 raise ConfigError(last.text)
+            if isinstance(last, Ended):
+                raise PeerLostError(f"{self._url}: the publisher ended the scan before its first image. Start it again")
             if self._over or time.monotonic() > deadline:
                 raise PeerLostError(
                     f"{self._url}: timed out after {self._connect_timeout_s:g} s waiting for the first image"
