@@ -340,3 +340,15 @@ def test_noise_alone_is_not_brighter_than_the_flat() -> None:
     few = np.random.default_rng(0).poisson(300 * np.exp(-line_integrals(DEGREES, rows=TALL))).astype(np.uint16)
     flats = np.random.default_rng(1).poisson(300, (50, TALL, COLS)).astype(np.uint16)
     assert reconstruct(good(data=few, flats=flats, darks=None)).notices == {}
+
+
+def test_angles_in_another_order_are_noticed_where_the_sample_is_cut() -> None:
+    """In a half acquisition neither total nor moments are constant, but they change slowly."""
+    degrees = np.arange(180) * 2.0
+    data = noisy(line_integrals(degrees, axis=6.0, disks=WIDE))
+    shuffled = np.random.default_rng(0).permutation(degrees)
+    assert reconstruct(good(data=data, degrees=degrees, axis=6.0)).notices == {}
+    assert list(reconstruct(good(data=data, degrees=shuffled, axis=6.0)).notices) == ["angles-order"]
+    golden = (np.arange(180) * 222.4922) % 360
+    data = noisy(line_integrals(golden, axis=6.0, disks=WIDE))
+    assert reconstruct(good(data=data, degrees=golden, axis=6.0)).notices == {}

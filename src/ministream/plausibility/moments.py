@@ -33,9 +33,11 @@ SIZE_SHARE = 0.002
 noise, and by SIZE_PART of its full variation.
 """
 SIZE_PART = 0.1
-AXIS_SHARE = 0.02
+ORDER_RATIO = 3.0
+"""In the order of the angles the first moment may change this many times as much as in the order of arrival."""
+AXIS_SHARE = 0.005
 """The axis may differ from the one used by this fraction of the columns, and by AXIS_SIGMA of its own error."""
-LEAST_AXIS_COLS = 1.5
+LEAST_AXIS_COLS = 1.0
 AXIS_SIGMA = 5.0
 ROWS_SHARE = 0.005
 """The axis may differ between detector rows, beyond a tilt of LARGEST_TILT_RAD, by this fraction of the columns."""
@@ -43,6 +45,7 @@ LARGEST_TILT_RAD = math.radians(1)
 LEAST_COLS = 0.5
 
 _ROBUST, _NORMAL_90 = 1.4826, 1.6449  # median and 90th percentile of |x| to the standard deviation of a normal x
+_LEAST_JUMP = 1e-4  # of the columns: what the centre of mass moves at least between two projections
 _LEAST_MASS = 0.01  # minimum mean line integral of a row that contains a sample
 
 
@@ -50,8 +53,9 @@ _LEAST_MASS = 0.01  # minimum mean line integral of a row that contains a sample
 class RowFits:
     """For each sampled detector row [rows] that contains a sample: its position, the relative variation of its total
     attenuation, the fitted axis column and its standard error, the movement of the centre of mass, and its deviation
-    from the sinusoid; variation and deviation of the second moment, in squared columns. `noise`: the parts of spread
-    and deviations explained by noise. Unit: columns unless stated.
+    from the sinusoid; variation and deviation of the second moment, in squared columns; and how many times as much the
+    first moment changes between neighbours in angle as between successive projections. `noise`: the parts of spread and
+    deviations explained by noise. Unit: columns unless stated.
     """
 
     row: NDArray[np.float64]
@@ -65,6 +69,7 @@ class RowFits:
     size_variation: NDArray[np.float64]
     size_deviation: NDArray[np.float64]
     size_noise: NDArray[np.float64]
+    order_ratio: NDArray[np.float64]
 
     def as_array(self) -> NDArray[np.float64]:
         """[rows, fields], for gathering."""
@@ -84,7 +89,10 @@ def fit(moments: Moments, *, rows: NDArray[np.int64], cols: int, edge_cols: int)
     total, first, second = (values[order].T for values in (moments.total, moments.first, moments.second))
     each = zip(total, first, second, beam_noise.tolist(), pixel_noise(moments, edge_cols).tolist(), strict=True)
     fits = [_fit_row(theta, *row, cols) for row in each]
-    kept = [[float(row), *values] for row, values in zip(rows, fits, strict=True) if values is not None]
+    least = _LEAST_JUMP * cols * np.maximum(np.median(moments.total, axis=0), 1.0)
+    ratios = _jump(moments.first[order]) / np.maximum(_jump(moments.first), least)
+    found = zip(rows, fits, ratios, strict=True)
+    kept = [[float(row), *values, ratio] for row, values, ratio in found if values is not None]
     return RowFits.of(np.array(kept, np.float64).reshape(-1, len(RowFits.__slots__)))
 
 
@@ -167,8 +175,26 @@ def judge(fits: RowFits, *, cols: int, axis_col: float) -> list[Notice]:
     """Evaluate the fits of all rows by their median; returns notices."""
     if not fits.row.size:
         return []
-    found = _rows_disagree(fits, cols) or _total(fits) or _path(fits, cols) or _size(fits, cols)
+    found = _rows_disagree(fits, cols) or _total(fits) or _path(fits, cols) or _size(fits, cols) or judge_order(fits)
     return found or _axis(fits, cols, axis_col)
+
+
+def judge_order(fits: RowFits) -> list[Notice]:
+    """Check that neighbours in angle are alike, also where the sample reaches beyond the detector; returns notices.
+
+    What was recorded in another order than that of the angles differs more from one projection to the next.
+    """
+    ratio = float(np.median(fits.order_ratio)) if fits.row.size else 0.0
+    if ratio <= ORDER_RATIO:
+        return []
+    return [
+        notice(
+            "angles-order",
+            f"from one angle to the next the images change {ratio:.3g} times as much as from one projection to the "
+            "next: the angles belong to other projections. Check source.theta.",
+            ratio=ratio,
+        )
+    ]
 
 
 def _total(fits: RowFits) -> list[Notice]:

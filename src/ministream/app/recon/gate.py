@@ -190,6 +190,8 @@ class ScanGate:
         cut = half or any(noticed.code in ("sample-truncated", "air-not-zero") for noticed in found)
         if known and not cut and moments.applicable(table.angle_rad):
             found += moments.judge(fits, cols=scan.cols, axis_col=axis_col)
+        elif moments.applicable(table.angle_rad):
+            found += moments.judge_order(fits)
         return found
 
     @property
