@@ -153,6 +153,7 @@ def test_the_measures_are_those_of_the_sampled_rows() -> None:
     assert device.sampled.size == 4
 
 
+@pytest.mark.parametrize("steps", [(), ("zingers",)])
 @pytest.mark.parametrize(
     ("dtype", "values", "blank"),
     [
@@ -162,8 +163,10 @@ def test_the_measures_are_those_of_the_sampled_rows() -> None:
         (np.float32, [3e38, 50100], 1),
     ],
 )
-def test_rows_of_one_value_that_is_not_the_beams_are_counted(dtype: Any, values: list[float], blank: int) -> None:
-    device = corrector()
+def test_rows_of_one_value_that_is_not_the_beams_are_counted(
+    dtype: Any, values: list[float], blank: int, steps: tuple[str, ...]
+) -> None:
+    device = corrector(steps=steps)
     flat = np.full((ROWS, COLS), 50000, np.uint16)
     flat[0] = 0  # a row of dead pixels
     device.add(FrameKind.FLAT, flat)

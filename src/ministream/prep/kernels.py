@@ -104,7 +104,7 @@ def _is_blank(raw, gain, line, air, lost):
     for u in range(line.size):
         total += abs(line[u] - air)
         alive |= gain[u] == gain[u]
-    return (alive and lost == raw.size) or total > BRIGHT * np.float32(line.size)
+    return alive and (lost == raw.size or total > BRIGHT * np.float32(line.size))
 
 
 def edge_cols(cols: int) -> int:
