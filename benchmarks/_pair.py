@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,15 @@ def make_scan(path: Path, case: Case) -> Path:
 
 
 def run(
-    case: Case, launch_options: list[str], timeout_s: float, more: Mapping[str, object] | None = None
+    case: Case,
+    launch_options: list[str],
+    timeout_s: float,
+    more: Mapping[str, object] | None = None,
+    beside: Callable[[Path], AbstractContextManager[object]] = nullcontext,
 ) -> dict[str, Any]:
     """The summary of one pair, launched as a user does it, through the tunnel; `more` are keys of its configuration.
+
+    `beside` is entered with the pair's output folder while it runs.
 
     Raises CalledProcessError when the pair fails, TimeoutExpired when it hangs.
     """
@@ -83,7 +90,8 @@ def run(
         command += ["--ranks", str(case.ranks), "--threads", str(case.threads)]
         command += ["--producer-options", f"--file {scan}", "--recon-options", settings, *launch_options]
         try:
-            subprocess.run(command, check=True, timeout=timeout_s, capture_output=True, text=True)
+            with beside(folder / "out"):
+                subprocess.run(command, check=True, timeout=timeout_s, capture_output=True, text=True)
         except subprocess.CalledProcessError as error:
             print(error.stderr, file=sys.stderr)
             raise

@@ -23,10 +23,13 @@ __all__ = ["process"]
 pytestmark = pytest.mark.mpi
 
 PICTURES = [Picture(kind, index) for kind, index in (("z", 0), ("z", ROWS - 1), ("y", 5), ("x", 9), ("sinogram", 2))]
+SLICES = [Picture(kind, index, "fbp") for kind, index in (("z", 0), ("z", ROWS - 1), ("y", 5), ("x", 9))]
+TILTED = Picture("tilted", 1, azimuth_deg=40.0, tilt_deg=50.0)
+BY_FBP = Picture("tilted", 1, "fbp", azimuth_deg=40.0, tilt_deg=50.0)
 
 
-@pytest.mark.parametrize("step", [1, 2])
-def test_the_pictures_are_planes_of_the_volume(comm, shared_tmp, monkeypatch, step):
+@pytest.mark.parametrize(("kind", "step"), [("sirt", 1), ("fbp", 1), ("fbp", 2)])
+def test_the_pictures_are_planes_of_the_volume(comm, shared_tmp, monkeypatch, kind, step):
     monkeypatch.setattr(live_pictures, "MAX_SIDE", N // step)
     key = shared_tmp / live_key.NAME
 
@@ -40,15 +43,15 @@ def test_the_pictures_are_planes_of_the_volume(comm, shared_tmp, monkeypatch, st
         feed = stack.enter_context(LiveFeed(target, "here")) if comm.rank == 0 else None
 
         def ready() -> None:
-            feed.want([*PICTURES, Picture("projection"), Picture("z", ROWS)])
-            eventually(lambda: {one.kind for one in feed.shown().pictures} == {"z", "y", "x"})
+            feed.want([*PICTURES, *SLICES, TILTED, BY_FBP, Picture("projection"), Picture("z", ROWS)])
+            eventually(lambda: {one.kind for one in feed.shown().pictures} == {"z", "y", "x", "tilted"})
             assert feed.shown().condition == "waiting"
 
         with producing(comm, scan(), ready) as address:
             given = {
                 "stream": {"connect": address},
                 "window": {"length": 4, "step": 2},
-                "recon": {"threads": 1},
+                "recon": {"threads": 1, "kind": kind},
                 "output": {"directory": shared_tmp, "live": "tcp://127.0.0.1:0", "pictures": False},
             }
             recon(
@@ -61,12 +64,19 @@ def test_the_pictures_are_planes_of_the_volume(comm, shared_tmp, monkeypatch, st
         shown = feed.shown()
         volume, per_cm = storage.read_volume(shared_tmp / storage.FINAL), to_per_cm(shown.state.scan.pixel_size_um)
         planes = {kind: found for (kind, _), (_, found) in pictures_by_name(shown).items()}
-        assert set(planes) == {"z", "y", "x", "sinogram", "projection"}
+        assert set(planes) == {"z", "y", "x", "tilted", "sinogram", "projection"}
+        assert {picture for picture in shown.pictures if picture.by == "fbp"} == {*SLICES, BY_FBP}
         for picture, (shape, found) in shown.pictures.items():
-            if picture.kind in "zyx":
+            if picture.kind in "zyx" and (kind == "fbp" or picture.by == "image"):
                 assert shape.update == 4
                 plane = volume.take(picture.index, "zyx".index(picture.kind))
-                np.testing.assert_allclose(found * per_cm, plane[::step, ::step], rtol=1e-6)
+                tolerance = 0.0 if picture.by == "image" else 1e-5 * per_cm
+                np.testing.assert_allclose(found * per_cm, plane[::step, ::step], rtol=1e-6, atol=tolerance)
+        assert shown.pictures[TILTED][1].any()
+        if kind == "fbp":
+            # between pixels the image is interpolated, while slices on demand are exact
+            image, exact = (shown.pictures[picture][1] for picture in (TILTED, BY_FBP))
+            assert np.corrcoef(image.ravel(), exact.ravel())[0, 1] > 0.9
         assert planes["projection"].shape == (ROWS // step, N // step)
         assert planes["sinogram"].shape == (4 // step, N // step)
         assert [update.projections for update in shown.updates] == [2, 4, 6, 8]

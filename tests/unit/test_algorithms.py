@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from ministream import registry
-from ministream.recon.algorithms._filtered import coverage_rad
 from ministream.recon.algorithms.os_sirt import subsets
 from ministream.recon.backend.cpu import new_image
+from ministream.recon.filtered import coverage_rad
 from ministream.recon.geometry import Geometry
 from tests.unit.dense import Case
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import struct
 import time
 from pathlib import Path
 
@@ -225,5 +226,11 @@ def test_other_versions_and_wrong_sizes_are_refused():
         live.decode(live.encode(Look(version=2)), Look)
     with pytest.raises(ProtocolError, match="malformed"):
         live.decode(b"\x80", Look)
+    good = live.encode(Look(pictures=(Picture("tilted", -3, "fbp", 30.0, 1.5),)))
+    assert live.decode(good, Look).pictures[0].tilt_deg == 1.5
+    for value in (float("nan"), float("inf"), 91.0):
+        bad = good.replace(struct.pack(">d", 1.5), struct.pack(">d", value))
+        with pytest.raises(ProtocolError, match="malformed"):
+            live.decode(bad, Look)
     with pytest.raises(ProtocolError, match="do not fit"):
         live.pixels_of([Shape(picture=SLICE, update=1, rows=2, cols=2)], [memoryview(b"1234")])

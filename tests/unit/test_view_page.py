@@ -29,6 +29,7 @@ FACTS = ScanFacts(
     scan_id="<i>s</i>", sample="<b>foam</b>", rows=8, cols=16, n=16, projections=90, pixel_size_um=2.5,
     algorithm="sirt", ranks=2, threads=1,
 )  # fmt: skip
+TILTABLE = msgspec.structs.replace(FACTS, tilted=True, fbp=True)
 STATE = JobState(
     job="j", number=1, phase="live", text="", scan=FACTS, elapsed_s=75.0, ledger={"received": 5, "mended": 1},
     losses={"projection checksum": 3}, per_s=2.0, lag=1, behind_s=0.5, latency_s={"p50": 0.4, "p99": None}, update=1,
@@ -90,6 +91,31 @@ def test_the_page_asks_for_the_middle_and_for_what_the_sliders_choose():
     assert feed.wanted[0] == Picture("z", 1)
     wanted.change(7, ())
     assert Picture("z", 1) not in feed.wanted
+
+
+def test_the_page_asks_for_slices_on_demand_and_for_a_tilted_plane():
+    feed = Fixed(Shown(serial=1, condition="live", state=msgspec.structs.replace(STATE, scan=TILTABLE)))
+    document = Document()
+    Page(document, feed, Wanted(feed))
+    named = document.get_model_by_name
+    named("by").value = "filtered back projection"
+    assert feed.wanted == [
+        Picture("z", 3, "fbp"), Picture("y", 7, "fbp"), Picture("x", 7, "fbp"), Picture("projection"),
+        Picture("sinogram", 3),
+    ]  # fmt: skip
+    named("slant").active = True
+    named("azimuth-slider").value = -30
+    named("tilted-slider").value = 5
+    assert feed.wanted[3] == Picture("tilted", 5, "fbp", azimuth_deg=-30.0, tilt_deg=45.0)
+    named("slant").active = False
+    assert all(picture.kind != "tilted" for picture in feed.wanted)
+
+
+def test_a_scan_without_slices_on_demand_offers_none():
+    document = Document()
+    Page(document, Fixed(Shown(serial=1, condition="live", state=STATE)), Wanted(Fixed(Shown())))
+    assert document.get_model_by_name("by").disabled
+    assert document.get_model_by_name("slant").disabled
 
 
 def test_a_volume_file_is_a_feed(tmp_path):

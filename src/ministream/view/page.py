@@ -17,12 +17,14 @@ from ministream.view.feed import Feed, Pixels, Shown
 from ministream.view.panels import Panel, colour_bar
 from ministream.view.theme import Theme
 from ministream.view.units import Units
-from ministream.wire.live import Kind, Picture, UpdateRecord
+from ministream.wire.live import Kind, Method, Picture, UpdateRecord
 
 REFRESH_MS = 400
 AGAIN_S = 2.0
 """A beat that is not returned for this time, because the browser was not connected yet, is repeated."""
-_KINDS: tuple[Kind, ...] = ("z", "y", "x", "projection", "sinogram")
+_PLANES: tuple[Kind, ...] = ("z", "y", "x", "tilted")
+_KINDS: tuple[Kind, ...] = (*_PLANES, "projection", "sinogram")
+_BY: dict[str, Method] = {"the algorithm": "image", "filtered back projection": "fbp"}
 _PALETTES = {"grey": "Greys256", "viridis": "Viridis256", "inferno": "Inferno256"}
 _AUTO, _FULL, _FIXED = "auto: 0.5 to 99.5 %", "minimum to maximum", "fixed"
 
@@ -52,7 +54,7 @@ class Page:
         self._levels: dict[Kind, Any] = {}
         self._slices = LinearColorMapper(palette=_PALETTES["grey"], low=0, high=1, nan_color="#00000000")
         plain = [LinearColorMapper(palette="Greys256", low=0, high=1) for _ in range(2)]
-        mappers = dict(zip(_KINDS, [self._slices] * 3 + plain, strict=True))
+        mappers = dict(zip(_KINDS, [self._slices] * len(_PLANES) + plain, strict=True))
         self._panels = {kind: Panel(kind, mappers[kind], self._theme, self._moved) for kind in _KINDS}
         self._mappers = mappers
         self._residual = Curve("residual", "Residual |b − A x|", "residual", ["residual"], self._theme)
@@ -77,6 +79,10 @@ class Page:
             start=0, end=1, value=(0, 1), step=0.001, title="Grey values", name="window", sizing_mode="stretch_width"
         )
         self._window.on_change("value", self._windowed)
+        self._by = Select(title="Planes by", value="the algorithm", options=list(_BY), name="by", disabled=True)
+        self._by.on_change("value", lambda _name, _old, _new: self._moved())
+        self._slant = Toggle(label="Tilted plane", name="slant", button_type="light", width=120, disabled=True)
+        self._slant.on_change("active", lambda _name, _old, new: self._show_tilted(new))
         self._palette = Select(title="Colours", value="grey", options=list(_PALETTES), name="palette")
         self._palette.on_change("value", lambda _name, _old, new: self._slices.update(palette=_PALETTES[new]))
         self._dark = Toggle(label="Light", active=False, name="light", button_type="light", width=80)
@@ -94,7 +100,9 @@ class Page:
         charts: list[Curve | StageBars] = [self._residual, self._quality, self._rate, self._lag, self._stages]
         roots = [
             *self._texts.values(), self._beat, self._bar, self._mode, self._window, self._palette, self._dark,
-            self._reset, *(chart.figure for chart in charts), *(panel.figure for panel in self._panels.values()),
+            self._reset, self._by, self._slant,
+            *self._panels["tilted"].angles, *(chart.figure for chart in charts),
+            *(panel.figure for panel in self._panels.values()),
             *(panel.slider for panel in self._panels.values() if panel.slider is not None),
         ]  # fmt: skip
         self._bar.name = "colours"
@@ -141,6 +149,17 @@ class Page:
             panel.settle(shown.state.scan)
             if not first and panel.slider is not None:  # a job that was restarted: the same place
                 panel.slider.value = min(at[kind], panel.slider.end)
+        self._by.disabled, self._slant.disabled = not shown.state.scan.fbp, not shown.state.scan.tilted
+        if self._by.disabled:
+            self._by.value = "the algorithm"
+        self._slant.active = self._slant.active and not self._slant.disabled
+        self._show_tilted(self._slant.active)
+
+    def _show_tilted(self, active: bool) -> None:
+        """Show the tilted plane, or do not ask for it."""
+        panel = self._panels["tilted"]
+        for model in (panel.figure, panel.slider, *panel.angles):
+            model.visible = active
         self._moved()
 
     def _draw(self, shown: Shown) -> None:
@@ -178,10 +197,11 @@ class Page:
         """The sinogram is that of the slice."""
         if panel.kind == "sinogram":
             return Picture("sinogram", self._panels["z"].picture().index)
-        return panel.picture()
+        return panel.picture(_BY[self._by.value] if panel.kind in _PLANES else "image")
 
     def _moved(self) -> None:
-        self._wanted.change(id(self), tuple(self._picture(panel) for panel in self._panels.values()))
+        shown = [panel for panel in self._panels.values() if panel.kind != "tilted" or self._slant.active]
+        self._wanted.change(id(self), tuple(self._picture(panel) for panel in shown))
         self._serial = -1
 
     def _adapt(self) -> None:
@@ -190,7 +210,7 @@ class Page:
             if kind in self._levels:
                 _, low, high, _ = self._levels[kind]
                 self._mappers[kind].update(low=float(low), high=float(max(high, low + 1e-9)))
-        levels = [self._levels[kind] for kind in ("z", "y", "x") if kind in self._levels]
+        levels = [self._levels[kind] for kind in _PLANES if kind in self._levels]
         if not levels or self._mode.value == _FIXED:
             return
         lowest, low, high, highest = np.array([*zip(*levels, strict=True)]) @ np.full(len(levels), 1 / len(levels))

@@ -22,7 +22,7 @@ from bokeh.plotting import figure
 from ministream.view.feed import Pixels
 from ministream.view.theme import Theme
 from ministream.view.units import Units
-from ministream.wire.live import Kind, Picture, ScanFacts, Shape
+from ministream.wire.live import Kind, Method, Picture, ScanFacts, Shape
 
 # Pixels are square: the range that has room to spare is extended. `tags` are width and height of the picture.
 _FIT = """
@@ -40,15 +40,18 @@ _AXES: dict[Kind, tuple[str, str]] = {
     "z": ("x", "y"),
     "y": ("x", "z"),
     "x": ("y", "z"),
+    "tilted": ("along the azimuth", "down the plane"),
     "projection": ("detector column", "detector row"),
     "sinogram": ("detector column", "projection, by angle"),
 }
+
+_ANGLES = (("azimuth", "Azimuth / °", 180, 0), ("tilt", "Tilt / ° (0: vertical, 90: a slice)", 90, 45))
 
 
 class Panel:
     """A picture of one kind. `moved` is called when its slider moves; `follow`, if given, is the slider it follows."""
 
-    SHAPES: ClassVar[dict[Kind, str]] = {"z": "Slice", "y": "Row", "x": "Column"}
+    SHAPES: ClassVar[dict[Kind, str]] = {"z": "Slice", "y": "Row", "x": "Column", "tilted": "Offset"}
 
     def __init__(self, kind: Kind, mapper: LinearColorMapper, theme: Theme, moved: Callable[[], None]) -> None:
         self.kind, self._mapper = kind, mapper
@@ -61,11 +64,14 @@ class Panel:
                 sizing_mode="stretch_width", disabled=True,
             )  # fmt: skip
             self.slider.on_change("value", lambda _attribute, _old, _new: moved())
+        self.angles = [_angle(*limits, moved) for limits in _ANGLES] if kind == "tilted" else []
         self.figure = self._figure(theme)
 
-    def picture(self) -> Picture:
-        """The picture to show."""
-        return Picture(self.kind, int(self.slider.value) if self.slider is not None else 0)
+    def picture(self, by: Method = "image") -> Picture:
+        """The picture to show; `by` for planes."""
+        if self.slider is None:
+            return Picture(self.kind)
+        return Picture(self.kind, int(self.slider.value), by, *(float(angle.value) for angle in self.angles))
 
     def settle(self, scan: ScanFacts) -> None:
         """Adapt to the size and the units of a scan; the slider starts in the middle."""
@@ -77,7 +83,10 @@ class Panel:
         self.figure.yaxis.axis_label = down + unit
         for bar in self.figure.select(ScaleBar):
             bar.visible = self._units.length == "mm"
-        if self.slider is not None:
+        if self.slider is not None and self.kind == "tilted":
+            reach = (scan.rows + scan.n) // 2
+            self.slider.update(start=-reach, end=reach, value=0, disabled=False)
+        elif self.slider is not None:
             count = scan.rows if self.kind == "z" else scan.n
             self.slider.update(end=max(1, count - 1), value=(count - 1) // 2, disabled=count < 2)
 
@@ -109,8 +118,11 @@ class Panel:
                 return f"Newest projection{angle}{every}"
             case "sinogram":
                 return f"Sinogram of row {shape.picture.index}, projections in the window{every}"
-        name = self.SHAPES[self.kind]
-        return f"{name} {shape.picture.index} after update {shape.update}{every}"
+        name, picture = self.SHAPES[self.kind], shape.picture
+        by = " by filtered back projection," if picture.by == "fbp" else ""
+        if self.kind == "tilted":
+            name = f"Plane at azimuth {picture.azimuth_deg:g}°, tilt {picture.tilt_deg:g}°, offset"
+        return f"{name} {picture.index}{by} after update {shape.update}{every}"
 
     def _figure(self, theme: Theme) -> Any:
         unit = "@image{0.000}"
@@ -143,6 +155,14 @@ class Panel:
             fig.js_on_change(attribute, fit)
         theme.add(fig)
         return fig
+
+
+def _angle(name: str, title: str, limit: int, start: int, moved: Callable[[], None]) -> Slider:
+    slider = Slider(
+        start=-limit, end=limit, value=start, step=1, title=title, name=f"{name}-slider", sizing_mode="stretch_width"
+    )  # fmt: skip
+    slider.on_change("value", lambda _attribute, _old, _new: moved())
+    return slider
 
 
 def colour_bar(mapper: LinearColorMapper, theme: Theme) -> tuple[Any, ColorBar]:

@@ -8,6 +8,7 @@ receives nothing more, and at most one answer per viewer is in transit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias, TypeVar
 
@@ -28,7 +29,8 @@ MAX_SIDE = 1024
 MAX_PICTURES = 24
 """Pictures that one viewer can ask for."""
 
-Kind: TypeAlias = Literal["z", "y", "x", "projection", "sinogram"]
+Kind: TypeAlias = Literal["z", "y", "x", "tilted", "projection", "sinogram"]
+Method: TypeAlias = Literal["image", "fbp"]
 Phase: TypeAlias = Literal["waiting", "live", "stalled", "finished", "incomplete"]
 PHASES: tuple[Phase, ...] = ("waiting", "live", "stalled", "finished", "incomplete")
 
@@ -40,12 +42,22 @@ class Picture(Struct, frozen=True, array_like=True):
     """What a viewer can see.
 
     `z`: slice `index`, [row, col]. `y`, `x`: row or column `index` of all slices, [slice, col] and [slice, row].
+    `tilted`: the plane at `azimuth_deg` and `tilt_deg`, `index` pixels from the middle of the volume, as in
+    `recon.planes`. These are planes `by` the algorithm's image, or by filtered back projection of the window.
     `projection`: the newest projection as line integrals, [detector row, col]; its `index` is 0. `sinogram`: detector
     row `index` of the projections in the window, in order of their angles, [projection, col].
     """
 
     kind: Kind
-    index: Count = 0
+    index: Annotated[int, Meta(gt=-(2**31), lt=2**31)] = 0
+    by: Method = "image"
+    azimuth_deg: Annotated[float, Meta(ge=-180, le=180)] = 0.0
+    tilt_deg: Annotated[float, Meta(ge=-90, le=90)] = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for angles that are no numbers, which pass the limits."""
+        if not (math.isfinite(self.azimuth_deg) and math.isfinite(self.tilt_deg)):
+            raise ValueError("azimuth_deg and tilt_deg: expected finite numbers")
 
 
 class Look(Struct, frozen=True, kw_only=True, tag="look"):
@@ -64,7 +76,10 @@ class Look(Struct, frozen=True, kw_only=True, tag="look"):
 
 
 class ScanFacts(Struct, frozen=True, kw_only=True):
-    """The scan: `n` rows and columns of each of `rows` slices; `projections` 0 if unknown."""
+    """The scan: `n` rows and columns of each of `rows` slices; `projections` 0 if unknown.
+
+    `tilted` and `fbp`: whether it has tilted planes, and planes by filtered back projection.
+    """
 
     scan_id: str
     sample: str
@@ -76,6 +91,8 @@ class ScanFacts(Struct, frozen=True, kw_only=True):
     algorithm: str
     ranks: int
     threads: int
+    tilted: bool = False
+    fbp: bool = False
 
 
 class UpdateRecord(Struct, frozen=True, array_like=True):

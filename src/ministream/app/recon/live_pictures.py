@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ministream.app.recon.assignment import Assignment
+from ministream.app.recon.assignment import Assignment, is_half_acquisition
 from ministream.app.recon.parts import Parts
+from ministream.recon import backend
+from ministream.recon.planes import Plane, tilted_height
 from ministream.wire.live import MAX_SIDE, Picture, Shape
 
 Pixels = NDArray[np.float32]
 
+PLANES = ("z", "y", "x", "tilted")
 # Kinds that lie in one detector row; the others have a part on every rank.
 _ONE_ROW = ("z", "sinogram")
 
@@ -60,19 +63,45 @@ class SlabPictures:
         every, rows = slice(None, None, step), self._slab.rows
         own = picture.index - self._slab.first
         match picture.kind:
+            case "tilted":
+                return self._tilted(picture)
             case "z":
                 return self._image.host()[every, every, own]
             case "y":
                 return self._image.host()[picture.index, every, :rows].T
             case "x":
                 return self._image.host()[every, picture.index, :rows].T
-        if not self._window.held:
-            return None
+            case _:
+                return self._measured(picture, every, own) if self._window.held else None
+
+    def _tilted(self, picture: Picture) -> Pixels:
+        plane, slab = plane_of(picture, self._assignment), self._slab
+        near = plane.rows_near(slab.first, slab.stop)
+        mine = plane.part(near.start, near.stop)
+        return backend.default().image_plane(self._image.handle, mine, slab.first, slab.rows)
+
+    def _measured(self, picture: Picture, every: slice, own: int) -> Pixels:
+        """The newest projection, or a sinogram."""
         if picture.kind == "projection":
-            return self._window.data[self._newest, every, :rows].T
+            newest: Pixels = self._window.data[self._newest, every, : self._slab.rows].T
+            return newest
         order = np.argsort(self._window.angles_rad)[every]
         found: Pixels = self._window.data[order, :, own][:, every]
         return found
+
+
+def plane_of(picture: Picture, assignment: Assignment) -> Plane:
+    """Where the pixels of a plane are."""
+    n, slices, step = assignment.n, assignment.scan.rows, step_of(picture, assignment)
+    match picture.kind:
+        case "z":
+            return Plane.horizontal(n, picture.index, step)
+        case "y":
+            return Plane.along_x(n, slices, picture.index, step)
+        case "x":
+            return Plane.along_y(n, slices, picture.index, step)
+    azimuth_rad, tilt_rad = math.radians(picture.azimuth_deg), math.radians(picture.tilt_deg)
+    return Plane.tilted(n, slices, azimuth_rad=azimuth_rad, tilt_rad=tilt_rad, offset=picture.index, step=step)
 
 
 def step_of(picture: Picture, assignment: Assignment) -> int:
@@ -82,6 +111,7 @@ def step_of(picture: Picture, assignment: Assignment) -> int:
         "z": n,
         "y": max(n, scan.rows),
         "x": max(n, scan.rows),
+        "tilted": max(n, tilted_height(n, scan.rows, math.radians(picture.tilt_deg))),
         "projection": max(scan.cols, scan.rows),
         "sinogram": max(scan.cols, assignment.config.window.length),
     }
@@ -90,8 +120,25 @@ def step_of(picture: Picture, assignment: Assignment) -> int:
 
 def exists(picture: Picture, assignment: Assignment) -> bool:
     """Whether a scan of this size has the picture."""
+    if picture.by == "fbp" and (picture.kind not in PLANES or not has_fbp(assignment)):
+        return False
+    if picture.kind == "tilted":
+        return abs(picture.index) < assignment.n + assignment.scan.rows
     count = {"y": assignment.n, "x": assignment.n, "projection": 1}.get(picture.kind, assignment.scan.rows)
-    return picture.index < count
+    return 0 <= picture.index < count
+
+
+def has_fbp(assignment: Assignment) -> bool:
+    """Whether there are planes by filtered back projection, which cannot weight a half acquisition."""
+    return not is_half_acquisition(assignment.config, assignment.scan, assignment.axis_col)
+
+
+def added(plane: Plane, parts: Iterable[tuple[int, Pixels]]) -> Pixels:
+    """The sum of parts of a plane; each begins at a row of it."""
+    whole = np.zeros((plane.rows, plane.cols), np.float32)
+    for first, part in parts:
+        whole[first : first + len(part)] += part
+    return whole
 
 
 @dataclass(slots=True)
@@ -128,7 +175,12 @@ class Joining:
                 continue
             self._shown[picture] = identity
             step = step_of(picture, self.assignment)
-            pixels = pieces[0] if picture.kind in _ONE_ROW else np.concatenate(pieces)[::step]
+            if picture.kind == "tilted":
+                plane = plane_of(picture, self.assignment)
+                near = (plane.rows_near(slab.first, slab.stop).start for slab in self.assignment.slabs)
+                pixels = added(plane, zip(near, pieces, strict=True))
+            else:
+                pixels = pieces[0] if picture.kind in _ONE_ROW else np.concatenate(pieces)[::step]
             angle = parts[0].angle_rad if picture.kind == "projection" else None
             yield (
                 Shape(

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ministream.recon import filtered
 from ministream.recon.algorithms import Proceed, UpdateReport
-from ministream.recon.algorithms import _filtered as filtered
 from ministream.recon.algorithms._iterative import Masked, always
 from ministream.recon.backend import Backend, Image, Progress, Sinogram, idle
 from ministream.recon.geometry import Beams, Geometry

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from ministream.recon.algorithms import _filtered as filtered
+from ministream.recon import filtered
 from ministream.recon.algorithms._iterative import Bounded, Clock, Iterative
 from ministream.recon.backend import Backend, Image, Progress
 from ministream.recon.geometry import Geometry

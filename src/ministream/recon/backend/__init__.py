@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ministream.recon.geometry import Beams, Geometry
+from ministream.recon.planes import Plane
 
 Image = Any
 """An image, float32 [n, n, padded slices]: a handle of the backend that made it."""
@@ -171,6 +172,37 @@ class Backend(Protocol):
 
         `support` [n, n] must be contiguous in every row and every column (ValueError).
         """
+        ...
+
+    def warm_up_planes(self) -> None:
+        """Compile or load what planes use, as `warm_up` does."""
+        ...
+
+    def slab_plane(
+        self,
+        filtered: Sinogram,
+        beams: Beams,
+        weights: NDArray[np.float32],
+        plane: Plane,
+        first: int,
+        slices: int,
+        progress: Progress = idle,
+    ) -> NDArray[np.float32]:
+        """What the detector rows [first, first + slices), those of `filtered`, give to a plane: [rows, cols].
+
+        The sum over the slabs is the plane's sum of the back projections, with one weight per projection; linear
+        interpolation on the detector.
+        """
+        ...
+
+    def row_plane(
+        self, sinogram: NDArray[np.float32], beams: Beams, plane: Plane, progress: Progress = idle
+    ) -> NDArray[np.float32]:
+        """A horizontal plane [rows, cols] from the filtered, weighted sinogram of its row, [projections, cols]."""
+        ...
+
+    def image_plane(self, image: Image, plane: Plane, first: int, slices: int) -> NDArray[np.float32]:
+        """What the slices [first, first + slices), those of `image`, give to a plane [rows, cols]; 0 outside."""
         ...
 
 

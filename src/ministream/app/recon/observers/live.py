@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from ministream import log
 from ministream.app.recon import live_key
-from ministream.app.recon.live_pictures import Joining, SlabParts, SlabPictures, exists
+from ministream.app.recon.live_pictures import Joining, Pixels, SlabParts, SlabPictures, exists, has_fbp
 from ministream.app.recon.live_server import STALLED_S, LiveServer
+from ministream.app.recon.live_slices import LiveSlices
 from ministream.app.recon.observing import Quiet, Run, Update, VolumeWritten
 from ministream.monitor import Rate
 from ministream.parallel.mailbox import Mailbox
-from ministream.wire.live import Happening, JobState, Phase, Picture, ScanFacts, UpdateRecord
+from ministream.recon import backend
+from ministream.wire.live import Happening, JobState, Phase, Picture, ScanFacts, Shape, UpdateRecord
 
 _LOG = log.get(__name__)
 
@@ -39,7 +41,9 @@ class ServeLiveView(Quiet):
         super().__init__()
         self._run = run
         self._mailbox = Mailbox(run.comm)
+        backend.default().warm_up_planes()
         self._pictures = SlabPictures(run.assignment, run.parts)
+        self._slices = LiveSlices(run.comm, run.assignment, run.parts)
         self._wanted: tuple[Picture, ...] = ()
         self._update, self._serial, self._polled_s = 0, 0, 0.0
         self._desk = _Desk(run, address) if run.comm.rank == 0 else None
@@ -49,6 +53,7 @@ class ServeLiveView(Quiet):
         self._update = update.index
         if self._desk is not None:
             self._desk.updated(update)
+        self._slices.updated(update.index)
         self._send()
 
     def poll(self) -> None:
@@ -59,7 +64,8 @@ class ServeLiveView(Quiet):
         self._polled_s = now
         self._exchange()
         if self._desk is not None:
-            wanted = self._desk.wanted()
+            wanted, slices = self._desk.wanted()
+            self._slices.want(slices)
             if wanted != self._wanted:
                 self._wanted = wanted
                 self._mailbox.post(wanted)
@@ -68,13 +74,14 @@ class ServeLiveView(Quiet):
 
     def finished(self, written: VolumeWritten) -> None:
         """Show the outcome, with the last image."""
-        if self._wanted:
-            self._settle()
+        self._slices.end()
+        self._settle()
         if self._desk is not None:
             self._desk.finished(written)
 
     def close(self) -> None:
         """Close the socket; viewers that still ask get LINGER_S to receive the last state."""
+        self._slices.close()
         if self._desk is not None:
             self._desk.close()
 
@@ -85,6 +92,9 @@ class ServeLiveView(Quiet):
             else:
                 self._wanted = message
                 self._send()
+        pictures = self._slices.poll()
+        if self._desk is not None and pictures:
+            self._desk.show(pictures)
 
     def _send(self) -> None:
         """Send this rank's parts of the wanted pictures to rank 0."""
@@ -105,13 +115,15 @@ class ServeLiveView(Quiet):
             self._mailbox.post(parts)
 
     def _settle(self) -> None:
-        """Wait until the parts of the last image are with rank 0, LINGER_S at most."""
+        """Wait until the parts of the last pictures are with rank 0, LINGER_S at most."""
         desk = self._desk
         done: Callable[[], bool] = (
-            (lambda: desk.joining.complete(self._update)) if desk is not None else (lambda: not self._mailbox.busy)
+            (lambda: not self._wanted or desk.joining.complete(self._update))
+            if desk is not None
+            else (lambda: not self._mailbox.busy)
         )
         end = time.monotonic() + LINGER_S
-        while not done() and time.monotonic() < end:
+        while not (done() and self._slices.idle) and time.monotonic() < end:
             time.sleep(1e-3)
             self._exchange()
 
@@ -137,13 +149,18 @@ class _Desk:
         logging.getLogger("ministream").addHandler(self._log)
         _LOG.info("live view on %s: ministream view %s", self._server.address, folder)
 
-    def wanted(self) -> tuple[Picture, ...]:
-        """The pictures to send."""
-        return tuple(picture for picture in self._server.wanted() if exists(picture, self._run.assignment))
+    def wanted(self) -> tuple[tuple[Picture, ...], tuple[Picture, ...]]:
+        """The pictures to send: those cut from image and window, and slices on demand."""
+        found = [picture for picture in self._server.wanted() if exists(picture, self._run.assignment)]
+        slices = tuple(picture for picture in found if picture.by == "fbp")
+        return tuple(picture for picture in found if picture.by != "fbp"), slices
 
     def arrived(self, rank: int, parts: SlabParts) -> None:
         """Add a rank's parts."""
-        pictures = self.joining.add(rank, parts)
+        self.show(self.joining.add(rank, parts))
+
+    def show(self, pictures: Mapping[Shape, Pixels]) -> None:
+        """Publish pictures that are complete."""
         if pictures:
             self._server.show(pictures)
             self._publish()
@@ -240,6 +257,8 @@ class _Desk:
             algorithm=assignment.config.recon.kind,
             ranks=self._run.comm.size,
             threads=assignment.threads,
+            tilted=True,
+            fbp=has_fbp(assignment),
         )
 
 

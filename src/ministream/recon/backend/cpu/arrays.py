@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ministream.recon.backend import PerSlice, Progress, idle
 from ministream.recon.backend.cpu import elementwise
-from ministream.recon.backend.cpu.threads import run
+from ministream.recon.backend.cpu.threads import each, run
 from ministream.recon.geometry import Beams
 
 Array = NDArray[np.float32]
@@ -127,11 +127,13 @@ def filter(
     `response` [size / 2 + 1] is that of the positive frequencies of `size` columns, zero-padded.
     """
     cols, size = of.shape[1], 2 * (response.size - 1)
-    for slot in slots:
+
+    def one(slot: np.int64) -> None:
         spectrum = np.fft.rfft(of[slot], size, axis=0)
         spectrum *= response[:, None]
         to[slot] = np.fft.irfft(spectrum, size, axis=0)[:cols]
-        progress()
+
+    each(one, slots, progress)
 
 
 def divide(sinogram: Array, measured: Array, beams: Beams, smallest: NDArray[np.float32]) -> PerSlice:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ministream import jit
-from ministream.recon.backend.cpu import arrays, projections
+from ministream.recon.backend.cpu import arrays, planes, projections
 from ministream.recon.backend.cpu.layout import aligned_zeros, padded_slices
 from ministream.recon.geometry import Beams
+from ministream.recon.planes import Plane
 
 
 def warm_up(slices: int) -> None:
@@ -37,5 +38,19 @@ def warm_up(slices: int) -> None:
             "divide": lambda: arrays.divide(sinogram, sinogram, beams, per_slice.astype(np.float32)),
             "weigh": lambda: arrays.weigh(sinogram, beams, ones),
             "combine": lambda: arrays.combine(image, image, beta=per_slice),
+        }
+    )
+
+
+def warm_up_planes() -> None:
+    """Compile or load the kernels of planes, shared with the node's other processes."""
+    beams, sinogram, ones = Beams.at(np.zeros(1), 0.5), aligned_zeros((1, 2, 1)), np.ones(1, np.float32)
+    flat = Plane.horizontal(2, 0.0)
+    jit.compile_all(
+        {
+            "tilted": lambda: planes.slab_plane(sinogram, beams, ones, flat, 0, 1),
+            "line": lambda: planes.slab_plane(sinogram, beams, ones, Plane.along_x(2, 1, 0.0), 0, 1),
+            "flat": lambda: planes.row_plane(sinogram[:, :, 0], beams, flat),
+            "sampled": lambda: planes.image_plane(aligned_zeros((2, 2, 1)), flat, 0, 1),
         }
     )

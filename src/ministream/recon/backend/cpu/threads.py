@@ -7,14 +7,16 @@ progress; with one thread no helper is started.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ministream.recon.backend import Progress, idle
 
+Item = TypeVar("Item")
 Work = Callable[[NDArray[np.int64], int], int]
 """Work(counter, quota): do up to `quota` units of the tasks on the counter, return how many were done."""
 
@@ -58,6 +60,28 @@ def run(prepare: Callable[[], Work], tasks: int, progress: Progress = idle, *, u
     quota = max(1, tasks * units // (_PROGRESS_CALLS * _Crew.threads))
     while work(counter, quota) == quota:
         progress()
-    for helper in helpers:
-        helper.result()
+    _wait(helpers)
     progress()
+
+
+def each(call: Callable[[Item], None], items: Iterable[Item], progress: Progress = idle) -> None:
+    """Call `call`, which works without the GIL, with every item, on all threads."""
+    left = iter(list(items))  # its next() is atomic
+
+    def work() -> None:
+        for item in left:
+            call(item)
+
+    helpers = [_Crew.pool.submit(work) for _ in range(_Crew.threads - 1)] if _Crew.pool is not None else []
+    for item in left:
+        call(item)
+        progress()
+    _wait(helpers)
+    progress()
+
+
+def _wait(helpers: Sequence[Future[Any]]) -> None:
+    """Wait for helpers that work; the work of those that have not begun, behind another kernel, is done."""
+    for helper in helpers:
+        if not helper.cancel():
+            helper.result()

@@ -1,4 +1,4 @@
-"""Filtering and back projection steps of filtered back projection."""
+"""Steps of filtered back projection: the filter, the weights, and the back projection."""
 
 from __future__ import annotations
 
