@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import stat
 import struct
@@ -13,9 +14,10 @@ import pytest
 
 from ministream.app.recon import live_key
 from ministream.app.recon.live_key import LiveKey
-from ministream.app.recon.live_server import MAX_VIEWERS, LiveServer
+from ministream.app.recon.live_server import MAX_COMMANDS, MAX_VIEWERS, LiveServer
 from ministream.app.view.live_feed import LiveFeed
-from ministream.errors import ConfigError, ProtocolError, VersionError
+from ministream.app.view.operator import steer
+from ministream.errors import AccessError, ConfigError, ProtocolError, VersionError
 from ministream.transport import dial
 from ministream.wire import live
 from ministream.wire.live import JobState, Look, Picture, ScanFacts, Shape, UpdateRecord
@@ -180,6 +182,59 @@ def test_malformed_requests_do_not_end_the_service(server, key, feed):
     publish(server)
     eventually(lambda: feed.shown().condition == "live")
     channel.close()
+
+
+@pytest.fixture
+def steered(key):
+    """A server that is steered, but refuses an axis."""
+
+    def check(command, value):
+        if command == "axis":
+            raise ConfigError(f"axis {value:g}: expected less.")
+
+    with LiveServer(LOOPBACK, key.for_server(), operator=key.operator, check=check) as server:
+        yield server
+
+
+def key_file(folder: Path, key: LiveKey, address: str) -> Path:
+    key.write(folder, address)
+    return folder / live_key.NAME
+
+
+def test_commands_with_the_operators_token_are_handed_over(steered, key, tmp_path):
+    path = key_file(tmp_path, key, steered.address)
+    assert steer(str(tmp_path), None, "iterations", 3.0) == "iterations: after the next update"
+    assert steer(steered.address, path, "finish", None) == "finish: now"
+    assert steered.commands() == [("iterations", 3.0), ("finish", None)]
+    with pytest.raises(ConfigError, match="axis 9: expected less"):
+        steer(str(tmp_path), None, "axis", 9.0)
+    for _ in range(MAX_COMMANDS):
+        steer(str(tmp_path), None, "snapshot", None)
+    with pytest.raises(ConfigError, match="wait for the next update"):
+        steer(str(tmp_path), None, "snapshot", None)
+    assert steered.commands() == [("snapshot", None)] * MAX_COMMANDS
+
+
+def test_without_the_operators_token_nothing_is_steered(steered, server, key, tmp_path, caplog):
+    for operator in (bytes(32), LiveKey.new().operator):
+        key_file(tmp_path, dataclasses.replace(key, operator=operator), steered.address)
+        with pytest.raises(AccessError, match=r"operator's token of this job: copy \.live\.json"):
+            steer(str(tmp_path), None, "finish", None)
+    key_file(tmp_path, dataclasses.replace(key, operator=None), steered.address)
+    with pytest.raises(AccessError, match="it is a copy for viewers"):
+        steer(str(tmp_path), None, "finish", None)
+    key_file(tmp_path, key, server.address)  # a job that nobody may steer
+    with pytest.raises(AccessError, match="operator's token"):
+        steer(str(tmp_path), None, "finish", None)
+    assert not steered.commands()
+    assert "refused: finish without the operator's token" in caplog.text
+
+
+def test_steering_needs_a_job(tmp_path):
+    with pytest.raises(ConfigError, match=r"Start it with --live tcp://127\.0\.0\.1:0"):
+        steer(str(tmp_path), None, "finish", None)
+    with pytest.raises(ConfigError, match=r"name the copy with --key FILE"):
+        steer("tcp://127.0.0.1:9", None, "finish", None)
 
 
 def test_viewers_are_limited(server, key, caplog):

@@ -153,6 +153,7 @@ from ministream.cli import (  # noqa: E402 - the commands need the shared option
     aps,
     check,
     convert,
+    ctl,
     doctor,
     jobs,
     launch,
@@ -165,5 +166,20 @@ from ministream.cli import (  # noqa: E402 - the commands need the shared option
     view,
 )
 
-for topic in (jobs, launch, check, doctor, trying, performance, quality, convert, settings, tunnel, aps, view, top):
+for topic in (
+    jobs,
+    launch,
+    check,
+    doctor,
+    trying,
+    performance,
+    quality,
+    convert,
+    settings,
+    tunnel,
+    aps,
+    view,
+    top,
+    ctl,
+):
     topic.register(cli)

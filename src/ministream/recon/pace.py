@@ -34,6 +34,10 @@ class Pace:
         self._behind = 0
         self._last_norm2: float | None = None
 
+    def change(self, section: WindowSection) -> None:
+        """Use other limits from the next update on; the measurements stay."""
+        self._section, self._step = section, section.step
+
     @property
     def available_s(self) -> float:
         """Seconds the next update may take; infinite without a budget."""

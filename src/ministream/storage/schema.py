@@ -18,7 +18,7 @@ import importlib.metadata
 import json
 import math
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -41,7 +41,7 @@ class VolumeState:
     counts from the first frame. `ledger` is the receiver's, `announced` the producer's, None until it is received.
     `warnings` are notices about the scan, `accepted` the codes of those that the user has acknowledged, `flaw` the
     reason why the volume is doubtful although nothing is missing. `axis`: attributes that say which rotation axis was
-    found, and how.
+    found, and how. `steering`: what an operator has changed while the job ran.
     """
 
     ledger: Ledger
@@ -54,6 +54,7 @@ class VolumeState:
     accepted: tuple[str, ...] = ()
     flaw: str = ""
     axis: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
+    steering: Sequence[Mapping[str, Any]] = ()
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -107,6 +108,7 @@ def _progress(state: VolumeState) -> dict[str, Any]:
         | {"refused_reasons": json.dumps(state.ledger.refusals)}
         | {"warnings": json.dumps([dataclasses.asdict(notice) for notice in state.warnings])}
         | {"warnings_accepted": json.dumps(state.accepted)}
+        | {"steering": json.dumps(list(state.steering))}
         | {f"quality_{name}": value for name, value in state.quality.items()}
     )
 

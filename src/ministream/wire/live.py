@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -31,6 +31,8 @@ MAX_PICTURES = 24
 
 Kind: TypeAlias = Literal["z", "y", "x", "tilted", "projection", "sinogram"]
 Method: TypeAlias = Literal["image", "fbp"]
+Command: TypeAlias = Literal["snapshot", "finish", "iterations", "step", "axis"]
+COMMANDS: tuple[Command, ...] = ("snapshot", "finish", "iterations", "step", "axis")
 Phase: TypeAlias = Literal["waiting", "live", "stalled", "finished", "incomplete"]
 PHASES: tuple[Phase, ...] = ("waiting", "live", "stalled", "finished", "incomplete")
 
@@ -73,6 +75,28 @@ class Look(Struct, frozen=True, kw_only=True, tag="look"):
     updates: Count = 0
     pictures: Annotated[tuple[Picture, ...], Meta(max_length=MAX_PICTURES)] = ()
     held: Annotated[tuple[Picture, ...], Meta(max_length=MAX_PICTURES)] = ()
+
+
+class Steer(Struct, frozen=True, kw_only=True, tag="steer"):
+    """An operator's command; `operator` is the token in the job's key file.
+
+    `snapshot`: write one after the next update. `finish`: end the scan now, with what has arrived. `iterations`,
+    `step`, `axis`: use `value` from the next update on.
+    """
+
+    version: int = VERSION
+    operator: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    command: Command
+    value: float | None = None
+
+
+class Steered(Struct, frozen=True, kw_only=True, tag="steered"):
+    """The answer to a command: whether it was accepted, and what happens, or why not."""
+
+    version: int = VERSION
+    accepted: bool
+    denied: bool = False
+    text: Text = ""
 
 
 class ScanFacts(Struct, frozen=True, kw_only=True):
@@ -172,8 +196,19 @@ def encode(message: Struct) -> bytes:
     return _ENCODER.encode(message)
 
 
+def decode_request(data: bytes | memoryview) -> Look | Steer:
+    """A request of a viewer or an operator. Raises as `decode` does."""
+    request: Look | Steer = _decoded(data, Look | Steer)
+    return request
+
+
 def decode(data: bytes | memoryview, kind: type[M]) -> M:
     """A header of this kind. Raises VersionError for another version, ProtocolError for anything malformed."""
+    header: M = _decoded(data, kind)
+    return header
+
+
+def _decoded(data: bytes | memoryview, kind: Any) -> Any:
     try:
         found = msgspec.msgpack.decode(data, type=Version).version
         if found != VERSION:

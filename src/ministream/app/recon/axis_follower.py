@@ -48,6 +48,7 @@ class AxisFollower:
         self._automatic = assignment.config.recon.finds_axis
         self.col = assignment.axis_col
         self.missed = 0
+        self._moved = False
         self._estimate: AxisEstimate | None = None
         self._history: list[tuple[int, float]] = []
         self._next = 0
@@ -79,6 +80,12 @@ class AxisFollower:
                     f"the rotation axis cannot be found: {undecided.reason}. Give it with --axis COLUMN; "
                     "`ministream try FILE --axis FIRST:LAST:STEP` shows a slice for each of several columns."
                 )
+
+    def move(self, axis_col: float) -> None:
+        """Set the axis by hand, from the next update on."""
+        self.col = axis_col
+        self._algorithm.move_axis(axis_col)
+        self._moved = True
 
     def notices(self) -> list[Notice]:
         """What is odd about the axis that was found."""
@@ -125,7 +132,7 @@ class AxisFollower:
         """What a file says about the axis: attributes `axis_…`; empty where it was not searched for or not found."""
         found = self._estimate
         if found is None:
-            return {}
+            return {"axis_col": self.col, "axis_method": "operator"} if self._moved else {}
         return {
             "axis_col": self.col,
             "axis_method": found.method,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from ministream.storage import VolumeState
 class Books:
     """Every rank has an instance; only that of rank 0 holds the `ledger` of the stream.
 
-    `axis` describes the rotation axis, if it was found in the projections.
+    `axis` describes the rotation axis, if it was found in the projections; `steering` what an operator has changed.
     `latency` is until a projection is in the image; `arrival_latency` and `published_latency`, until it arrived and
     until viewers can see it, are measured after `measure`.
     `not_yet_in_image` are the acquisition times of the projections received since the last update.
@@ -41,6 +41,7 @@ class Books:
     residuals: list[float] = field(default_factory=list)
     iterations: list[int] = field(default_factory=list)
     axis: Callable[[], Mapping[str, float | str]] = dict
+    steering: Callable[[], Sequence[Mapping[str, Any]]] = tuple
     _repaired_here: list[int] = field(default_factory=list)
     _published: int = 0
     _started: float = field(default_factory=time.monotonic)
@@ -73,7 +74,14 @@ class Books:
         self.not_yet_in_image.append(rows.acquired_s)
 
     def updated(
-        self, image: NDArray[np.float32], residual_norm2: NDArray[np.float64], iterations: int, *, new: int, missed: int
+        self,
+        image: NDArray[np.float32],
+        residual_norm2: NDArray[np.float64],
+        iterations: int,
+        *,
+        new: int,
+        missed: int,
+        snapshot: bool = False,
     ) -> Update:
         """Record an update: the image now contains `new` more projections; `missed` left the window before it.
 
@@ -100,6 +108,7 @@ class Books:
             behind_s=behind_s,
             acquired_s=acquired,
             state=self.volume_state(),
+            snapshot=snapshot,
         )
 
     def state(self) -> State:
@@ -147,4 +156,5 @@ class Books:
             angles_rad=self.angles_rad,
             quality=quality or {},
             axis=self.axis(),
+            steering=self.steering(),
         )

@@ -101,6 +101,7 @@ class Ingress:
         self._due: deque[_Due] = deque()
         self._round: Request | None = None
         self._step = 1
+        self._stepped_at = 0
         self._shape = (0, 0)
         self._projections_fed = 0
         self._last_seq = -1
@@ -181,6 +182,16 @@ class Ingress:
         self._step, self._shape = step, shape
         record = np.dtype([("count", "i8"), ("reasons", f"S{_REASON_BYTES}", (batch,))])
         self._mine, self._all = np.zeros(1, record), np.zeros(self._comm.size, record)
+
+    def change_step(self, step: int) -> None:
+        """Batches end every `step` projections from here on, where an update is due."""
+        self._step, self._stepped_at = step, self._projections_fed
+
+    def finish(self, why: str) -> None:
+        """End the stream as a signal does: frames that have arrived are still handed out."""
+        if not self._stop:
+            self._stop, self._stopped_at_s = why, time.monotonic()
+            _LOG.warning("%s: finishing with the frames that have arrived", why)
 
     def feed(self) -> Sequence[Frame] | None:
         """The frames that all receiving ranks have: an empty list if there are none yet, None after the end.
@@ -388,7 +399,7 @@ class Ingress:
             frames.append(due.frame)
             if due.kind is FrameKind.PROJECTION:
                 self._projections_fed += 1
-                if self._projections_fed % self._step == 0:
+                if (self._projections_fed - self._stepped_at) % self._step == 0:
                     break  # the rest stays in `_due` and is proposed again with the next batch
         self._unread = self._unread or bool(frames)
         if not self._unread:

@@ -97,9 +97,7 @@ def recon(
             assignment = assign(comm.rank, comm.size, config, scan, threads)
             job = Job(comm, assignment, ingress, console, stack, checkpoint, metrics)
         if ingress is not None:
-            ingress.begin(
-                batch=assignment.batch, step=assignment.config.window.step, shape=(assignment.band[-1].stop, scan.cols)
-            )
+            ingress.begin(batch=assignment.batch, step=job.step, shape=(assignment.band[-1].stop, scan.cols))
         summary = job.run()
         if summary is not None:
             # mpirun and srun may end with a code of their own, for example after a signal that came too late
@@ -171,6 +169,8 @@ class Job:
         telling = ingress if comm.rank == 0 else None
         ledger = telling.ledger if telling is not None else Ledger()
         self._parts = Parts(comm, assignment, _Shared(comm, self._clock), ledger)
+        if ingress is not None:
+            self._parts.steering.stepped = ingress.change_step
         if checkpoint is not None:
             resume.restore(checkpoint, comm, assignment, self._parts)
         self._window, self._books, self._gate = self._parts.window, self._parts.books, self._parts.gate
@@ -214,6 +214,7 @@ class Job:
             state=lambda: {**about, **self._parts.state(), **(ingress.state() if ingress is not None else {})},
             position=lambda: ingress.position if ingress is not None else -1,
             saved=ingress.save if ingress is not None else lambda _position: None,
+            finish=ingress.finish if ingress is not None else lambda _why: None,
             shown_at=lambda: self._shown_at(assignment.scan.projections),
             metrics=self._metrics,
         )
@@ -222,6 +223,11 @@ class Job:
         """The middle of the window as a share of the scan; 1 where its length is unknown."""
         held = self._window.indices
         return float(np.mean(held)) / expected if held and expected else 1.0
+
+    @property
+    def step(self) -> int:
+        """New projections per update."""
+        return self._window.step
 
     def run(self) -> Summary | None:
         """Process batches until the stream ends; update the image whenever the window is due."""
@@ -248,6 +254,7 @@ class Job:
         if self._window.fresh:
             self._parts.axis.conclude()
             self._update()
+        self._parts.steering.apply(self._books.updates)
         ingress, axis = self._ingress, self._parts.axis
         left_out = (ingress.unwritten, ingress.lost) if ingress is not None else ((), ())
         self._gate.conclude(*left_out, axis_col=axis.col, found=axis.notices())
@@ -310,7 +317,10 @@ class Job:
             self._books.agree(self._comm)
         self._idle_s = 0.0
         image = self._parts.image.host()
-        self._observers.updated(self._books.updated(image, residuals, report.iterations, new=new, missed=missed))
+        snapshot = self._parts.steering.apply(self._books.updates + 1)
+        self._observers.updated(
+            self._books.updated(image, residuals, report.iterations, new=new, missed=missed, snapshot=snapshot)
+        )
 
     def _failure(self) -> MinistreamError | None:
         """The reason, on rank 0, why there is no volume to write."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,11 +22,15 @@ NAME = ".live.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LiveKey:
-    """CURVE keys, each 32 bytes: `server`, of rank 0, is None in a copy for viewers; `viewer` admits to it."""
+    """CURVE keys, each 32 bytes: `server`, of rank 0, is None in a copy for viewers; `viewer` admits to it.
+
+    `operator` is the token for steering; None in a copy for those who may only watch.
+    """
 
     server: bytes | None
     server_public: bytes
     viewer: bytes
+    operator: bytes | None = field(default=None, repr=False)
 
     @classmethod
     def new(cls) -> Self:
@@ -35,6 +40,7 @@ class LiveKey:
             server=server.private_bytes_raw(),
             server_public=server.public_key().public_bytes_raw(),
             viewer=X25519PrivateKey.generate().private_bytes_raw(),
+            operator=secrets.token_bytes(32),
         )
 
     def for_server(self) -> CurveKeys:
@@ -52,18 +58,20 @@ class LiveKey:
         """Write the file, readable by this user alone. Raises StorageError."""
         server = None if self.server is None else self.server.hex()
         public, viewer = self.server_public.hex(), self.viewer.hex()
-        announce(folder / NAME, address=address, server=server, server_public=public, viewer=viewer)
+        operator = None if self.operator is None else self.operator.hex()
+        announce(folder / NAME, address=address, server=server, server_public=public, viewer=viewer, operator=operator)
 
 
 def read(path: Path) -> tuple[LiveKey, str]:
     """The keys in a file, and the address of the job. Raises ConfigError, also if others can read it."""
     try:
         values: Mapping[str, Any] = json.loads(private.read_file(path, secret=True))
-        server = values.get("server")
+        server, operator = values.get("server"), values.get("operator")
         key = LiveKey(
             server=bytes.fromhex(server) if server else None,
             server_public=_key(values["server_public"]),
             viewer=_key(values["viewer"]),
+            operator=_key(operator) if operator else None,
         )
         return key, str(values["address"])
     except OSError as error:

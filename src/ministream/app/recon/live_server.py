@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hmac
+import logging
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -14,15 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ministream import log
-from ministream.errors import ProtocolError
+from ministream.errors import ConfigError, ProtocolError
 from ministream.model import CurveKeys
 from ministream.transport import listen
 from ministream.wire import live
-from ministream.wire.live import JobState, Look, Phase, Picture, Shape, UpdateRecord
+from ministream.wire.live import Command, JobState, Look, Phase, Picture, Shape, Steer, Steered, UpdateRecord
 
 _LOG = log.get(__name__)
 
 MAX_VIEWERS = 32
+MAX_COMMANDS = 16
+"""Commands of operators that wait for the next update."""
 WANTED_S = 15.0
 """A viewer that has not asked for this time is forgotten, and its pictures are no longer computed."""
 MAX_WANTED = 32
@@ -62,7 +67,15 @@ class LiveServer:
     Raises ConfigError for an address that cannot be bound.
     """
 
-    def __init__(self, url: str, keys: CurveKeys, *, stalled_s: float = STALLED_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        keys: CurveKeys,
+        *,
+        stalled_s: float = STALLED_S,
+        operator: bytes | None = None,
+        check: Callable[[Command, float | None], None] = lambda _command, _value: None,
+    ) -> None:
         self.job = secrets.token_hex(8)
         self._listener = listen(url, max_message_bytes=live.MAX_REQUEST_BYTES, keys=keys)
         self.address = self._listener.address
@@ -70,7 +83,9 @@ class LiveServer:
         self._lock = threading.Lock()
         self._store = _Store()
         self._viewers: dict[bytes, _Viewer] = {}
-        self._full = self._stop = False
+        self._operator, self._check = operator, check
+        self._commands: deque[tuple[Command, float | None]] = deque()
+        self._full = self._stop = self._denied = False
         self._thread = threading.Thread(target=self._run, name="live view", daemon=True)
 
     def __enter__(self) -> Self:
@@ -87,6 +102,13 @@ class LiveServer:
             latest = sorted(self._viewers.values(), key=lambda viewer: -viewer.asked_s)
             looks = [viewer.look for viewer in latest if now - viewer.asked_s < WANTED_S]
         return tuple(dict.fromkeys(picture for look in looks for picture in look.pictures))[:MAX_WANTED]
+
+    def commands(self) -> list[tuple[Command, float | None]]:
+        """The commands that were accepted since the last call."""
+        with self._lock:
+            found = list(self._commands)
+            self._commands.clear()
+        return found
 
     def publish(self, state: JobState, *, arrived_s: float) -> None:
         """Replace the state; the newest projection arrived at the monotonic time `arrived_s`."""
@@ -154,9 +176,12 @@ class LiveServer:
     def _take(self, peer: bytes, parts: Sequence[memoryview]) -> None:
         try:
             (header,) = parts
-            look = live.decode(header, Look)
+            look = live.decode_request(header)
         except (ValueError, ProtocolError) as error:
             _LOG.debug("request rejected: %s", error)
+            return
+        if isinstance(look, Steer):
+            self._listener.send(peer, [live.encode(self._steered(look))])
             return
         now, known = time.monotonic(), self._viewers.get(peer)
         if known is not None and (known.pending or known.ticket != look.ticket):
@@ -169,6 +194,23 @@ class LiveServer:
             return
         self._listener.admit(peer)
         self._viewers[peer] = _Viewer(b"", now, look)
+
+    def _steered(self, steer: Steer) -> Steered:
+        """Accept a command, or say why not."""
+        if self._operator is None or not hmac.compare_digest(steer.operator, self._operator):
+            level = logging.DEBUG if self._denied else logging.WARNING
+            _LOG.log(level, "steering refused: %s without the operator's token (logged once)", steer.command)
+            self._denied = True
+            return Steered(accepted=False, denied=True, text="steering needs the operator's token of this job")
+        if len(self._commands) >= MAX_COMMANDS:
+            return Steered(accepted=False, text=f"{MAX_COMMANDS} commands wait already: wait for the next update")
+        try:
+            self._check(steer.command, steer.value)
+        except ConfigError as error:
+            return Steered(accepted=False, text=str(error)[:1000])
+        self._commands.append((steer.command, steer.value))
+        when = "now" if steer.command == "finish" else "after the next update"
+        return Steered(accepted=True, text=f"{steer.command}: {when}")
 
     def _forget(self, now: float) -> None:
         gone = [peer for peer, viewer in self._viewers.items() if now - viewer.asked_s > WANTED_S]

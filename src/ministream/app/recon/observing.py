@@ -40,7 +40,7 @@ class Update:
     `residual_norm` is |b - A x| of the volume before the last of `iterations`, None for an algorithm that has none.
     `ledger` and `behind_s`, the age of the newest projection in the image, are rank 0's. `acquired_s` are the UNIX
     times of the projections that are new in it. `elapsed_s` counts from the start of the run. `state` is the metadata
-    of a file with this image.
+    of a file with this image. `snapshot`: an operator asks for one.
     """
 
     index: int
@@ -52,6 +52,7 @@ class Update:
     behind_s: float | None
     acquired_s: tuple[float, ...]
     state: VolumeState
+    snapshot: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +74,8 @@ class Run:
     `clock` and `parts` are this rank's; `notices` returns, on rank 0, the warnings about the scan so far.
     `state` returns everything a restart needs, `position` the last stream frame in that state, and `saved` accepts
     the position up to which the producer may discard frames. `shown_at` returns the time that the image shows, as
-    a share of the scan: the middle of the window. `metrics` is rank 0's endpoint, if there is one.
+    a share of the scan: the middle of the window. `finish`, on rank 0, ends the stream for a reason, as a signal does.
+    `metrics` is rank 0's endpoint, if there is one.
     """
 
     comm: Comm
@@ -88,6 +90,7 @@ class Run:
     position: Callable[[], int]
     saved: Callable[[int], None]
     shown_at: Callable[[], float]
+    finish: Callable[[str], None]
     metrics: MetricsEndpoint | None = None
 
 

@@ -33,6 +33,13 @@ class Pacing:
         self._began = time.perf_counter()
         return self._pace.iterations()
 
+    def change(self, *, iterations: int | None = None, step: int | None = None) -> None:
+        """Change the limits of the next update; equal on all ranks."""
+        changed = {"iterations": iterations, "step": step}
+        given = {name: value for name, value in changed.items() if value is not None}
+        self._section = self._section.model_copy(update=given)
+        self._pace.change(self._section)
+
     def proceed(self, norm2: float) -> bool:
         """Whether to continue after an iteration with |b - A x|² `norm2` on this rank; collective with a stop rule."""
         if not self._section.stop_change:

@@ -14,6 +14,7 @@ from ministream.app.recon.books import Books
 from ministream.app.recon.gate import ScanGate, mask_of
 from ministream.app.recon.pacing import Pacing
 from ministream.app.recon.sinograms import UpdateSinograms
+from ministream.app.recon.steering import Steering
 from ministream.ledger import Ledger
 from ministream.parallel.mpi import Comm
 from ministream.prep.corrections import Corrector
@@ -71,7 +72,8 @@ class Parts:
         self.image = SlabImage(geometry, slices)
         self.pacing = Pacing(comm, assignment)
         self.axis = AxisFollower(comm, assignment, self.algorithm)
-        self.books = Books(ledger=ledger, axis=self.axis.provenance)
+        self.steering = Steering(comm, assignment, self.window, self.pacing, self.axis)
+        self.books = Books(ledger=ledger, axis=self.axis.provenance, steering=lambda: tuple(self.steering.history))
 
     @property
     def _stateful(self) -> dict[str, Stateful]:
@@ -84,6 +86,7 @@ class Parts:
             "axis": self.axis,
             "pacing": self.pacing,
             "books": self.books,
+            "steering": self.steering,
         }
 
     def state(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from ministream import log
-from ministream.app.recon import live_key
+from ministream.app.recon import live_key, steering
 from ministream.app.recon.live_pictures import Joining, Pixels, SlabParts, SlabPictures, exists, has_fbp
 from ministream.app.recon.live_server import STALLED_S, LiveServer
 from ministream.app.recon.live_slices import LiveSlices
@@ -143,7 +143,13 @@ class _Desk:
         self._key_file = folder / live_key.NAME
         key = live_key.of_job(folder)
         stalled_s = min(STALLED_S, run.assignment.config.stream.stall_timeout_s)
-        self._server = LiveServer(address, key.for_server(), stalled_s=stalled_s)
+        self._server = LiveServer(
+            address,
+            key.for_server(),
+            stalled_s=stalled_s,
+            operator=key.operator,
+            check=lambda command, value: steering.check(command, value, run.assignment),
+        )
         key.write(folder, self._server.address)
         self._server.__enter__()
         logging.getLogger("ministream").addHandler(self._log)
@@ -179,6 +185,10 @@ class _Desk:
             self._seen, self._arrived_s = self._ledger.received, now
             self._rate.update(self._seen)
         self._server.alive()
+        for command, value in self._server.commands():
+            self._run.parts.steering.ask(command, value)
+            if command == "finish":
+                self._run.finish("the operator")
         if now - self._published_s > PUBLISH_S:
             self._publish()
 

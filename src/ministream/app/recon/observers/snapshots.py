@@ -1,4 +1,4 @@
-"""Writes the image every `[window] write_freq` updates, overlapped with computation."""
+"""Writes the image every `[window] write_freq` updates, and when an operator asks, overlapped with computation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class WriteSnapshots(Quiet):
     def updated(self, update: Update) -> None:
         """Check the result of the last snapshot, and start the next one if it is due."""
         self._writer.settle()
-        if update.index % self._every == 0:
+        if update.snapshot or (self._every and update.index % self._every == 0):
             self._files.append(self._writer.snapshot(update.index, update.image, update.state))
 
     def finished(self, written: VolumeWritten) -> None:
@@ -39,6 +39,6 @@ class WriteSnapshots(Quiet):
 
 
 def observe(run: Run) -> WriteSnapshots | None:
-    """An instance on every rank if snapshots are configured."""
-    every = run.assignment.config.window.write_freq
-    return WriteSnapshots(run, every) if every else None
+    """An instance on every rank if snapshots are configured, or an operator can ask for them."""
+    every, steered = run.assignment.config.window.write_freq, run.assignment.config.output.live is not None
+    return WriteSnapshots(run, every) if every or steered else None

@@ -45,7 +45,9 @@ def slab_plane(
     if not (plane.dx or plane.dy):
         line = np.zeros((plane.cols, slices), np.float32)
         tasks = -(-plane.cols // _POINTS)
-        _run(lambda counter, quota: _line(counter, quota, tasks, filtered, beams, weights, plane, line), tasks, progress)
+        _run(
+            lambda counter, quota: _line(counter, quota, tasks, filtered, beams, weights, plane, line), tasks, progress
+        )
         return _interpolated(line.T, plane.z0 - first + plane.dz * np.arange(plane.rows))
     out = np.zeros((plane.rows, plane.cols), np.float32)
     tasks = _squares(out)
