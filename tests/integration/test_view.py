@@ -5,7 +5,9 @@ MINISTREAM_SCREENSHOTS names a folder in which its pictures are kept.
 
 from __future__ import annotations
 
+import functools
 import http.client
+import math
 import os
 import re
 import shutil
@@ -20,8 +22,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ministream import reconstruct
 from ministream.app.recon import live_key
 from ministream.app.recon.live_server import LiveServer
+from ministream.model import FrameKind
+from ministream.recon.backend import cpu
+from ministream.recon.geometry import Geometry
+from ministream.recon.planes import Plane
+from ministream.source import phantom
 from ministream.view.theme import LIGHT
 from ministream.wire.live import JobState, Picture, ScanFacts, Shape, UpdateRecord
 from tests.integration.jobs import MINISTREAM, Job, Lab
@@ -32,8 +40,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FONT_SETTLED_MS = 600
 WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 FACTS = ScanFacts(
-    scan_id="s-1", sample="foam", rows=48, cols=192, n=192, projections=240, pixel_size_um=3.25, algorithm="sirt",
-    ranks=2, threads=1,
+    scan_id="s-1", sample="foam", rows=48, cols=160, n=160, projections=120, pixel_size_um=3.25, algorithm="sirt",
+    ranks=2, threads=1, tilted=True, fbp=True,
 )  # fmt: skip
 
 
@@ -88,14 +96,47 @@ class Seen:
         self.page.locator(".status .word", has_text=word).wait_for(timeout=HANG_S * 1000)
 
 
+@functools.cache
+def sample() -> tuple[np.ndarray, np.ndarray]:
+    """A foam: its line integrals [projection, row, col] and its volume [row, col, slice]."""
+    options = phantom.Options(
+        sample="foam", rows=FACTS.rows, cols=FACTS.cols, projections=FACTS.projections, i0=2e4, dtype="float32"
+    )
+    source = phantom.Source(options, order="sequential", repeat=1)
+    frames = [source.frame(FrameKind.PROJECTION, index).pixels for index in range(FACTS.projections)]
+    lines = -np.log(np.maximum(np.stack(frames) - options.dark, 0.5) / options.i0).astype(np.float32)
+    volume = reconstruct(lines, np.arange(FACTS.projections) * 180 / FACTS.projections, algorithm="fbp")
+    image = cpu.new_image(Geometry(n=FACTS.n, cols=FACTS.cols, axis_col=0.0), FACTS.rows)
+    image[:, :, : FACTS.rows] = volume.transpose(1, 2, 0)
+    return lines, image
+
+
+def plane(picture: Picture) -> np.ndarray:
+    """What a job would show."""
+    lines, image = sample()
+    match picture.kind:
+        case "projection":
+            return lines[-1]
+        case "sinogram":
+            return lines[:, picture.index]
+        case "z":
+            return image[:, :, picture.index]
+        case "y":
+            return image[picture.index, :, : FACTS.rows].T
+        case "x":
+            return image[:, picture.index, : FACTS.rows].T
+    angles = {"azimuth_rad": math.radians(picture.azimuth_deg), "tilt_rad": math.radians(picture.tilt_deg)}
+    tilted = Plane.tilted(FACTS.n, FACTS.rows, **angles, offset=picture.index, step=1.0)
+    return cpu.image_plane(image, tilted, 0, FACTS.rows)
+
+
 def published(server: LiveServer, update: int, **changes) -> None:
     """What a job publishes after an update: the pictures that are wanted, and its state."""
-    values = np.linspace(0, 0.01, 48 * 192, dtype=np.float32)
     pictures = {}
     for picture in server.wanted():
-        rows = 192 if picture.kind == "z" else 48
-        shape = Shape(picture=picture, update=update, rows=rows, cols=192, angle_deg=30.0)
-        pictures[shape] = np.resize(values * (1 + picture.index), (rows, 192))
+        pixels = np.ascontiguousarray(plane(picture))
+        shape = Shape(picture=picture, update=update, rows=pixels.shape[0], cols=pixels.shape[1], angle_deg=179.2)
+        pictures[shape] = pixels
     server.show(pictures)
     if update:
         server.updated(UpdateRecord(update, 1.5 * update, 20 * update, 100.0 / update, 14.5, 0.4, {}))
@@ -142,7 +183,18 @@ def test_the_page_follows_a_job_and_the_next_one(browser, jobs: Lab, tmp_path: P
         page.locator("body").press("ArrowRight")
         page.evaluate("model('x-slider').value = 60")
         eventually(lambda: {Picture("z", 24), Picture("x", 60)} <= set(server.wanted()))
-        for update in range(2, 7):
+        page.locator("body").press("t")
+        page.evaluate("model('by').value = 'filtered back projection'")
+        page.evaluate("model('azimuth-slider').value = -30")
+        tilted = Picture("tilted", 0, "fbp", -30.0, 45.0)
+        eventually(lambda: {Picture("z", 24, "fbp"), Picture("x", 60, "fbp"), tilted} <= set(server.wanted()))
+        published(server, 2)
+        seen.until_title("tilted", "azimuth -30°, tilt 45°, offset 0 by filtered back projection, after update 2")
+        shots.take("view-tilted")
+        page.locator("body").press("t")
+        page.evaluate("model('by').value = 'the algorithm'")
+        eventually(lambda: set(server.wanted()) & {tilted, Picture("z", 24, "fbp")} == set())
+        for update in range(3, 7):
             published(server, update)
         seen.until_title("z", "Slice 24 after update 6")
         seen.until_title("x", "Column 60 after update 6")
