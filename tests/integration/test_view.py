@@ -57,10 +57,10 @@ def browser() -> Iterator:
         browser.close()
 
 
-def url_of(job: Job) -> str:
+def url_of(job: Job, name: str = "live view") -> str:
     """The address that `ministream view` has printed."""
     found: list[str] = []
-    job.until(lambda: found.extend(re.findall(r"live view: (http://\S+)", job.text)) or found)
+    job.until(lambda: found.extend(re.findall(rf"{name}: (http://\S+)", job.text)) or found)
     return found[0]
 
 
@@ -153,11 +153,25 @@ def published(server: LiveServer, update: int, **changes) -> None:
 def serving(folder: Path) -> Iterator[LiveServer]:
     """Rank 0's end of a job that writes to `folder`."""
     key = live_key.of_job(folder)
-    with LiveServer("tcp://127.0.0.1:0", key.for_server()) as server:
+    with LiveServer("tcp://127.0.0.1:0", key.for_server(), operator=key.operator) as server:
         key.write(folder, server.address)
         yield server
         server.close(5.0)
     (folder / live_key.NAME).unlink()
+
+
+def steers(browser, view: Job, server: LiveServer, watched) -> None:
+    """The operator's page steers, the viewers' page has no control for it."""
+    assert watched.evaluate("model('command') === undefined")
+    page = browser.new_page(viewport=WIDE)
+    page.goto(url_of(view, "with steering"))
+    page.wait_for_function("typeof model === 'function' && model('command') !== undefined", timeout=HANG_S * 1000)
+    page.evaluate("model('command').value = 'iterations'; model('value').value = 5")
+    page.wait_for_function("model('value').disabled === false", timeout=HANG_S * 1000)
+    page.get_by_role("button", name="Send").click()
+    page.get_by_text("iterations: after the next update").wait_for(timeout=HANG_S * 1000)
+    assert server.commands() == [("iterations", 5.0)]
+    page.close()
 
 
 def test_the_page_follows_a_job_and_the_next_one(browser, jobs: Lab, tmp_path: Path):
@@ -205,6 +219,7 @@ def test_the_page_follows_a_job_and_the_next_one(browser, jobs: Lab, tmp_path: P
         page.wait_for_function("document.body.classList.contains('light')")
         page.wait_for_function(f"model('sinogram').title.text_color === '{LIGHT.text}'")
         shots.take("view-light")
+        steers(browser, view, server, page)
         published(server, 7, phase="finished", text="all")
         seen.until_status("FINISHED, COMPLETE")
     with serving(out) as server:

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from bokeh.document import Document
+from bokeh.events import ButtonClick
 
 from ministream.app.recon import live_key
 from ministream.app.recon.live_server import LiveServer
@@ -19,6 +20,7 @@ from ministream.view import texts
 from ministream.view.charts import StageBars
 from ministream.view.feed import Shown
 from ministream.view.page import Page, Wanted
+from ministream.view.steering import SteeringControls
 from ministream.view.theme import Theme
 from ministream.view.units import Units
 from ministream.wire.live import PHASES, Happening, JobState, Picture, ScanFacts
@@ -116,6 +118,30 @@ def test_a_scan_without_slices_on_demand_offers_none():
     Page(document, Fixed(Shown(serial=1, condition="live", state=STATE)), Wanted(Fixed(Shown())))
     assert document.get_model_by_name("by").disabled
     assert document.get_model_by_name("slant").disabled
+
+
+def test_an_operators_page_sends_commands_and_shows_the_answer():
+    asked = []
+
+    def steer(command, value):
+        asked.append((command, value))
+        if command == "axis":
+            raise ConfigError("axis: <no>")
+        return f"{command}: now"
+
+    document = Document()
+    controls = SteeringControls(document, steer)
+    named = {widget.name: widget for widget in controls.widgets}
+    assert SteeringControls(document, None).widgets == []
+    for command, value, said in (("finish", None, "finish: now"), ("axis", 7.5, "axis: &lt;no&gt;")):
+        named["command"].value, named["value"].value = command, value or 1
+        named["send"]._trigger_event(ButtonClick(named["send"]))
+        eventually(lambda: document.session_callbacks)
+        (callback,) = document.session_callbacks
+        callback.callback()
+        assert said in named["answer"].text
+        assert named["send"].disabled is False
+    assert asked == [("finish", None), ("axis", 7.5)]
 
 
 def test_a_volume_file_is_a_feed(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -39,14 +40,22 @@ def view(
         from ministream.app.view.server import serve
     except ModuleNotFoundError as error:
         raise ConfigError(f"view needs the Python package {error.name!r}: pip install 'ministream[view]'") from error
+    from ministream.app.view.operator import can_steer, steer
     from ministream.app.view.targets import open_feed
 
     log.setup("view", log_level)
+    steers = can_steer(target, key)
     token = _token(token_file) if token_file is not None else None
     serve(
         open_feed(target, key), host=host, port=port, prefix=prefix, token=token,
-        ready=lambda address: typer.echo(f"live view: {address}"),
+        ready=partial(_ready, steers), steer=partial(steer, target, key) if steers else None,
     )  # fmt: skip
+
+
+def _ready(steers: bool, viewers: str, operators: str) -> None:
+    typer.echo(f"live view: {viewers}")
+    if steers:
+        typer.echo(f"with steering: {operators}")
 
 
 def _token(path: Path) -> str:

@@ -15,6 +15,7 @@ from ministream.view import texts
 from ministream.view.charts import Curve, StageBars
 from ministream.view.feed import Feed, Pixels, Shown
 from ministream.view.panels import Panel, colour_bar
+from ministream.view.steering import Steer, SteeringControls
 from ministream.view.theme import Theme
 from ministream.view.units import Units
 from ministream.wire.live import Kind, Method, Picture, UpdateRecord
@@ -47,7 +48,7 @@ class Wanted:
 class Page:
     """Builds the document of one browser."""
 
-    def __init__(self, document: Document, feed: Feed, wanted: Wanted) -> None:
+    def __init__(self, document: Document, feed: Feed, wanted: Wanted, steer: Steer | None = None) -> None:
         self._feed, self._wanted, self._theme = feed, wanted, Theme()
         self._serial, self._job = -1, ""
         self._drawn: dict[Kind, Pixels] = {}
@@ -69,7 +70,8 @@ class Page:
         self._beat_s = time.monotonic()
         self._charted: tuple[str, int, int] = ("", 0, 0)
         self._controls()
-        self._add_to(document)
+        self._steering = SteeringControls(document, steer)
+        self._add_to(document, steers=steer is not None)
 
     def _controls(self) -> None:
         self._bar, self._bar_model = colour_bar(self._slices, self._theme)
@@ -94,13 +96,14 @@ class Page:
                      code="for (const f of figures) f.reset.emit()")
         )  # fmt: skip
 
-    def _add_to(self, document: Document) -> None:
+    def _add_to(self, document: Document, *, steers: bool) -> None:
         beat = CustomJS(code="window.ministreamBeat = Date.now(); cb_obj.text = String(cb_obj.tags[0])")
         self._beat.js_on_change("tags", beat)
         charts: list[Curve | StageBars] = [self._residual, self._quality, self._rate, self._lag, self._stages]
         roots = [
             *self._texts.values(), self._beat, self._bar, self._mode, self._window, self._palette, self._dark,
             self._reset, self._by, self._slant,
+            *self._steering.widgets,
             *self._panels["tilted"].angles, *(chart.figure for chart in charts),
             *(panel.figure for panel in self._panels.values()),
             *(panel.slider for panel in self._panels.values() if panel.slider is not None),
@@ -112,6 +115,7 @@ class Page:
             document.add_root(root)
         document.title = "Mini-Stream"
         document.template = _file("page.html")
+        document.template_variables["steers"] = steers
         document.template_variables["style"] = _file("page.css")
         document.add_periodic_callback(self._refresh, REFRESH_MS)
         document.on_session_destroyed(lambda _context: self._wanted.change(id(self), ()))

@@ -102,6 +102,11 @@ def happenings(shown: Shown) -> str:
     return f'<div class="log">{"".join(_lines(shown.state))}</div>'
 
 
+def answer(text: str, *, refused: bool) -> str:
+    """What became of a command."""
+    return f'<p class="{"refused" if refused else "good"}" role="status">{escape(text)}</p>'
+
+
 def _lines(state: JobState) -> Iterable[str]:
     for line in reversed(state.happenings[-30:]):
         when = datetime.datetime.fromtimestamp(line.at_s).astimezone().strftime("%H:%M:%S")

@@ -49,6 +49,13 @@ def steer(target: str, key_file: Path | None, command: Command, value: float | N
     raise ConfigError(answer.text)
 
 
+def can_steer(target: str, key_file: Path | None) -> bool:
+    """Whether a page may offer steering: its owner has the operator's token, or will have it once a job runs."""
+    if "://" not in target:
+        return Path(target).is_dir()
+    return key_file is not None and live_key.read(key_file)[0].operator is not None
+
+
 def _job(target: str, key_file: Path | None) -> tuple[LiveKey, str]:
     if "://" in target:
         if key_file is None:

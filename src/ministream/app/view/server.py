@@ -21,6 +21,7 @@ from ministream import log
 from ministream.errors import ConfigError
 from ministream.view.feed import Feed
 from ministream.view.page import Page, Wanted
+from ministream.view.steering import Steer
 
 _LOG = log.get(__name__)
 
@@ -38,31 +39,42 @@ def serve(
     port: int,
     prefix: str,
     token: str | None,
-    ready: Callable[[str], None],
+    ready: Callable[[str, str], None],
+    steer: Steer | None = None,
 ) -> None:
-    """Serve the page until a signal ends the process; `ready` receives the address that opens it.
+    """Serve the page until a signal ends the process; `ready` receives the addresses that open it.
+
+    The first is for viewers; the second opens a page that also steers the job, by `steer`.
 
     The token is created if None. Raises ConfigError for an address that cannot be bound.
     """
-    token = token or secrets.token_urlsafe(24)
+    tokens = token or secrets.token_urlsafe(24), secrets.token_urlsafe(24)
+    doors = TokenAuthentication(*tokens, f"ministream-view-{secrets.token_hex(4)}")
     for library in ("bokeh", "tornado.access"):  # a browser that is closed is nothing to warn of
         logging.getLogger(library).setLevel(logging.ERROR)
     with feed as provider:
         wanted = Wanted(provider)
-        server = _server(lambda document: Page(document, provider, wanted), host, port, prefix, token)
+        server = _server(
+            lambda document: Page(document, provider, wanted, steer if doors.admits_operator(document) else None),
+            host,
+            port,
+            prefix,
+            doors,
+        )
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: server.io_loop.add_callback_from_signal(server.io_loop.stop))
         server.start()
         shown = f"[{host}]" if ":" in host else host
-        path = f"{prefix.rstrip('/')}/?{urlencode({'token': token})}"
-        ready(f"http://{shown}:{server.port}{path if path.startswith('/') else '/' + path}")
+        base = f"http://{shown}:{server.port}/{prefix.strip('/')}".rstrip("/")
+        viewers, operators = (f"{base}/?{urlencode({'token': each})}" for each in tokens)
+        ready(viewers, operators)
         try:
             server.io_loop.start()
         finally:
             server.stop()
 
 
-def _server(page: Callable[[Any], object], host: str, port: int, prefix: str, token: str) -> Server:
+def _server(page: Callable[[Any], object], host: str, port: int, prefix: str, doors: TokenAuthentication) -> Server:
     def build(document: Any) -> None:
         page(document)
 
@@ -72,7 +84,7 @@ def _server(page: Callable[[Any], object], host: str, port: int, prefix: str, to
             address=host,
             port=port,
             prefix=prefix,
-            auth_provider=TokenAuthentication(token, f"ministream-view-{secrets.token_hex(4)}"),
+            auth_provider=doors,
             # A tunnel or a proxy changes the origin. The cookie, which other sites cannot send, is what protects.
             allow_websocket_origin=["*"],
             websocket_max_message_size=1 << 20,
@@ -84,11 +96,18 @@ def _server(page: Callable[[Any], object], host: str, port: int, prefix: str, to
 
 
 class TokenAuthentication(AuthProvider):  # type: ignore[misc]  # Bokeh's types are not followed
-    """Admits requests that have the token, in the address or in a cookie that it sets."""
+    """Admits requests that have the viewers' or the operator's token, in the address or in a cookie that it sets."""
 
-    def __init__(self, token: str, cookie: str) -> None:
-        self._token, self._cookie = token, cookie
+    def __init__(self, token: str, operator: str, cookie: str) -> None:
+        self._token, self._operator, self._cookie = token, operator, cookie
         super().__init__()
+
+    def admits_operator(self, document: Any) -> bool:
+        """Whether the request of a page has the operator's token; that in the address counts, before the cookie."""
+        request = document.session_context.request
+        given = [value.decode("ascii", "replace") for value in request.arguments.get("token", [])]
+        token = given[0] if given else request.cookies.get(self._cookie, "")
+        return hmac.compare_digest(token.encode(), self._operator.encode())
 
     @property
     def get_user(self) -> Callable[[RequestHandler], str | None]:
@@ -154,7 +173,9 @@ class TokenAuthentication(AuthProvider):  # type: ignore[misc]  # Bokeh's types 
         return None
 
     def _admits(self, token: str | None) -> bool:
-        return hmac.compare_digest((token or "").encode(), self._token.encode())
+        given = (token or "").encode()
+        viewer, operator = (hmac.compare_digest(given, known.encode()) for known in (self._token, self._operator))
+        return viewer or operator
 
 
 def _remember(handler: RequestHandler, cookie: str, token: str) -> None:
