@@ -12,11 +12,12 @@ from rich.console import Console
 from ministream import config, storage
 from ministream.app.recon import live_key, live_pictures
 from ministream.app.recon.job import recon
+from ministream.app.recon.observers import live
 from ministream.app.view.live_feed import LiveFeed
 from ministream.model import to_per_cm
 from ministream.wire.live import Picture
 from tests.parallel.scans import ROWS, N, process, producing, scan
-from tests.waiting import eventually
+from tests.waiting import HANG_S, eventually
 
 __all__ = ["process"]
 
@@ -31,6 +32,7 @@ BY_FBP = Picture("tilted", 1, "fbp", azimuth_deg=40.0, tilt_deg=50.0)
 @pytest.mark.parametrize(("kind", "step"), [("sirt", 1), ("fbp", 1), ("fbp", 2)])
 def test_the_pictures_are_planes_of_the_volume(comm, shared_tmp, monkeypatch, kind, step):
     monkeypatch.setattr(live_pictures, "MAX_SIDE", N // step)
+    monkeypatch.setattr(live, "LINGER_S", HANG_S)  # on a busy machine the last pictures may take long
     key = shared_tmp / live_key.NAME
 
     def target():

@@ -74,7 +74,9 @@ class LiveSlices:
     @property
     def idle(self) -> bool:
         """Nothing is under way: on rank 0 a round, elsewhere the wish for slices."""
-        return self.rounds.idle if self.rounds is not None else not self._order.following
+        if self.rounds is None:
+            return not self._order.following
+        return self.rounds.idle and not self._mailbox.busy
 
     def end(self) -> None:
         """On rank 0: compute the last slices now; after them no more are asked for."""
