@@ -6,19 +6,19 @@ import dataclasses
 import json
 import stat
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from ministream.app.recon import live_key
 from ministream.app.recon.live_key import LiveKey
 from ministream.app.recon.live_server import MAX_COMMANDS, MAX_VIEWERS, LiveServer
 from ministream.app.view.live_feed import LiveFeed
 from ministream.app.view.operator import steer
-from ministream.cli import cli
 from ministream.errors import AccessError, ConfigError, ProtocolError, VersionError
 from ministream.transport import dial
 from ministream.wire import live
@@ -207,8 +207,9 @@ def test_commands_with_the_operators_token_are_handed_over(steered, key, tmp_pat
     path = key_file(tmp_path, key, steered.address)
     assert steer(str(tmp_path), None, "iterations", 3.0) == "iterations: after the next update"
     assert steer(steered.address, path, "finish", None) == "finish: now"
-    shown = CliRunner().invoke(cli, ["ctl", str(tmp_path), "step", "4"])
-    assert shown.output == "step: after the next update\n"
+    command = [sys.executable, "-m", "ministream", "ctl", str(tmp_path), "step", "4"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert shown.stdout == "step: after the next update\n"
     assert steered.commands() == [("iterations", 3.0), ("finish", None), ("step", 4.0)]
     with pytest.raises(ConfigError, match="axis 9: expected less"):
         steer(str(tmp_path), None, "axis", 9.0)
