@@ -100,7 +100,13 @@ class Seen:
 def sample() -> tuple[np.ndarray, np.ndarray]:
     """A foam: its line integrals [projection, row, col] and its volume [row, col, slice]."""
     options = phantom.Options(
-        sample="foam", rows=FACTS.rows, cols=FACTS.cols, projections=FACTS.projections, i0=2e4, dtype="float32"
+        sample="foam",
+        rows=FACTS.rows,
+        cols=FACTS.cols,
+        projections=FACTS.projections,
+        i0=2e4,
+        dtype="float32",
+        fixed_pattern=0,
     )
     source = phantom.Source(options, order="sequential", repeat=1)
     frames = [source.frame(FrameKind.PROJECTION, index).pixels for index in range(FACTS.projections)]
