@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,22 @@ def test_a_picture_that_another_viewer_brought_is_there_at_once(server, key, fee
         eventually(lambda: second.shown().state is not None)
         second.want([SLICE])
         eventually(lambda: SLICE in second.shown().pictures)
+
+
+def test_ten_viewers_see_a_picture_each(server, key):
+    with ExitStack() as stack:
+        feeds = [stack.enter_context(LiveFeed(lambda: (server.address, key.for_viewer()), "here")) for _ in range(10)]
+        publish(server)
+        for index, feed in enumerate(feeds):
+            feed.want([Picture("z", index)])
+        eventually(lambda: len(server.wanted()) == len(feeds))
+        for picture in server.wanted():
+            server.show(shown(picture, picture.index))
+        publish(server)
+        for index, feed in enumerate(feeds):
+            eventually(lambda feed=feed: len(feed.shown().pictures) == 1)
+            (picture, (_, pixels)) = next(iter(feed.shown().pictures.items()))
+            assert (picture, pixels[0, 0]) == (Picture("z", index), index)
 
 
 def test_a_silent_scan_and_a_silent_job_are_stalled(key):

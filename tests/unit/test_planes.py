@@ -102,8 +102,7 @@ def test_orthogonal_planes_are_those_of_filtered_back_projection(window, image, 
     np.testing.assert_allclose(np.concatenate(parts), cpu.row_plane(row, beams, plane), atol=2e-5)
 
 
-@pytest.mark.parametrize("azimuth", [0.0, 0.7, -2.0])
-@pytest.mark.parametrize("tilt", [0.0, 0.4, -1.1, math.pi / 2])
+@pytest.mark.parametrize(("azimuth", "tilt"), [(0.0, 0.0), (0.7, 0.4), (-2.0, -1.1), (0.7, math.pi / 2)])
 def test_tilted_planes_of_an_image_are_interpolated(image, azimuth, tilt):
     for offset, step in ((0.0, 1.0), (3.5, 2.0)):
         plane = tilted(azimuth, tilt, offset, step)
@@ -111,8 +110,7 @@ def test_tilted_planes_of_an_image_are_interpolated(image, azimuth, tilt):
         np.testing.assert_allclose(cpu.image_plane(image, plane, 0, SLICES), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("azimuth", [0.0, 0.7, -2.0])
-@pytest.mark.parametrize("tilt", [0.0, 0.4, -1.1, math.pi / 2])
+@pytest.mark.parametrize(("azimuth", "tilt"), [(0.0, 0.0), (0.7, 0.4), (-2.0, -1.1), (0.7, math.pi / 2)])
 def test_tilted_planes_by_filtered_back_projection(window, projections, beams, azimuth, tilt):
     plane = tilted(azimuth, tilt, 1.0)
     found = whole(window, projections, beams, plane)
