@@ -29,7 +29,7 @@ usage: slurm/submit.sh RUN.toml [options] [-- options of `ministream launch`]
   --mpi KIND                value of srun --mpi: pmix (Open MPI, the default), pmi2 (MPICH)
   --het                     one heterogeneous job instead of two jobs
   --wait                    wait until the pair has ended; the exit code is the pair's
-  --dry-run                 print the sbatch lines without submitting
+  --dry-run                 check ranks and rows, and print the sbatch lines without submitting
 END
 }
 
@@ -107,7 +107,9 @@ submit() {
     fi
 }
 
-if [ "$dry" = 0 ]; then
+if [ "$dry" = 1 ]; then
+    ministream launch "$run" "${launch_options[@]}" --ranks $((nodes * ranks)) --dry-run
+else
     mkdir -p "$out"
     mkdir -m 700 "$rendezvous" || fail "$out already holds a pair: choose another --out"
 fi

@@ -5,6 +5,7 @@ Checks use open descriptors, so that nothing can be exchanged between check and 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import grp
 import os
@@ -15,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ministream.errors import ConfigError
+from ministream.errors import ConfigError, MachineError
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -42,6 +43,17 @@ def make_folder(path: Path, *, group_may_replace: bool = False) -> Path:
     finally:
         os.close(descriptor)
     return path
+
+
+def make_temporary(prefix: str, parent: str | None = None) -> Path:
+    """Create a 0700 folder in `parent` (None: the temporary folder). Raises MachineError where there is no space."""
+    try:
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    except OSError as error:
+        cause = error.strerror or error
+        raise MachineError(
+            f"no temporary folder can be made ({cause}): set TMPDIR to a folder on a disk with space"
+        ) from error
 
 
 def check_folder(path: Path) -> None:
@@ -116,9 +128,10 @@ class LockedFolder:
     def __init__(self, prefix: str, parent: str) -> None:
         for path in Path(parent).glob(f"{prefix}*"):
             self._remove_if_abandoned(path)
-        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        self.path = make_temporary(prefix, parent)
         self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks, where no folder is found to be abandoned
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def remove(self) -> None:
         """Remove it; repeatable."""
@@ -137,7 +150,7 @@ class LockedFolder:
             if found.st_uid == os.geteuid() and time.time() - found.st_mtime > self._SETTLED_S:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:  # its process lives
+        except OSError:  # its process lives, or there are no locks
             return
         finally:
             os.close(descriptor)

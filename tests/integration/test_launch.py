@@ -186,6 +186,8 @@ def test_each_side_alone_with_addresses_known_beforehand(jobs: Lab) -> None:
         (["--as", "recon", "--credentials", "certs", "--producer", "h:1", "--curve"], "ministream certs curve"),
         (["--port", "5000"], "--port 5000 is for one side alone"),
         (["--ranks", "99"], "99 ranks cannot share 4 detector rows: start at most 4"),
+        (["--ranks", "4", "--set", "source.rows=3"], "4 ranks cannot share 3 detector rows"),
+        (["--as", "recon", "--ranks", "5", "--dry-run"], "5 ranks cannot share 4 detector rows: start at most 4"),
         (["--ranks", "2", "--ingress", "3"], "--ingress 3: 2 ranks"),
         (["--launcher", "no-such-launcher -n 2"], "no program no-such-launcher"),
     ],

@@ -255,6 +255,21 @@ def test_a_dry_run_shows_both_submissions_and_makes_nothing(runs: Runs) -> None:
     assert not runs.out.exists()
 
 
+def test_a_dry_run_finds_more_ranks_than_rows(runs: Runs) -> None:
+    ran = runs.submit(runs.file(**QUICK), "--recon-nodes", "2", "--ranks-per-node", "4", "--dry-run")
+    assert ran.returncode == 2
+    assert f"8 ranks cannot share {ROWS} detector rows: start at most {ROWS} ranks" in ran.stderr
+
+
+def test_more_ranks_than_tasks_run_on_the_cores_that_are_granted(runs: Runs) -> None:
+    run = runs.file(**QUICK)
+    ministream = Path(sys.executable).with_name("ministream")
+    inside = [ministream, "launch", run, "--out", runs.out, "--ranks", "4", "--threads", "1"]
+    ran = runs.lab.run("salloc", "-n1", f"-c{runs.lab.cpus}", *inside, timeout_s=HANG_S, **ENVIRONMENT)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert runs.summary()["ranks"] == 4
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [

@@ -231,6 +231,7 @@ def test_a_publisher_that_falls_silent_is_lost(shared: Path) -> None:
     assert len(events) == 202
     assert isinstance(events[-1], Lost)
     assert "no message for" in events[-1].text
+    assert "--stall-timeout SECONDS" in events[-1].text
 
 
 @pytest.mark.parametrize("what", ["publisher", "sync", "images"])

@@ -47,6 +47,19 @@ HYDRA = """\
 ===================================================================================
 """
 
+# Open MPI 4.1: more ranks than slots
+SLOTS = f"""\
+{RULER}
+There are not enough slots available in the system to satisfy the 40
+slots that were requested by the application:
+
+  hostname
+
+Either request fewer slots for your application, or make more slots
+available for use.
+{RULER}
+"""
+
 SLURM = """\
 srun: error: node7: task 1: Killed
 srun: Terminating StepId=12.0
@@ -65,6 +78,11 @@ def read(text: str) -> tuple[Diagnosis, list[str]]:
         (ABORTED, "rank 1 of 2 on node7 failed: no flats"),
         (HYDRA, "a rank on node7: killed by SIGKILL"),
         (SLURM, "rank 1 on node7: Killed"),
+        (
+            SLOTS,
+            "There are not enough slots available in the system to satisfy the 40 slots that were requested by the "
+            "application (in a batch job ask for as many tasks: --ntasks)",
+        ),
     ],
 )
 def test_rank_host_and_cause_in_one_line(text: str, cause: str) -> None:

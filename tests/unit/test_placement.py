@@ -92,6 +92,16 @@ def test_ranks_get_the_cores_that_they_were_meant_to_have(ranks: int, threads: i
     assert all(cores >= min(threads, grant.cores) for cores in seen)
 
 
+def test_on_one_node_of_slurm_the_cores_count_and_not_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    grant = granted()
+    assert "OMPI_MCA_ras" not in mpirun(2, 1, grant)[1]
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    assert "OMPI_MCA_ras" not in mpirun(2, 1, grant)[1]
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    assert mpirun(2, 1, grant)[1]["OMPI_MCA_ras"] == "^slurm"
+
+
 def place(node: str, cores: set[int], threads: int) -> Place:
     return Place(node=node, cores=frozenset(cores), threads=threads)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -93,6 +94,21 @@ def test_a_contact_of_another_pair_is_refused(folder: Path, tmp_path: Path) -> N
     (tmp_path / "pair-2" / "producer.json").rename(folder / "producer.json")
     with pytest.raises(AccessError, match="a stranger belongs to another pair"):
         side.partner()
+
+
+def test_a_local_address_of_another_node_is_refused(folder: Path) -> None:
+    there = SharedFolder(folder, "producer")
+    there.credentials("localhost")
+    there.publish("the producer job", "127.0.0.1:4000")
+    here = SharedFolder(folder, "recon")
+    assert here.partner() is not None
+    card = folder / "producer.json"
+    card.write_text(card.read_text().replace(f'"node":"{os.uname().nodename}"', '"node":"n7"'))
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1:4000, which only n7 .*--host NAME"):
+        here.partner()
+    there.publish("the producer job", "10.0.0.7:4000")
+    card.write_text(card.read_text().replace(f'"node":"{os.uname().nodename}"', '"node":"n7"'))
+    assert here.partner() is not None
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"job": 1}', "[]", "\x00"])

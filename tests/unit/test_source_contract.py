@@ -15,7 +15,7 @@ from ministream import config, registry, source
 from ministream.app import check
 from ministream.app.launch import launcher
 from ministream.app.launch.plan import Plan
-from ministream.errors import ConfigError, UsageError
+from ministream.errors import ConfigError, InputError, UsageError
 from ministream.model import FrameKind, Scan, Slab
 from ministream.source._order import ORDERS
 from tests.source_examples import EXAMPLES
@@ -196,10 +196,16 @@ def test_a_live_source_has_one_order_and_one_pass(live, use, order, repeat):
     assert Detector.connected == 0
 
 
+def test_a_home_folder_that_is_not_known_is_an_error_of_the_input():
+    section = config.SourceSection(kind="dxchange", file="~no-such-user/scan.h5")
+    with pytest.raises(InputError, match="home folder of this user is not known"):
+        source.describe(section, order="sequential", repeat=1)
+
+
 def test_check_and_launch_leave_a_live_source_alone(live, tmp_path):
     run = tmp_path / "run.toml"
     run.write_text('[source]\nkind = "detector"\n')
-    launcher._check_ranks(Plan(run=run, out=tmp_path, ranks=64))
+    launcher.check_ranks(Plan(run=run, out=tmp_path, ranks=64), config.load(run))
     with pytest.raises(ConfigError, match=r"detector is live: .*--set source\.kind=phantom"):
         check.check(config.load(run, {"output": {"directory": str(tmp_path)}}), 1)
     assert Detector.connected == 0

@@ -251,6 +251,7 @@ def test_a_silent_distributor_is_lost() -> None:
         events = read_all(receiver)
     assert isinstance(events[-1], Lost)
     assert "no message for" in events[-1].text
+    assert "--stall-timeout SECONDS" in events[-1].text
 
 
 @contextmanager

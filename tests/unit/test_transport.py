@@ -186,8 +186,9 @@ def test_an_address_of_another_machine_cannot_be_bound() -> None:
         listen("tcp://192.0.2.1:5000", max_message_bytes=LIMIT)
 
 
-def test_a_host_that_does_not_exist_breaks_the_channel() -> None:
-    channel = dial("tcp://no-such-host.invalid:5000", max_message_bytes=LIMIT)
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b"])
+def test_a_host_that_does_not_exist_breaks_the_channel(host: str) -> None:
+    channel = dial(f"tcp://{host}:5000", max_message_bytes=LIMIT)
     assert "cannot be resolved" in channel.broken
     assert channel.recv(1) is None
     channel.close()

@@ -97,7 +97,8 @@ def mpirun(ranks: int, threads: int, grant: CoreGrant) -> tuple[list[str], dict[
     """The command prefix that starts a program as ranks on this machine, and the environment that it needs.
 
     A rank is bound to `threads` exclusive cores if there are enough, and to none if ranks share cores or only some
-    cores of the machine are granted. Raises ConfigError when there is no mpirun.
+    cores of the machine are granted. On the one node of a Slurm job the granted cores count, not Slurm's tasks
+    (`salloc -n1 -c8`). Raises ConfigError when there is no mpirun.
     """
     program = shutil.which("mpirun") or shutil.which("mpiexec")
     if program is None:
@@ -109,6 +110,9 @@ def mpirun(ranks: int, threads: int, grant: CoreGrant) -> tuple[list[str], dict[
         return [program, "-n", str(ranks), "-bind-to", f"core:{threads}" if bound else "none"], {}
     bind = ["--map-by", f"slot:PE={threads}", "--bind-to", "core"] if bound else ["--bind-to", "none"]
     env = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_mpi_yield_when_idle": "1"} if crowded else {}
+    if "SLURM_JOB_ID" in os.environ and nodes_of_job(os.environ) == 1:
+        # Open MPI 4, and PRRTE of Open MPI 5: the hosts and slots are this machine's, not those of the allocation
+        env |= {"OMPI_MCA_ras": "^slurm", "PRTE_MCA_ras": "^slurm"}
     if os.geteuid() == 0:  # containers often have no other user
         env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return [program, "-n", str(ranks), *bind], env

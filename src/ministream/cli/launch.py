@@ -77,6 +77,9 @@ def launch(
     restarts: Annotated[
         int, typer.Option(min=0, help="Restarts of a reconstruction that crashed, from its last checkpoint.")
     ] = 3,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check run file, ranks and rows, and start nothing.")
+    ] = False,
     view: Annotated[bool, typer.Option("--view", help="Show the reconstruction in the browser while it runs.")] = False,
     producer_options: Annotated[str, typer.Option(help="More options for `ministream produce`.")] = "",
     recon_options: Annotated[str, typer.Option(help="More options for `ministream recon`.")] = "",
@@ -88,12 +91,14 @@ def launch(
     Without --as both run on this machine. The exit code is the pair's: the reconstruction's where it wrote a
     volume, else that of the job that failed first.
     """
-    from ministream.app.launch.launcher import launch as app
+    from ministream.app.launch import launcher as app
     from ministream.app.launch.plan import Plan
     from ministream.app.launch.supervisor import Timeouts
+    from ministream.app.own_host import own_host
     from ministream.app.placement import nodes_of_job
 
-    known = _known(run, settings)
+    read = _read(run, settings, strictly=side is None or dry_run or out is None)
+    known = read or config.Config()
     log_format = log_format or known.log_format
     log.setup("launch" if side is None else f"launch {side}", log_level, log_format)
     if scratch is not None and (nodes := nodes_of_job(os.environ)) > 1:
@@ -101,35 +106,37 @@ def launch(
             f"--scratch is the disk of one node, and this job has {nodes} nodes whose ranks write one file together. "
             "Leave it out, or name a disk that all nodes see as --out"
         )
-    outcome = app(
-        Plan(
-            run=run,
-            settings=tuple(settings or ()),
-            out=out or _fresh(config.load(run, overrides(settings)).output.directory),
-            side=side.value if side else None,
-            rendezvous=rendezvous,
-            producer=producer,
-            credentials=credentials,
-            curve=curve,
-            host=host or os.environ.get("SLURMD_NODENAME") or "127.0.0.1",
-            producer_host=producer_host,
-            port=port,
-            ranks=ranks,
-            threads=threads,
-            ingress=ingress or known.stream.ingress,
-            streams=streams or known.stream.streams,
-            launcher=tuple(shlex.split(launcher)),
-            producer_launcher=tuple(shlex.split(producer_launcher)),
-            scratch=scratch,
-            restarts=restarts,
-            checkpoints=known.checkpoint.directory,
-            timeouts=Timeouts(partner_s=partner_timeout, finish_s=finish_timeout),
-            view=view,
-            log_format=log_format,
-            producer_options=tuple(shlex.split(producer_options)),
-            recon_options=(*_plausibility(strict, accept), *shlex.split(recon_options)),
-        )
+    plan = Plan(
+        run=run,
+        settings=tuple(settings or ()),
+        out=out or _fresh(known.output.directory),
+        side=side.value if side else None,
+        rendezvous=rendezvous,
+        producer=producer,
+        credentials=credentials,
+        curve=curve,
+        host=host or own_host(os.environ),
+        producer_host=producer_host,
+        port=port,
+        ranks=ranks,
+        threads=threads,
+        ingress=ingress or known.stream.ingress,
+        streams=streams or known.stream.streams,
+        launcher=tuple(shlex.split(launcher)),
+        producer_launcher=tuple(shlex.split(producer_launcher)),
+        scratch=scratch,
+        restarts=restarts,
+        checkpoints=known.checkpoint.directory,
+        timeouts=Timeouts(partner_s=partner_timeout, finish_s=finish_timeout),
+        view=view,
+        log_format=log_format,
+        producer_options=tuple(shlex.split(producer_options)),
+        recon_options=(*_plausibility(strict, accept), *shlex.split(recon_options)),
     )
+    if dry_run:
+        app.check_ranks(plan, known)
+        return
+    outcome = app.launch(plan, read)
     if outcome.failed:
         fail(outcome.reason, outcome.code)
 
@@ -139,12 +146,14 @@ def _plausibility(strict: bool | None, accept: list[str] | None) -> list[str]:
     return (["--strict"] if strict else []) + [word for code in accept or [] for word in ("--accept", code)]
 
 
-def _known(run: Path | None, settings: list[str] | None) -> config.Config:
-    """The configuration, or the defaults for an invalid one: the jobs report it to both sides."""
+def _read(run: Path | None, settings: list[str] | None, *, strictly: bool) -> config.Config | None:
+    """The configuration; None for an invalid one, unless `strictly`: the jobs report it to both sides."""
     try:
         return config.load(run, overrides(settings))
     except ConfigError:
-        return config.Config()
+        if strictly:
+            raise
+        return None
 
 
 def _fresh(folder: Path) -> Path:

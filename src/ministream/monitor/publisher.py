@@ -8,7 +8,7 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from ministream import bounded, log
+from ministream import bounded, hosts, log
 from ministream.errors import ConfigError
 from ministream.model import Frame
 from ministream.wire import timage
@@ -31,14 +31,18 @@ class _Publisher:
         self._socket.set(zmq.LINGER, _LINGER_MS)
         self._socket.set(option, value)
         try:
-            self._socket.bind(address)
+            self.address = hosts.bind_all(address, self._bind)
         except zmq.ZMQError as error:
             self.close()
             raise ConfigError(
                 f"{address}: cannot publish there ({error.strerror}). Choose another with --pub-addr."
             ) from error
-        self.address = self._socket.get_string(zmq.LAST_ENDPOINT)
         _log.info("publishing TImage on %s", self.address)
+
+    def _bind(self, url: str) -> str:
+        self._socket.set(zmq.IPV6, int("[" in url))
+        self._socket.bind(url)
+        return self._socket.get_string(zmq.LAST_ENDPOINT)
 
     def __enter__(self) -> Self:
         return self

@@ -9,7 +9,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 
@@ -45,19 +45,27 @@ class Comm:
         self.raw = raw
         self.rank: int = raw.Get_rank()
         self.size: int = raw.Get_size()
+        self._derived: list[Comm] = []
 
     def dup(self) -> Self:
         """A communicator of the same ranks with separate message traffic."""
-        return type(self)(self.raw.Dup())
+        return self._note(type(self)(self.raw.Dup()))
 
     def split(self, colour: int | None) -> Self | None:
         """The communicator of the ranks with the same `colour`, in the same order, None without one; collective."""
         part = self.raw.Split(MPI.UNDEFINED if colour is None else colour, self.rank)
-        return None if part == MPI.COMM_NULL else type(self)(MPI.Intracomm(part))
+        return None if part == MPI.COMM_NULL else self._note(type(self)(MPI.Intracomm(part)))
 
     def free(self) -> None:
-        """Free a duplicated communicator; collective."""
+        """Free a duplicated communicator, and those derived from it that are not freed yet; collective."""
+        for derived in self._derived:
+            if derived.raw != MPI.COMM_NULL:
+                derived.free()
         self.raw.Free()
+
+    def _note(self, derived: Self) -> Self:
+        self._derived.append(derived)
+        return derived
 
     def barrier(self) -> None:
         """Wait until every rank has arrived, with sleeps instead of a busy loop."""
@@ -204,15 +212,20 @@ class Gathering:
 def world(ranks_wanted: int | None = None) -> Comm:
     """The communicator of all ranks.
 
-    Raises ConfigError when the launcher did not start the requested number of ranks: a launcher of
-    another MPI starts that many separate one-rank jobs without an error.
+    Raises ConfigError when the launcher did not start the requested number of ranks, or started several that this MPI
+    does not join: a launcher of another MPI starts separate one-rank jobs without an error.
     """
     comm = Comm(MPI.COMM_WORLD)
+    remedy = "start the job with the mpirun or srun that belongs to it"
     if ranks_wanted is not None and comm.size != ranks_wanted:
-        raise ConfigError(
-            f"--ranks {ranks_wanted}: this MPI ({library()}) has started {comm.size}: "
-            "start the job with the mpirun or srun that belongs to it"
-        )
+        raise ConfigError(f"--ranks {ranks_wanted}: this MPI ({library()}) has started {comm.size}: {remedy}")
+    if ranks_wanted is None and comm.size == 1:
+        for name, started in launcher_ranks(os.environ).items():
+            if started > 1:
+                raise ConfigError(
+                    f"{name}={started}: the launcher has started {started} processes, but this MPI ({library()}) joins "
+                    f"none of them: {remedy}. For separate jobs of one rank add --ranks 1"
+                )
     return comm
 
 
@@ -233,12 +246,13 @@ def thread_level() -> str:
     return levels[MPI.Query_thread()]
 
 
-def launcher_ranks() -> int | None:
-    """The number of ranks according to the launcher's environment variables; None if unknown."""
-    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "SLURM_STEP_NUM_TASKS"):
-        if (text := os.environ.get(name, "")).isdigit():
-            return int(text)
-    return None
+# Processes of a job: Open MPI, MPICH and its relatives (Hydra), MVAPICH, srun.
+_LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+
+
+def launcher_ranks(environment: Mapping[str, str]) -> dict[str, int]:
+    """The number of processes according to the variables of each launcher that set one."""
+    return {name: int(text) for name in _LAUNCHERS if (text := environment.get(name, "")).isdecimal()}
 
 
 def wait_until(done: Callable[[], bool], *, eager_s: float = 0.0) -> None:

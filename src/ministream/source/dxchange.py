@@ -25,6 +25,7 @@ from ministream.source._axes import Axes, axes_of, chosen_axes
 from ministream.source._following import FollowedSource, check_followable
 from ministream.source._hdf5 import DataFile, written_in_swmr_mode
 from ministream.source._images import Images, JoinedImages, Level, is_blank
+from ministream.source._paths import expanded
 from ministream.source._recording import (
     AFTER,
     BEFORE,
@@ -97,7 +98,7 @@ class _Opened:
 
     def _open(self, path: Path) -> DataFile:
         options = self._options
-        file = DataFile(path.expanduser(), follow_links=options.follow_links, growing=options.follow)
+        file = DataFile(expanded(path), follow_links=options.follow_links, growing=options.follow)
         self._files.append(file)
         return file
 
@@ -106,7 +107,7 @@ class Source(source.Recorded):
     """Plays a DXchange file that is complete, or one that is still being written."""
 
     def __init__(self, options: Options, *, order: str, repeat: int) -> None:
-        path = options.file.expanduser()
+        path = expanded(options.file)
         self._opened = _Opened(options)
         self._played: RecordedSource | FollowedSource
         try:
@@ -259,7 +260,7 @@ class _DXchange:
         path, colon, rest = name.partition(":")
         if colon and rest:
             inside = rest
-            file = self._opened(self._file.path.parent / Path(path).expanduser())
+            file = self._opened(self._file.path.parent / expanded(Path(path)))
         dataset = file.find(inside)
         if dataset is None or dataset.shape is None or 0 in dataset.shape:
             return None

@@ -20,6 +20,7 @@ from ministream.model import Notice, notice
 from ministream.source import _angles
 from ministream.source._hdf5 import DataFile
 from ministream.source._images import Flipped, Images, Scaled, mean, picked
+from ministream.source._paths import expanded
 from ministream.source._recording import CalibrationSet, RecordedSource, Recording, RecordingOptions
 from ministream.source._units import TO_KEV, TO_UM
 
@@ -45,7 +46,7 @@ class Source(RecordedSource):
     """Reads an NXtomo file; everything about the frames but their pixels is checked on opening."""
 
     def __init__(self, options: Options, *, order: str, repeat: int) -> None:
-        self._file = DataFile(options.file.expanduser(), follow_links=options.follow_links)
+        self._file = DataFile(expanded(options.file), follow_links=options.follow_links)
         try:
             super().__init__(_NXtomo(self._file, options).recording(), options, order=order, repeat=repeat)
         except BaseException:

@@ -23,6 +23,7 @@ from ministream.errors import InputError
 from ministream.model import Slab
 from ministream.source import _angles
 from ministream.source._images import Images, JoinedImages
+from ministream.source._paths import expanded
 from ministream.source._recording import CalibrationSet, RecordedSource, Recording, RecordingOptions, set_positions
 from ministream.source._watch import Unchanged, kind_of
 
@@ -197,7 +198,7 @@ def _check_size(path: Path, pages: Sequence[Any], offsets: Sequence[int] | None,
 
 
 def _recording(options: Options, reader: _Reader) -> Recording:
-    path = options.file.expanduser()
+    path = expanded(options.file)
     folder = path if kind_of(path) == "folder" else path.parent
     sets = {what: _calibration(folder, what, getattr(options, what)) for what in DEFAULTS}
     taken = {file for patterns in sets.values() for _, files in patterns for file in files}
@@ -308,7 +309,7 @@ def _angles_rad(options: Options, projections: Images) -> NDArray[np.float64]:
             "step=DEGREES}' or {start=0, stop=DEGREES_OF_THE_LAST}, or name a text file with one angle per line with "
             "--set source.angles_file=FILE"
         )
-    path = options.angles_file.expanduser()
+    path = expanded(options.angles_file)
     try:
         values = np.loadtxt(path, ndmin=1, comments="#", encoding="utf-8")
     except (OSError, ValueError) as error:

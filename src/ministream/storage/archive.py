@@ -79,7 +79,7 @@ class Archive:
         self._check_limit(wanted_bytes)
         try:
             reserve_beside(path, wanted_bytes)  # HDF5 crashes at the exit of a process in which it met a full disk
-            with h5py.File(path, "x", libver=("earliest", "v110")) as file:
+            with h5py.File(path, "x", locking=False, libver=("earliest", "v110")) as file:
                 self._describe(file)
                 for name, count in zip(_DATASETS, (scan.darks, scan.flats, 0, 0, scan.projections), strict=True):
                     self._lay_out(file, name, count or (BLOCK_FRAMES if name == _PROJECTIONS else 0))
@@ -156,7 +156,7 @@ class Archive:
             self.flush()
             os.close(self._file)
             self._file = -1
-            with h5py.File(self.path, "r+") as file:
+            with h5py.File(self.path, "r+", locking=False) as file:
                 if self.dropped is not None:
                     file["ministream"].attrs["dropped"] = self.dropped
                 if self._omitted:
@@ -199,7 +199,7 @@ class Archive:
 
     def _extend(self, name: str) -> None:
         self._check_limit(self.path.stat().st_size + BLOCK_FRAMES * self.scan.frame_bytes)
-        with h5py.File(self.path, "r+") as file:
+        with h5py.File(self.path, "r+", locking=False) as file:
             for dataset in self._datasets(file, name):
                 dataset.resize(len(self._places[name].pixels) + BLOCK_FRAMES, axis=0)
             self._find(file, name)

@@ -31,7 +31,7 @@ def write_stack(
     `slices` are attenuation per pixel; the file holds 1/cm where the pixel size is known. `row` is the detector row of
     the slices, `config` the settings that they share. Raises StorageError.
     """
-    with atomic.replacing(path) as part, h5py.File(part, "w") as file:
+    with atomic.replacing(path) as part, h5py.File(part, "w", locking=False) as file:
         file["data"] = slices * np.float32(to_per_cm(pixel_size_um))
         file["values"] = np.array(values, np.float64)
         file["data"].attrs.update(attenuation(pixel_size_um) | {"dimensions": "value, row, col", "detector_row": row})

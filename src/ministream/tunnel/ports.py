@@ -72,10 +72,17 @@ def endpoint_of(listener: socket.socket) -> Endpoint:
 
 
 def _interface(host: str) -> tuple[socket.AddressFamily, str]:
+    """The first address of the host that this machine has."""
+    failure: OSError | None = None
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), 0, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.bind(address)
+        for family, kind, _, _, address in socket.getaddrinfo(host.strip("[]"), 0, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind) as probe:
+                try:
+                    probe.bind(address)
+                    return family, str(address[0])
+                except OSError as error:
+                    failure = failure or error
     except OSError as error:
-        raise ConfigError(f"data interface {host!r}: {error.strerror}; name an address of this machine") from error
-    return family, str(address[0])
+        failure = error
+    text = failure.strerror if failure else "no address"
+    raise ConfigError(f"data interface {host!r}: {text}; name an address of this machine") from failure

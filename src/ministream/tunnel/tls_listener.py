@@ -12,6 +12,7 @@ A connection is a stranger's until its certificate, or its first authenticated c
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 import socket
@@ -35,6 +36,7 @@ from ministream.tunnel.refusal import Code, RefusedError
 from ministream.tunnel.strangers import Strangers
 
 _BACKLOG = 128
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _CHUNK = 1 << 16
 _ACCEPT_AGAIN_S = 0.1
 # Strangers: unfinished handshakes, and callers without a certificate until their first authenticated call.
@@ -232,13 +234,20 @@ class TlsListener:
 
 
 async def _listen(endpoint: Endpoint) -> list[socket.socket]:
-    """One socket for each address of the name, all on one port. Raises OSError."""
+    """One socket for each address of the name that this machine has, all on one port. Raises OSError."""
     loop = asyncio.get_running_loop()
     sockets: list[socket.socket] = []
     port = endpoint.port
+    found = await loop.getaddrinfo(endpoint.host, port, type=socket.SOCK_STREAM)
     try:
-        for family, _, _, _, address in await loop.getaddrinfo(endpoint.host, port, type=socket.SOCK_STREAM):
-            listener = socket.create_server((str(address[0]), port), family=family, backlog=_BACKLOG)
+        for number, (family, _, _, _, address) in enumerate(found):
+            try:
+                listener = socket.create_server((str(address[0]), port), family=family, backlog=_BACKLOG)
+            except OSError as error:
+                # /etc/hosts may name an address of a family that is switched off
+                if error.errno not in _NOT_HERE or not (sockets or number + 1 < len(found)):
+                    raise
+                continue
             listener.setblocking(False)
             sockets.append(listener)
             port = listener.getsockname()[1]
@@ -269,8 +278,11 @@ def _stamp_of(directory: Path) -> tuple[int, ...]:
 
 
 def _short_directory() -> str:
-    """The temporary directory, or /tmp where a socket's name would be too long for the kernel."""
-    directory = tempfile.gettempdir()
+    """The temporary directory, or /tmp where there is none or a socket's name would be too long for the kernel."""
+    try:
+        directory = tempfile.gettempdir()
+    except FileNotFoundError:
+        return "/tmp"  # noqa: S108 - making a folder there says what is wrong
     return directory if len(directory) < _DIRECTORY_CHARS else "/tmp"  # noqa: S108 - mkdtemp makes it private
 
 

@@ -16,10 +16,11 @@ class Certainty(enum.IntEnum):
     """How surely a line names the cause of a failure."""
 
     NONE = 0
-    LAST_LINE = 1
-    LAUNCHER = 2  # mpirun or srun: which process died, and how
-    RANK = 3  # a rank that failed alone
-    COMMAND = 4  # the command's own error line, after an orderly end
+    FRAME = 1  # mpirun's first sentence between rulers, where no process said anything
+    LAST_LINE = 2
+    LAUNCHER = 3  # mpirun or srun: which process died, and how
+    RANK = 4  # a rank that failed alone
+    COMMAND = 5  # the command's own error line, after an orderly end
 
 
 _RULER = re.compile(r"^[-=]{30,}\s*$")
@@ -43,6 +44,7 @@ class Diagnosis:
         self.cause = ""
         self.certainty = Certainty.NONE
         self._framed = False
+        self._sentence: list[str] | None = None
         self._host = ""
 
     def read(self, line: str) -> str | None:
@@ -50,8 +52,12 @@ class Diagnosis:
         text = _plain(line.rstrip())
         if _RULER.match(text):
             self._framed = not self._framed
+            self._sentence = [] if self._framed else None
             return None
-        if self._launcher(text) or self._framed or _NOISE.match(text):
+        if self._launcher(text) or _NOISE.match(text):
+            return None
+        if self._framed:
+            self._in_frame(text.strip())
             return None
         if found := _COMMAND.match(text):
             self._note(found["cause"], Certainty.COMMAND)
@@ -61,9 +67,19 @@ class Diagnosis:
             self._note(text.strip(), Certainty.LAST_LINE)
         return line
 
+    def _in_frame(self, text: str) -> None:
+        """Collect the first paragraph of a frame."""
+        if self._sentence is not None and text:
+            self._sentence.append(text)
+        elif self._sentence:
+            cause = " ".join(self._sentence).rstrip(":.")
+            slots = " (in a batch job ask for as many tasks: --ntasks)" if "slots" in cause else ""
+            self._note(cause + slots, Certainty.FRAME)
+            self._sentence = None
+
     def _note(self, cause: str, certainty: Certainty) -> None:
         """The first of several processes that failed is the cause; of other lines the last."""
-        first_counts = certainty in {Certainty.LAUNCHER, Certainty.RANK}
+        first_counts = certainty in {Certainty.FRAME, Certainty.LAUNCHER, Certainty.RANK}
         if certainty > self.certainty or (certainty == self.certainty and not first_counts):
             self.cause, self.certainty = cause, certainty
 

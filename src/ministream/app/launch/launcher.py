@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from ministream import atomic, config, log, partition
+from ministream import atomic, config, log, partition, private
 from ministream.app.launch.plan import PROGRAM, Plan, command
 from ministream.app.launch.processes import Child
 from ministream.app.launch.rendezvous import (
@@ -38,24 +38,27 @@ _LOG = log.get(__name__)
 STEP_S = 0.1
 
 
-def launch(plan: Plan) -> Outcome:
+def launch(plan: Plan, settings: config.Config | None = None) -> Outcome:
     """Run the plan to its end, and leave no process, secret or temporary folder, even if this process is killed.
 
     At the first USR1, TERM, HUP or INT the reconstruction completes its window and writes, and the pair ends; at
-    the second everything ends immediately. Raises ConfigError, AccessError, StorageError or MachineError for jobs that
+    the second everything ends immediately. `settings` are those of the run file, None where they are invalid, which
+    the jobs report. Raises ConfigError, AccessError, StorageError or MachineError for jobs that
     cannot be started, InputError for a source that cannot be read.
     """
     sides: tuple[JobSide, ...] = (plan.side,) if plan.side else ("producer", "recon")
     if plan.port and len(sides) > 1:
         raise ConfigError(f"--port {plan.port} is for one side alone: add --as producer or --as recon, or omit --port")
-    _check_ranks(plan)
+    if plan.side is None:
+        check_ranks(plan, settings)
     with ExitStack() as stack:
         stops = stack.enter_context(_StopSignals())
-        private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ministream-")))
-        watcher = stack.enter_context(Watcher(private))
+        folder = private.make_temporary("ministream-")
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        watcher = stack.enter_context(Watcher(folder))
         if plan.view:
             stack.enter_context(_page(plan, watcher))
-        supervisors = [stack.enter_context(_start(plan, side, private, watcher, stack)) for side in sides]
+        supervisors = [stack.enter_context(_start(plan, side, folder, watcher, stack)) for side in sides]
         return _supervise(supervisors, stops)
 
 
@@ -89,23 +92,23 @@ def _supervise(supervisors: list[Supervisor], stops: _StopSignals) -> Outcome:
     return outcome
 
 
-def _check_ranks(plan: Plan) -> None:
+def check_ranks(plan: Plan, settings: config.Config | None) -> None:
     """Check before the start what the ranks would otherwise detect only after connecting to the producer.
 
-    Raises ConfigError for more ranks than the scan has rows, or more that receive than there are. One side alone is
-    left to its job, which also informs the partner; a scan changed by the producer's options is not known here, nor
-    is a live one.
+    Raises ConfigError for more ranks than the scan has rows, or more that receive than there are; InputError for a
+    source that cannot be read. A scan changed by the producer's options is not known here, nor is a live one. One side
+    alone is left to its job, which also informs the partner.
     """
     ranks = plan.ranks or (granted().ranks if not plan.launcher else 0)
-    if plan.side is not None or not ranks:
+    if not ranks:
         return
     partition.groups(ranks, plan.ingress)
-    if not plan.producer_options:
-        settings = config.load(plan.run)
-        passes = open_wire(settings.producer.wire, settings).source_passes
-        scan = describe(settings.source, order=settings.producer.order, repeat=passes)
-        if scan is not None:
-            partition.slabs(scan.rows, ranks)
+    if settings is None or plan.producer_options:
+        return
+    passes = open_wire(settings.producer.wire, settings).source_passes
+    scan = describe(settings.source, order=settings.producer.order, repeat=passes)
+    if scan is not None:
+        partition.slabs(scan.rows, ranks)
 
 
 class _StopSignals:
@@ -131,15 +134,15 @@ class _StopSignals:
         self.last = signal.Signals(number).name
 
 
-def _start(plan: Plan, side: JobSide, private: Path, watcher: Watcher, stack: ExitStack) -> Supervisor:
-    rendezvous = _rendezvous(plan, side, private)
+def _start(plan: Plan, side: JobSide, folder: Path, watcher: Watcher, stack: ExitStack) -> Supervisor:
+    rendezvous = _rendezvous(plan, side, folder)
     watcher.answer_for(rendezvous.folder, side)
     credentials = rendezvous.credentials(plan.host_of(side))
     keys = rendezvous.curve() if plan.curve else None
     announcement = rendezvous.folder / f".{side}.listens"
     stage_out = stack.enter_context(StageOut(plan.scratch, plan.out)) if plan.scratch and side == "recon" else None
     job = JOB[side] + _where()
-    temporary = private / side
+    temporary = folder / side
     temporary.mkdir()
 
     def start(again: bool) -> Child:
@@ -183,8 +186,8 @@ def _requeued() -> bool:
     return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
-def _rendezvous(plan: Plan, side: JobSide, private: Path) -> Rendezvous:
-    folder = plan.rendezvous or private / "pair"
+def _rendezvous(plan: Plan, side: JobSide, own: Path) -> Rendezvous:
+    folder = plan.rendezvous or own / "pair"
     if plan.side is None or (plan.rendezvous is not None and plan.producer is None):
         return SharedFolder(folder, side)
     if plan.credentials is None:

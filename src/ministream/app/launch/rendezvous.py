@@ -49,10 +49,14 @@ _LOG = log.get(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Contact:
-    """A side's contact for the other: the address and identity of its S2CS. `job` names it in messages."""
+    """A side's contact for the other: the address and identity of its S2CS, and the node that it runs on.
+
+    `job` names it in messages.
+    """
 
     job: str
     control: str
+    node: str = ""
     fingerprint: str | None = None
     token: str = field(default="", repr=False)
 
@@ -132,16 +136,22 @@ class SharedFolder:
     def publish(self, job: str, control: str) -> None:
         """Write this side's contact for the partner; replaces an earlier one."""
         fingerprint = fingerprint_of((self._pair / self._side / "server.crt").read_text())
-        contact = Contact(job=job, control=control, fingerprint=fingerprint, token=self._token)
+        node = os.uname().nodename
+        contact = Contact(job=job, control=control, node=node, fingerprint=fingerprint, token=self._token)
         _write(self.folder / f"{self._side}.json", contact)
 
     def partner(self) -> Contact | None:
-        """The partner's contact; None before it has arrived. Raises AccessError for one of another pair."""
+        """The partner's contact; None before it has arrived.
+
+        Raises AccessError for one of another pair, ConfigError for a local address of another node.
+        """
         contact = _read(self.folder / f"{PARTNER[self._side]}.json", Contact)
         if contact is not None and not secrets.compare_digest(contact.token, self._token):
             raise AccessError(
                 f"{self.folder}: the contact of {contact.job} belongs to another pair. Use a new folder for every pair"
             )
+        if contact is not None:
+            _check_reachable(contact)
         return contact
 
     def finish(self, outcome: Outcome) -> None:
@@ -200,6 +210,16 @@ class KnownAddresses:
     def partner_outcome(self) -> Outcome | None:
         """Unknown without a shared folder."""
         return None
+
+
+def _check_reachable(contact: Contact) -> None:
+    """A loopback address of another node names this one here. Raises ConfigError."""
+    here = os.uname().nodename
+    if contact.node and contact.node != here and parse_endpoint(contact.control).is_loopback:
+        raise ConfigError(
+            f"{contact.job} listens on {contact.control}, which only {contact.node} itself can reach, and this is "
+            f"{here}. Start it with --host NAME, a name or address of {contact.node} in a network of both nodes"
+        )
 
 
 def fingerprint_of(certificate: str) -> str:

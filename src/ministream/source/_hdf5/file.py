@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ministream import log
+from ministream import locks, log
 from ministream.errors import InputError
 from ministream.source._hdf5.failures import reading
 from ministream.source._hdf5.links import LinkPolicy, MappedImages, external_files, mappings
@@ -318,7 +318,7 @@ def _open(path: Path, *, growing: bool) -> h5py.File:
             _check_not_locked(path)
         if h5py.is_hdf5(path):
             # our lock would block a writer that opens the file for every image
-            return h5py.File(path, "r", swmr=swmr, locking=False if growing else None)
+            return h5py.File(path, "r", swmr=swmr, locking=False if growing else locks.for_reading(path))
     except OSError as error:
         raise InputError(f"{path}: cannot be opened: {error}{_hint(str(error))}") from error
     raise InputError(f"{path}: is not an HDF5 file")
@@ -331,6 +331,9 @@ def _check_not_locked(path: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BlockingIOError("a writer holds the lock") from None
+        except OSError as error:
+            if not locks.are_missing(error):
+                raise
 
 
 def _hint(message: str) -> str:
@@ -339,7 +342,7 @@ def _hint(message: str) -> str:
     if "lock" in message:
         return (
             ": another process is writing it. Wait until it is closed, or follow it with --set source.follow=true. "
-            "Where no process has it open, the file system has no locks: set HDF5_USE_FILE_LOCKING=FALSE"
+            "Where no process has it open, a lock is left over on its server: set HDF5_USE_FILE_LOCKING=FALSE"
         )
     return ""
 

@@ -15,7 +15,7 @@ import zmq
 from ministream import bounded, log
 from ministream.errors import ConfigError, FrameError, PeerLostError
 from ministream.model import Frame, FrameKind, Scan
-from ministream.transport._aps.sockets import connect, milliseconds
+from ministream.transport._aps.sockets import connect, milliseconds, silence
 from ministream.transport._wire import Event, ReceiverReport
 from ministream.wire import timage
 from ministream.wire.angles import AngleUnit
@@ -174,8 +174,7 @@ class DaqReceiver:
         if not self._socket.poll(milliseconds(min(timeout_s, stalls_in_s))):
             silence_s = time.monotonic() - self._heard_s
             if silence_s >= self._stall_timeout_s:
-                text = f"{self._url}: no message for {silence_s:.0f} s, and no end_data"
-                self._end(Lost(text=text))
+                self._end(Lost(text=silence(self._url, silence_s, "no end_data")))
             return
         self._heard_s = time.monotonic()
         parts = self._socket.recv_multipart(copy=False)

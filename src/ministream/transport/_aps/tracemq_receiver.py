@@ -13,7 +13,7 @@ import zmq
 from ministream import bounded
 from ministream.errors import FrameError, PeerLostError, ProtocolError
 from ministream.model import Frame, FrameKind, Scan, Slab
-from ministream.transport._aps.sockets import connect, milliseconds
+from ministream.transport._aps.sockets import connect, milliseconds, silence
 from ministream.transport._wire import Event, ReceiverReport
 from ministream.wire import tracemq
 from ministream.wire.angles import AngleCheck, AngleUnit
@@ -129,7 +129,7 @@ class TraceMqReceiver:
         if not self._socket.poll(milliseconds(min(timeout_s, stalls_in_s))):
             silence_s = time.monotonic() - self._heard_s
             if silence_s >= self._stall_timeout_s:
-                self._lose(f"{self._url}: no message for {silence_s:.0f} s, and the scan is not finished")
+                self._lose(silence(self._url, silence_s, "the scan is not finished"))
             return
         self._heard_s = time.monotonic()
         message = self._socket.recv(copy=False).buffer

@@ -20,7 +20,7 @@ from typing import TypeAlias
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from ministream import bounded, log
+from ministream import bounded, hosts, log
 from ministream.errors import ConfigError
 from ministream.model import CurveKeys
 from ministream.transport._channels import _curve
@@ -91,7 +91,6 @@ class _Endpoint(ABC):
             zmq.RCVHWM: _RECEIVE_QUEUE,
             zmq.MAXMSGSIZE: max_message_bytes + (_curve.OVERHEAD_BYTES if encrypted else 0),
             zmq.HANDSHAKE_IVL: _HANDSHAKE_MS,
-            zmq.IPV6: int("[" in url),  # a name stays IPv4; an IPv6 address is given as one
             **_KEEPALIVE,
         }
         for option, value in options.items():
@@ -168,9 +167,10 @@ class ZmqChannel(_Endpoint):
         self._socket.setsockopt(zmq.CONNECT_TIMEOUT, _HANDSHAKE_MS)
         try:
             _check_host(url)
+            self._socket.setsockopt(zmq.IPV6, int("[" in url))
             self._socket.connect(url)
-        except OSError as error:
-            self.broken = f"the host cannot be resolved: {error.strerror}"
+        except (OSError, UnicodeError) as error:  # the latter for an empty or overlong part of a name
+            self.broken = f"the host cannot be resolved: {getattr(error, 'strerror', error)}"
         except zmq.ZMQError as error:
             self.close()
             raise _wrong_address(url, error) from None
@@ -205,11 +205,15 @@ class ZmqListener(_Endpoint):
             self._poller.register(self.authenticator.socket, zmq.POLLIN)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a disconnected peer is an error, not a silent loss
         try:
-            self._socket.bind(url)
+            self.address = hosts.bind_all(url, self._bind)
         except zmq.ZMQError as error:
             self.close()
             raise _wrong_address(url, error) from None
-        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def _bind(self, url: str) -> str:
+        self._socket.setsockopt(zmq.IPV6, int("[" in url))
+        self._socket.bind(url)
+        return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def send(self, peer: bytes, parts: Sequence[Part]) -> bool:
         try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 
-from ministream import log
+from ministream import hosts, log
 from ministream.errors import MinistreamError
 from ministream.model import CurveKeys
 from ministream.transport._channels import Channel, dial
@@ -77,7 +78,8 @@ class IncomingStream:
 
     def _connection(self) -> None:
         """Make one connection and use it as long as it lasts."""
-        url = self._urls[(self._number + self._failed) % len(self._urls)]
+        urls = _every_address(self._urls)
+        url = urls[(self._number + self._failed) % len(urls)]
         channel = dial(url, max_message_bytes=self._max_message_bytes, keys=self._keys)
         with self._changed:
             self._session.connect(time.monotonic(), self._number)
@@ -145,3 +147,9 @@ class IncomingStream:
         level = logging.WARNING if self._session.info is not None and not self.trouble else logging.DEBUG
         _LOG.log(level, "%s: connection lost (%s), reconnecting", url, trouble)
         self.trouble = trouble
+
+
+def _every_address(urls: Sequence[str]) -> list[str]:
+    """The addresses of all URLs: first one of each, so that the streams are spread over the URLs, then the others."""
+    rounds = itertools.zip_longest(*map(hosts.addresses, urls))
+    return [address for addresses in rounds for address in addresses if address is not None]

@@ -76,9 +76,13 @@ class Proxy(CertifiedProxy):
         if secure:
             tls = _ACCEPTED_TLS if accepts else _DIALLED_TLS
             text += tls.format(pair=path(1), peer=path(2), name=SESSION_NAME)
-        for listener, addresses in zip(self.setup.listeners, targets, strict=True):
+        for index, (listener, addresses) in enumerate(zip(self.setup.listeners, targets, strict=True)):
             flag = " ssl" if secure and accepts else ""
             keepalive = " so_keepalive=on"
+            first, *others = map(address_text, addresses)
+            if others:
+                backups = "".join(f" server {other} backup;" for other in others)
+                text += f"    upstream connection-{index} {{ server {first};{backups} }}\n"
             text += f"    server {{ listen {endpoint_of(listener)}{flag}{keepalive}; "
-            text += f"proxy_pass {address_text(addresses[0])}; }}\n"
+            text += f"proxy_pass {f'connection-{index}' if others else first}; }}\n"
         return text + "}\n"
