@@ -270,6 +270,23 @@ def test_more_ranks_than_tasks_run_on_the_cores_that_are_granted(runs: Runs) -> 
     assert runs.summary()["ranks"] == 4
 
 
+def test_a_standing_job_takes_scan_after_scan(runs: Runs) -> None:
+    run, address = runs.file(**QUICK), f"{runs.lab.host(2)}:{free_ports(1)}"
+    ministream = Path(sys.executable).with_name("ministream")
+    words = ["--out", runs.out, "--connect", f"tcp://{address}", "--scans", "2"]
+    log = runs.out / "serve.log"
+    runs.out.mkdir()
+    options = ["--parsable", "--nodelist=n1", "--ntasks-per-node=2", "--cpus-per-task=1", f"--output={log}"]
+    service = runs.lab.run("sbatch", *options, SLURM / "serve.sbatch", run, *words, **ENVIRONMENT).stdout.strip()
+    produce = shlex.join(map(str, [ministream, "produce", run, "--listen", f"tcp://{address}", "--open-network"]))
+    for _ in range(2):
+        ran = runs.lab.run("sbatch", "--wait", "--nodelist=n2", "--output=/dev/null", "--wrap", produce)
+        assert ran.returncode == 0, log.read_text()
+    runs.ended(service)
+    assert "2 scans: 2 complete" in log.read_text()
+    assert sorted(path.parent.name for path in runs.out.glob("*/recon.h5")) == ["0001", "0002"]
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [

@@ -159,6 +159,7 @@ from ministream.cli import (  # noqa: E402 - the commands need the shared option
     launch,
     performance,
     quality,
+    serve,
     settings,
     top,
     trying,
@@ -168,6 +169,7 @@ from ministream.cli import (  # noqa: E402 - the commands need the shared option
 
 for topic in (
     jobs,
+    serve,
     launch,
     check,
     doctor,

@@ -115,7 +115,7 @@ def produce(
             },
             aps={"sync": sync, "pixel_dtype": pixel_dtype, "angle_unit": angle_unit},
             stream={"curve": str(curve) if curve else None},
-            tunnel=_tunnel(control, credentials, insecure),
+            tunnel=tunnel_table(control, credentials, insecure),
         ),
     )
     log.setup("producer", log_level or settled.log_level, log_format or settled.log_format)
@@ -250,7 +250,7 @@ def recon(
         },
         plausibility={"strict": strict, "accept": accept or None},
         checkpoint={"resume": str(resume) if resume else None},
-        tunnel=_tunnel(control, credentials, insecure) | {"producer": producer},
+        tunnel=tunnel_table(control, credentials, insecure) | {"producer": producer},
     )
     console = output()
     summary = app.recon(
@@ -278,5 +278,6 @@ def _axis(text: str | None) -> float | str | None:
         return text
 
 
-def _tunnel(control: str | None, credentials: Path | None, insecure: bool | None) -> dict[str, Any]:
+def tunnel_table(control: str | None, credentials: Path | None, insecure: bool | None) -> dict[str, Any]:
+    """The options of every job's end of the tunnel."""
     return {"control": control, "credentials": str(credentials) if credentials else None, "insecure": insecure}

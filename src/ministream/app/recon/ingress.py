@@ -174,7 +174,7 @@ class Ingress:
         )
         scan = self._receiver.scan()
         for number in STOP_SIGNALS:
-            signal.signal(number, self._interrupt)
+            signal.signal(number, self.interrupt)
         return scan
 
     def begin(self, *, batch: int, step: int, shape: tuple[int, int]) -> None:
@@ -409,7 +409,8 @@ class Ingress:
     def _end(self, how: str, failure: MinistreamError | None = None) -> None:
         self._over, self.ending, self.failure = True, how, failure
 
-    def _interrupt(self, number: int, _frame: object) -> None:
+    def interrupt(self, number: int, _frame: object) -> None:
+        """Handler of the stop signals: the first ends the stream in order, the second the job."""
         name, now = signal.Signals(number).name, time.monotonic()
         if self._stop and now - self._stopped_at_s < SAME_SIGNAL_S:
             return

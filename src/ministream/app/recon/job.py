@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -64,31 +64,69 @@ def recon(
     """
     comm = mpi.world(ranks)
     with mpi.ending_together(comm), ExitStack() as stack:
-        log.setup(f"rank {comm.rank}", log_level or "INFO", log_format or "text", rank=comm.rank)
-        _on_signals(_stop_before_the_scan if comm.rank == 0 else signal.SIG_IGN)
+        on_signals(_stop_before_the_scan if comm.rank == 0 else signal.SIG_IGN)
+        config, threads = prepare(comm, load_config, stack, log_level=log_level, log_format=log_format)
+        return one_scan(comm, config, threads, announce_to=announce_to, console=console)
+
+
+def prepare(
+    comm: mpi.Comm,
+    load_config: Callable[[], Config],
+    stack: ExitStack,
+    *,
+    log_level: str | None,
+    log_format: str | None,
+) -> tuple[Config, int]:
+    """What a job does once, before its first scan; collective. Returns the configuration and the threads of this rank.
+
+    The processes that watch the ranks end with `stack`. Raises ConfigError on every rank.
+    """
+    log.setup(f"rank {comm.rank}", log_level or "INFO", log_format or "text", rank=comm.rank)
+    with comm.together():
+        config = load_config()
+        if comm.rank == 0:
+            check_open((config.output.publish,), allowed=config.output.open_network, instead="Publish on 127.0.0.1")
+    log.setup(f"rank {comm.rank}", log_level or config.log_level, log_format or config.log_format, rank=comm.rank)
+    stack.enter_context(HangWatch(_ranks_here(comm), config.recon.hang_timeout_s))
+    threads = config.recon.threads or mpi.fair_threads(comm)
+    backend.default().set_threads(threads)
+    places = comm.gather(placement.here(threads))
+    if places is not None:
+        _LOG.info("%s", placement.describe(places))
+    return config, threads
+
+
+def one_scan(
+    comm: mpi.Comm,
+    config: Config,
+    threads: int,
+    *,
+    announce_to: Path | None,
+    console: Console,
+    waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    heed: Callable[[Ingress], None] = lambda _: None,
+) -> Summary | None:
+    """Receive one scan and reconstruct it; collective. Returns the summary on rank 0, None elsewhere.
+
+    The job waits for the producer within the context `waiting`; `heed` is called on the receiving ranks once the scan
+    is known, after which a signal ends its stream in order. Raises a MinistreamError on every rank.
+    """
+    with ExitStack() as stack:
         with comm.together():
-            config = load_config()
-            if comm.rank == 0:
-                check_open((config.output.publish,), allowed=config.output.open_network, instead="Publish on 127.0.0.1")
             group = next(group for group in groups_of(config, comm.size) if comm.rank in group)
             link = stack.enter_context(ProducerLink(config, announce_to)) if comm.rank == 0 else None
             metrics = _metrics(config, link, stack) if link is not None else None
-        log.setup(f"rank {comm.rank}", log_level or config.log_level, log_format or config.log_format, rank=comm.rank)
-        stack.enter_context(HangWatch(_ranks_here(comm), config.recon.hang_timeout_s))
-        threads = config.recon.threads or mpi.fair_threads(comm)
-        backend.default().set_threads(threads)
-        places = comm.gather(placement.here(threads))
-        if places is not None:
-            _LOG.info("%s", placement.describe(places))
         checkpoint = resume.found(comm, config)
         receiving = comm.split(0 if comm.rank == group.start else None)
         before = checkpoint.values if checkpoint is not None else None
         ingress = stack.enter_context(Ingress(receiving, config, link, before)) if receiving is not None else None
-        with comm.together():
+        with comm.together(), waiting():
             route = link.open() if link is not None else None
-        with comm.together():
+        with comm.together(), waiting():
             share = Share(first=group.start, last=group.stop, ranks=comm.size)
             offered = ingress.wait_for_scan(route, share) if ingress is not None else None
+        if ingress is not None:
+            heed(ingress)
         scan = cast(Scan, comm.bcast(offered))
         with comm.together():
             if checkpoint is not None:
@@ -123,14 +161,14 @@ def _ranks_here(comm: mpi.Comm) -> list[WatchedRank]:
     return found if node.rank == 0 else []
 
 
-def _on_signals(handler: Callable[[int, Any], None] | signal.Handlers) -> None:
+def on_signals(handler: Callable[[int, Any], None] | signal.Handlers) -> None:
     """Install a signal handler; the receiving ranks decide to end the job early, the other ranks follow."""
     for number in STOP_SIGNALS:
         signal.signal(number, handler)
 
 
 def _stop_before_the_scan(number: int, _frame: object) -> None:
-    _on_signals(signal.SIG_IGN)  # mpirun may forward a signal that the ranks also receive directly
+    on_signals(signal.SIG_IGN)  # mpirun may forward a signal that the ranks also receive directly
     raise IncompleteError(f"stopped by {signal.Signals(number).name} before the scan began: no volume was written")
 
 
