@@ -25,6 +25,7 @@ usage: slurm/submit.sh RUN.toml [options] [-- options of `ministream launch`]
   --producer-sbatch OPTION  the same for the producer job alone
   --recon-sbatch OPTION     the same for the reconstruction job alone
   --producer HOST:PORT      control server of a producer elsewhere: submit no producer job
+  --advertise HOST          address at which the reconstruction reaches the producer's node, where it is behind NAT
   --credentials DIR         credentials of the same authority as that producer's (`ministream certs`)
   --mpi KIND                value of srun --mpi: pmix (Open MPI, the default), pmi2 (MPICH)
   --het                     one heterogeneous job instead of two jobs
@@ -40,7 +41,7 @@ fail() {
 
 here=$(cd "$(dirname "$0")" && pwd)
 run='' out='' producer='' credentials='' het=0 wait=0 dry=0
-producer_options=() recon_options=() launch_options=()
+producer_options=() recon_options=() launch_options=() producer_words=()
 nodes=1 ranks=1 threads=2 limit=01:00:00 before=120
 
 while [ $# -gt 0 ]; do
@@ -68,6 +69,7 @@ while [ $# -gt 0 ]; do
         --producer-sbatch) producer_options+=("$2") ;;
         --recon-sbatch) recon_options+=("$2") ;;
         --producer) producer=$2 ;;
+        --advertise) producer_words=(--advertise "$2") ;;
         --credentials) credentials=$2 ;;
         --mpi) export MINISTREAM_MPI=$2 ;;
         *) fail "unknown option $1 (see --help)" ;;
@@ -119,10 +121,11 @@ end_jobs() { [ ${#jobs[@]} = 0 ] || scancel "${jobs[@]}"; }
 trap 'end_jobs; exit 4' INT TERM
 
 if [ "$het" = 1 ]; then
-    jobs=("$(submit "${producer_options[@]}" : "${recon_options[@]}" "$here/pair.sbatch" "$run" "${launch_options[@]}")")
+    jobs=("$(submit "${producer_options[@]}" : "${recon_options[@]}" "$here/pair.sbatch" "$run" "${launch_options[@]}" \
+        "${producer_words[@]}")")
 else
     if [ -z "$producer" ]; then
-        jobs=("$(submit "${producer_options[@]}" "$here/producer.sbatch" "$run" "${launch_options[@]}")")
+        jobs=("$(submit "${producer_options[@]}" "$here/producer.sbatch" "$run" "${launch_options[@]}" "${producer_words[@]}")")
     fi
     last=$(submit "${recon_options[@]}" "$here/recon.sbatch" "$run" "${launch_options[@]}") || { end_jobs; exit 4; }
     jobs+=("$last")

@@ -139,6 +139,9 @@ class TunnelSection(Section):
     data_host: str | None = Field(
         default=None, description="interface of the data ports; none: that of a producer's control port, else loopback"
     )
+    advertise: str | None = Field(
+        default=None, description="host that the other side is given for the data ports, behind NAT; none: data_host"
+    )
     port_range: tuple[int, int] | None = Field(default=None, strict=False, description="data ports; none: any free")
     credentials: Path | None = Field(
         default=None, strict=False, description="folder of credentials from `ministream certs`"

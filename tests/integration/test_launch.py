@@ -80,6 +80,12 @@ def test_one_command_runs_both_jobs(jobs: Lab) -> None:
     assert {"receive", "prep", "write"} <= set(summary["stages_per_rank"][1])
 
 
+def test_the_producer_may_be_reached_under_another_name(jobs: Lab) -> None:
+    job = launch(jobs, QUICK, "--advertise", "localhost")
+    assert job.wait() == 0, job.text
+    assert json.loads((jobs.out / "summary.json").read_text())["complete"]
+
+
 def test_several_ranks_may_receive(jobs: Lab) -> None:
     job = launch(jobs, QUICK, "--ranks", "3", "--ingress", "2", "--curve")
     assert job.wait() == 0, job.text

@@ -28,10 +28,11 @@ from tests.integration.tunnel_ends import (
     exchange,
     is_cut,
     make_credentials,
+    need,
     ping,
 )
 from tests.ports import free_ports
-from tests.waiting import HANG_S, eventually
+from tests.waiting import eventually
 
 PAYLOAD = os.urandom(1 << 20) * 6
 
@@ -297,7 +298,7 @@ def test_a_hello_without_req_is_refused(plain: ControlServer) -> None:
             response_deserializer=messages.AppResponse.FromString,
         )
         with pytest.raises(grpc.RpcError) as caught:
-            hello(messages.Hello(uid="nobody", role="PROD"), timeout=HANG_S)
+            hello(messages.Hello(uid="nobody", role="PROD"), timeout=5)  # stock s2uc waits no longer
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
@@ -569,6 +570,38 @@ def test_ipv6_all_the_way() -> None:
             sock.sendall(b"six")
             assert sock.recv(3) == b"six"
     echo.close()
+
+
+def test_callers_are_given_the_advertised_host(producer: Echo) -> None:
+    """As behind NAT: bound to every interface, announced under another name."""
+    both = {"insecure": True, "targets": [producer.address], "data_host": "0.0.0.0", "advertise": "localhost"}
+    with ControlServer(side="PROD", **both) as prod, ControlServer(side="CONS", insecure=True) as cons:
+        opened = client.connect(prod.address, cons.address, None, probe=True)
+        assert [listener.rpartition(":")[0] for listener in opened.prod_listeners] == ["localhost"]
+        assert ping(opened.cons_listeners[0]) == b"ping"
+
+
+@pytest.mark.parametrize("kind", ["relay", "stunnel"])
+def test_what_is_announced_is_checked_from_the_consumers_gateway(producer: Echo, kind: str) -> None:
+    need(kind)
+    # an address of this machine on which nothing listens
+    wrong = {"insecure": True, "targets": [producer.address], "advertise": "127.0.0.2", "kind": kind}
+    with ControlServer(side="PROD", **wrong) as prod, ControlServer(side="CONS", insecure=True, kind=kind) as cons:
+        with pytest.raises(TunnelError, match=r"127\.0\.0\.2:\d+.*from the consumer's gateway .*--advertise HOST"):
+            client.connect(prod.address, cons.address, None)
+        assert prod.sessions() == cons.sessions() == []
+
+
+def test_an_entry_of_hello_without_a_port_is_kept_and_refused_when_it_is_used(
+    plain: ControlServer, producer: Echo
+) -> None:
+    with ControlClient(plain.address, Access()) as control:
+        answer = control.open("s", "PROD", num_conn=1, rate=0, targets=["127.0.0.1"], timeout_s=10)
+        assert answer.prod_listeners == ("127.0.0.1",)
+        with pytest.raises(TunnelError, match=r"target 127\.0\.0\.1, from hello, has no port"):
+            control.update("s", "PROD", [], None)
+        control.update("s", "PROD", [producer.address], None)
+        assert ping(answer.listeners[0]) == b"ping"
 
 
 def test_a_server_that_does_not_run_says_so() -> None:

@@ -248,7 +248,11 @@ def test_an_interrupted_connect_leaves_nothing_open(tmp_path: Path, authority: P
         (("connect", "--prod", "127.0.0.1:1", "--cons", "127.0.0.1:1"), 2, "--credentials"),
         (("connect", "--prod", "127.0.0.1:1", "--cons", "127.0.0.1:1", "--insecure"), 4, "127.0.0.1:1"),
         (("connect", "--prod", "192.0.2.1:1", "--cons", "127.0.0.1:1", "--insecure"), 2, "not loopback"),
-        (("connect", "--prod", "a:1", "--cons", "b:1", "--insecure", "--format", "xml"), 2, "table, json or s2uc"),
+        (("connect", "--prod", "a:1", "--cons", "b:1", "--insecure", "--format", "xml"), 2, "s2uc or s2uc-1.2.0"),
+        (("inbound-request", "--s2cs", "127.0.0.1:1", "--insecure", "--format", "json"), 2, "s2uc or s2uc-1.2.0"),
+        (("s2cs", "--insecure", "--advertise", "gateway:5000"), 2, "without a port"),
+        (("s2cs", "--insecure", "--advertise", "0.0.0.0"), 2, "names no machine"),
+        (("s2cs", "--insecure", "--data-host", "0.0.0.0"), 2, "--advertise HOST"),
         (("release", "x", "--s2cs", "127.0.0.1:1", "--insecure"), 4, "127.0.0.1:1"),
         (("sessions", "--s2cs", "127.0.0.1:1", "--insecure"), 4, "127.0.0.1:1"),
         (("inbound-request", "--s2cs", "127.0.0.1:1", "--insecure"), 4, "127.0.0.1:1"),
@@ -318,6 +322,10 @@ def test_the_output_of_stock_s2uc(tmp_path: Path, producer: Echo) -> None:
             f"{said[1].split()[0]} {other.address} INVALID_TOKEN CONS",
         ]
         assert said[-1].startswith("Listeners: ['127.0.0.1:")
+        with s2cs(tmp_path, "older", "--insecure") as other:
+            words = ("--target", producer.address, "--format", "s2uc-1.2.0")
+            text = run("connect", "--prod", server.address, "--cons", other.address, "--insecure", *words)
+        assert len(re.findall(r'^listeners: "127\.0\.0\.1:\d+"$', text, re.MULTILINE)) == 2
 
 
 @pytest.mark.parametrize("kind", ["relay", "stunnel"])

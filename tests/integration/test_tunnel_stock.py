@@ -222,7 +222,6 @@ def test_stock_servers_are_let_go_of_when_a_connection_fails(
     ("claim", "problem"),
     [
         (lambda truth: truth[:1], "gave 1 listeners instead of 2"),
-        (lambda truth: [*truth, *truth], "gave 4 listeners instead of 2"),
         (lambda truth: [truth[0], f"127.0.0.1:{free_ports(1)}"], "does not accept connections"),
     ],
 )
@@ -234,6 +233,35 @@ def test_a_server_that_says_ok_is_not_believed(
         with pytest.raises(TunnelError, match=problem):
             client.connect(prod.address, cons.address, None, 2, targets=[producer.address], access=login, probe=True)
         assert prod.heard[-1][0] == "release"
+
+
+def test_a_stock_server_in_a_container_gives_more_listeners(
+    secrets: Credentials, producer: Echo, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its Docker types answer five fixed ports whatever was asked for."""
+    pair, login = secrets.server, Access(ca=secrets.ca)
+    fixed = [f"127.0.0.1:{free_ports(1)}" for _ in range(3)]
+    with (
+        StockServer(pair.certificate, pair.key, lambda truth: [*truth, *fixed]) as prod,
+        StockServer(pair.certificate, pair.key) as cons,
+        caplog.at_level("WARNING"),
+    ):
+        opened = client.connect(prod.address, cons.address, None, 2, targets=[producer.address], access=login)
+        assert [ping(listener) for listener in opened.cons_listeners] == [b"ping"] * 2
+        assert len(opened.prod_listeners) == 2
+    assert "gave 5 listeners, 2 were asked for: using 127.0.0.1:" in caplog.text
+
+
+@pytest.mark.parametrize("plain_data", [False, True])
+def test_tokens_without_plain_data_are_warned_about(
+    secrets: Credentials, token: str, caplog: pytest.LogCaptureFixture, plain_data: bool
+) -> None:
+    assert token
+    with caplog.at_level("WARNING"):
+        ControlServer(
+            side=None, credentials=secrets, allow_token=True, policy=Policy(PolicySection(plain_data=plain_data))
+        )
+    assert ("--allow-token without plain_data" in caplog.text) is not plain_data
 
 
 # The programs themselves.

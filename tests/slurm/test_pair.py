@@ -247,11 +247,13 @@ def test_the_walltime_signal_lets_the_window_finish(runs: Runs) -> None:
 
 
 def test_a_dry_run_shows_both_submissions_and_makes_nothing(runs: Runs) -> None:
-    ran = runs.submit(runs.file(**QUICK), "--recon-nodes", "2", "--sbatch", "--account=tomo", "--dry-run")
+    words = ["--sbatch", "--account=tomo", "--advertise", "gateway.site"]
+    ran = runs.submit(runs.file(**QUICK), "--recon-nodes", "2", *words, "--dry-run")
     assert ran.returncode == 0
     commands = [line for line in ran.stderr.splitlines() if line.startswith("sbatch ")]
     assert [("producer.sbatch" in line, "recon.sbatch" in line) for line in commands] == [(True, False), (False, True)]
     assert all("--account=tomo" in line for line in commands)
+    assert ["--advertise gateway.site" in line for line in commands] == [True, False]
     assert not runs.out.exists()
 
 

@@ -32,7 +32,8 @@ def test_a_control_port_on_every_interface_needs_a_data_host_and_the_remedy_work
     own = make_credentials(tmp_path / "d").directory
     with pytest.raises(ConfigError, match=r"--set tunnel.data_host=ADDRESS"):
         control_server.embedded(TunnelSection(control="0.0.0.0:0", credentials=own), "PROD")
-    server = control_server.embedded(TunnelSection(control="0.0.0.0:0", credentials=own, data_host="127.0.0.1"), "PROD")
-    assert server is not None
-    with server:
-        assert server.sessions() == []
+    for remedy in ({"data_host": "127.0.0.1"}, {"advertise": "gateway.site"}):
+        server = control_server.embedded(TunnelSection(control="0.0.0.0:0", credentials=own, **remedy), "PROD")
+        assert server is not None
+        with server:
+            assert server.sessions() == []

@@ -30,6 +30,7 @@ class Pair:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.supervisors: list[Supervisor] = []
+        self.advertised = "localhost"
 
     def add(
         self,
@@ -40,6 +41,7 @@ class Pair:
         client: str = "exit 0",
         after: Callable[[], None] | None = None,
         restarts: int = 0,
+        advertise: str | None = None,
         **timeouts: float,
     ) -> Supervisor:
         rendezvous = SharedFolder(self.folder, side)
@@ -48,7 +50,7 @@ class Pair:
         script = JOB.format(port=1 if side == "producer" else 2, announcement=announcement, before=before, rest=rest)
 
         def connect(partner: Contact, control: str) -> Child:
-            assert (partner.control, control) == ("localhost:1", "localhost:2")
+            assert (partner.control, control) == (f"{self.advertised}:1", "localhost:2")
             return Child("client", ["sh", "-c", client])
 
         supervisor = Supervisor(
@@ -63,6 +65,7 @@ class Pair:
             announcement=announcement,
             timeouts=Timeouts(**{"partner_s": 5.0, "finish_s": 5.0} | timeouts),
             restarts=restarts,
+            advertise=advertise,
         )
         self.supervisors.append(supervisor)
         return supervisor
@@ -83,6 +86,14 @@ def pair(tmp_path: Path):
     yield pair
     for supervisor in pair.supervisors:
         supervisor.__exit__()
+
+
+def test_the_partner_is_given_the_advertised_host(tmp_path: Path) -> None:
+    pair = Pair(tmp_path / "pair")
+    pair.advertised = "gateway.site"
+    pair.add("producer", "sleep 0.2", advertise="gateway.site")
+    pair.add("recon", "sleep 0.5")
+    assert pair.run() == [0, 0]
 
 
 def test_both_finish(pair: Pair) -> None:

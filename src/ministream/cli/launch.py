@@ -52,6 +52,12 @@ def launch(
     producer_host: Annotated[
         str | None, typer.Option(help="Host name of the producer's servers, if different.")
     ] = None,
+    advertise: Annotated[
+        str | None,
+        typer.Option(
+            help="Host under which the reconstruction reaches the producer's servers, behind NAT.", metavar="HOST"
+        ),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of this side's S2CS; 0: any free one.")] = 0,
     ranks: Annotated[int, typer.Option(min=0, help="Ranks; 0: one per NUMA domain.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="Threads per rank; 0: granted cores divided by ranks.")] = 0,
@@ -117,6 +123,7 @@ def launch(
         curve=curve,
         host=host or own_host(os.environ),
         producer_host=producer_host,
+        advertise=advertise,
         port=port,
         ranks=ranks,
         threads=threads,

@@ -17,6 +17,16 @@ from ministream.errors import ConfigError
 if TYPE_CHECKING:
     from ministream.tunnel.control_client import Access, Answer, ControlClient
 
+_FIELDS = "s2uc-1.2.0"
+FORMS = ("s2uc", _FIELDS)
+
+
+def _form(text: str) -> str:
+    if text not in FORMS:
+        raise ConfigError(f"--format {text}: choose {' or '.join(FORMS)}")
+    return text
+
+
 CredentialsOption = Annotated[Path | None, typer.Option(help="Directory made by `ministream certs`.", metavar="DIR")]
 InsecureOption = Annotated[bool, typer.Option("--insecure", help="No TLS; loopback only.")]
 CertificateOption = Annotated[
@@ -36,6 +46,8 @@ PlainOption = Annotated[
     bool, typer.Option("--plain", help="Nothing is encrypted between the gateways, as with stock SciStream.")
 ]
 TimeoutOption = Annotated[float, typer.Option(help="Timeout in seconds.")]
+
+FormOption = Annotated[str, typer.Option("--format", help="s2uc, or s2uc-1.2.0: `listeners:` lines.", callback=_form)]
 
 _STOCK_PORTS = "5074,5075,5076,37000,47000"
 # What stock s2uc shows, and sends, when it has no token.
@@ -63,6 +75,7 @@ def inbound_request(
     token_file: TokenOption = None,
     plain: PlainOption = False,
     timeout: TimeoutOption = 180.0,
+    form: FormOption = "s2uc",
 ) -> None:
     """Open the producer's side of a session; `outbound-request --inbound-s2cs` joins the consumer's to it."""
     login = access_of(credentials, insecure, server_cert, token_file, scope)
@@ -74,7 +87,7 @@ def inbound_request(
             client.update(uid, "PROD", opened.prod_listeners, None)
         else:
             typer.echo(f"{s2cs} waits for: ministream outbound-request --inbound-s2cs {s2cs} {uid} …", err=True)
-    say_request(uid, s2cs, "PROD", opened.listeners, token=login.token)
+    say_request(uid, s2cs, "PROD", opened.listeners, token=login.token, form=form)
 
 
 def outbound_request(
@@ -96,6 +109,7 @@ def outbound_request(
     ] = None,
     plain: PlainOption = False,
     timeout: TimeoutOption = 180.0,
+    form: FormOption = "s2uc",
 ) -> None:
     """Open the consumer's side of a session, and join the producer's to it."""
     login = access_of(credentials, insecure, server_cert, token_file, scope)
@@ -107,7 +121,7 @@ def outbound_request(
         else:
             offer = _join(uid, inbound_s2cs, login, opened.offer)
         client.update(uid, "CONS", targets, offer)
-    say_request(uid, s2cs, "CONS", opened.listeners, token=login.token)
+    say_request(uid, s2cs, "CONS", opened.listeners, token=login.token, form=form)
 
 
 def release(
@@ -129,8 +143,10 @@ def release(
     typer.echo("Release completed")
 
 
-def say_request(uid: str, s2cs: str, role: str, listeners: Sequence[str], *, token: str | None) -> None:
-    """What stock s2uc prints for one side, in its order."""
+def say_request(
+    uid: str, s2cs: str, role: str, listeners: Sequence[str], *, token: str | None, form: str = "s2uc"
+) -> None:
+    """What stock s2uc prints for one side, in its order; up to 1.2.0 it printed the answer's fields, one a line."""
     shown = _MASKED if token and token != _NO_TOKEN else _NO_TOKEN
     for line in (
         "uid; s2cs; access_token; role",
@@ -140,7 +156,7 @@ def say_request(uid: str, s2cs: str, role: str, listeners: Sequence[str], *, tok
         "waiting for hello message",
         "sending for hello message",
         "Hello message sent successfully",
-        f"Listeners: {list(listeners)}",
+        *([f'listeners: "{each}"' for each in listeners] if form == _FIELDS else [f"Listeners: {list(listeners)}"]),
     ):
         typer.echo(line)
 

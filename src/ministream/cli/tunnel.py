@@ -43,6 +43,10 @@ def s2cs(
         str, typer.Option("--kind", "--type", help="Data server: relay, stunnel, haproxy, nginx.")
     ] = "relay",
     data_host: Annotated[str, typer.Option(help="Interface of the data ports.", metavar="HOST")] = "127.0.0.1",
+    advertise: Annotated[
+        str | None,
+        typer.Option(help="Host that callers are given for the data ports, behind NAT or in a container."),
+    ] = None,
     port_range: Annotated[
         str | None, typer.Option(help="Data ports; none: the policy's, else any free.", metavar="FIRST-LAST")
     ] = None,
@@ -77,6 +81,7 @@ def s2cs(
         address=listen,
         kind=kind,
         data_host=data_host,
+        advertise=advertise,
         port_range=_ports(port_range),
         credentials=Credentials.load(credentials) if credentials else None,
         insecure=insecure,
@@ -112,7 +117,9 @@ def connect(
         ),
     ] = False,
     as_json: JsonOption = False,
-    form: Annotated[str, typer.Option("--format", help="table, json, or s2uc: what stock s2uc prints.")] = "table",
+    form: Annotated[
+        str, typer.Option("--format", help="table, json, or s2uc, s2uc-1.2.0: what stock s2uc prints.")
+    ] = "table",
 ) -> None:
     """Open a tunnel session through both control servers; it lasts until `release` or the end of either server."""
     from ministream.app.gateway.control_server import stop_event
@@ -121,8 +128,8 @@ def connect(
     if keep or log_format == "json":
         log.setup("connect", form=log_format or "text")
     form = "json" if as_json else form
-    if form not in ("table", "json", "s2uc"):
-        raise ConfigError(f"--format {form}: choose table, json or s2uc")
+    if form not in ("table", "json", *s2uc.FORMS):
+        raise ConfigError(f"--format {form}: choose table, json, {' or '.join(s2uc.FORMS)}")
     login = access_of(credentials, insecure, server_cert, token_file)
     ask: dict[str, Any] = {"access": login, "rate": rate, "targets": target or (), "uid": uid}
     ask |= {"timeout_s": timeout, "wait_s": wait}
@@ -138,9 +145,9 @@ def connect(
 def _show(opened: Connection, form: str, token: str | None) -> None:
     if form == "json":
         typer.echo(json.dumps(dataclasses.asdict(opened)))
-    elif form == "s2uc":
-        s2uc.say_request(opened.uid, opened.prod, "PROD", opened.prod_listeners, token=token)
-        s2uc.say_request(opened.uid, opened.cons, "CONS", opened.cons_listeners, token=token)
+    elif form in s2uc.FORMS:
+        s2uc.say_request(opened.uid, opened.prod, "PROD", opened.prod_listeners, token=token, form=form)
+        s2uc.say_request(opened.uid, opened.cons, "CONS", opened.cons_listeners, token=token, form=form)
     else:
         table = Table("side", "control server", "listeners", title=f"session {opened.uid}")
         table.add_row("PROD", opened.prod, "\n".join(opened.prod_listeners))

@@ -35,6 +35,16 @@ class Endpoint:
             return False
 
 
+@dataclass(frozen=True, slots=True)
+class PortlessHost:
+    """An entry of a hello without a port, as some clients send: kept like stock servers do, refused when it is used."""
+
+    host: str
+
+    def __str__(self) -> str:
+        return self.host
+
+
 def check_uid(text: str) -> str:
     """A session's uid: opaque, 1 to 64 letters, digits, `_` or `-`. Raises RefusedError (INVALID_ARGUMENT)."""
     if not _UID.fullmatch(text):
@@ -53,6 +63,13 @@ def parse_endpoint(text: str, *, any_port: bool = False) -> Endpoint:
     if number > 65535 or (number == 0 and not any_port):
         raise _bad(text, "has a port outside 1-65535")
     return Endpoint(_check_host(host, text), number)
+
+
+def parse_entry(text: str) -> Endpoint | PortlessHost:
+    """Read an entry of a hello, which may have no port. Raises RefusedError (INVALID_ARGUMENT)."""
+    if len(text) <= _LISTENER_CHARS and (":" not in text or text.endswith("]")):
+        return PortlessHost(_check_host(text, text))
+    return parse_endpoint(text)
 
 
 def _check_host(host: str, text: str) -> str:

@@ -38,6 +38,7 @@ from ministream.tunnel.session_info import Counts, SessionInfo
 from ministream.tunnel.session_manager import SessionManager
 from ministream.tunnel.tls_listener import TlsListener
 
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 _STOP_S = 1.0
 _RELOAD_S = 2.0
 _WARN_AGAIN_S = 86400.0
@@ -64,6 +65,7 @@ class ControlServer:
         address: str = "127.0.0.1:0",
         kind: str = "relay",
         data_host: str = "127.0.0.1",
+        advertise: str | None = None,
         port_range: tuple[int, int] | None = None,
         credentials: Credentials | None = None,
         insecure: bool = False,
@@ -74,10 +76,11 @@ class ControlServer:
     ) -> None:
         """Check everything that can be checked before a socket is opened. Raises ConfigError.
 
-        `side` is PROD, CONS or None for both. `targets` are the embedding job's own listeners: the default of a hello
-        without targets, and the only allowed targets unless the policy names more. `insecure` admits callers without
-        certificate or token, on loopback; `allow_token` accepts tokens from the policy's endpoint or the file
-        `tokens` of the credentials. `options` are the data server's own.
+        `side` is PROD, CONS or None for both. `advertise` is the host that callers are given for the data ports, where
+        they reach this machine under another address (NAT, container). `targets` are the embedding job's own
+        listeners: the default of a hello without targets, and the only allowed targets unless the policy names more.
+        `insecure` admits callers without certificate or token, on loopback; `allow_token` accepts tokens from the
+        policy's endpoint or the file `tokens` of the credentials. `options` are the data server's own.
         """
         self._address = parse_endpoint(address, any_port=True)
         if credentials is None and not insecure:
@@ -87,9 +90,15 @@ class ControlServer:
         if credentials is not None:
             credentials.server  # noqa: B018 - raises where there is none
             warn_of(credentials)
+        advertised = advertised_host(data_host, advertise)
         self._policy = policy if isinstance(policy, Policy) else Policy.load(policy) if policy else Policy()
         self._credentials = credentials
         self._insecure = insecure
+        if allow_token and not (insecure or self._policy.section.plain_data or (options or {}).get("legacy_psk")):
+            _LOG.warning(
+                "--allow-token without plain_data: stock s2uc passes no certificates on, so its sessions are refused at"
+                " update. Set plain_data = true in the policy, or open sessions with `ministream connect --token-file`"
+            )
         self._authenticator = Authenticator(
             revocations=RevocationList(credentials.directory) if credentials else None,
             verifiers=_verifiers(self._policy, credentials) if allow_token else (),
@@ -105,6 +114,7 @@ class ControlServer:
             options=options or {},
         )
         self.refusals = Counter[str]()
+        self._advertised = advertised
         self._listener: TlsListener | None = None
         self._server: Any = None
         self._caretakers: list[asyncio.Task[None]] = []
@@ -170,7 +180,7 @@ class ControlServer:
         else:
             self._listener = TlsListener(self._credentials)
             self._add_port(self._listener.backend)
-        service = Service(self._manager, self._authenticator, self._policy, self._listener)
+        service = Service(self._manager, self._authenticator, self._policy, self._listener, self._advertised)
         self.refusals = service.refusals
         self._server.add_generic_rpc_handlers(_handlers(service))
         await self._server.start()
@@ -235,6 +245,26 @@ def _side(text: str | None) -> Role | None:
         return Role(text)
     except ValueError:
         raise ConfigError(f"side {text!r}: choose PROD or CONS, or omit it to serve both") from None
+
+
+def advertised_host(data_host: str, advertise: str | None) -> str | None:
+    """The host that callers are given for the data ports; None: the one that they are bound to.
+
+    Raises ConfigError for one that names no machine, and where the ports are on every interface.
+    """
+    if advertise is not None:
+        try:
+            host = parse_endpoint(f"[{advertise}]:1" if ":" in advertise else f"{advertise}:1").host
+        except RefusedError as error:
+            raise ConfigError(f"--advertise {advertise}: {error}: give a name or address without a port") from error
+        if host not in _EVERYWHERE:
+            return host
+    elif data_host.strip("[]") not in _EVERYWHERE:
+        return None
+    raise ConfigError(
+        f"the data ports cannot be announced at {advertise or data_host}, which names no machine: give the address "
+        "that the other side reaches with --advertise HOST, or bind one interface with --data-host HOST"
+    )
 
 
 def _verifiers(policy: Policy, credentials: Credentials | None) -> tuple[Verifier, ...]:

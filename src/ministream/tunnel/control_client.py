@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 # gRPC's core reports errors on standard error by itself; here they are raised, and reported once.
@@ -17,6 +17,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 
+from ministream import log
 from ministream.errors import AccessError, ConfigError, PeerLostError, TunnelError
 from ministream.tunnel import messages
 from ministream.tunnel.address import parse_endpoint
@@ -25,6 +26,8 @@ from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.expiry import warn_of_client
 from ministream.tunnel.peer_certificate import certificate_at, context_for
 from ministream.tunnel.revocations import RevocationList
+
+_LOG = log.get(__name__)
 
 _CALL_S = 20.0
 _RELEASE_S = 5.0
@@ -120,7 +123,11 @@ class ControlClient:
     def open(
         self, uid: str, role: str, *, num_conn: int, rate: int, targets: Sequence[str], timeout_s: float
     ) -> Answer:
-        """req and, while it waits, hello. Raises TunnelError also when the number of listeners is not `num_conn`."""
+        """req and, while it waits, hello.
+
+        Stock servers whose data server runs in a container give five listeners whatever was asked for: the first
+        `num_conn` are used. Raises TunnelError for fewer, or for another number from a server of ours.
+        """
         request = messages.Request(uid=uid, role=role, num_conn=num_conn, rate=rate)
         with self._translated("req"):
             waiting = self._method("req").future(request, timeout=timeout_s, metadata=self._metadata)
@@ -130,7 +137,11 @@ class ControlClient:
             finally:
                 waiting.cancel()
         answer = _answer(response, waiting)
-        if (count := len(answer.listeners)) != num_conn:
+        if (count := len(answer.listeners)) > num_conn and answer.offer is None:
+            text = "control server %s gave %d listeners, %d were asked for: using %s"
+            answer = replace(answer, listeners=answer.listeners[:num_conn])
+            _LOG.warning(text, self.endpoint, count, num_conn, ", ".join(answer.listeners))
+        elif count != num_conn:
             raise TunnelError(f"control server {self.endpoint} gave {count} listeners instead of {num_conn}")
         return answer
 

@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ministream.tunnel import messages
-from ministream.tunnel.address import check_uid
+from ministream.tunnel.address import Endpoint, check_uid
 from ministream.tunnel.auth import Authenticator
 from ministream.tunnel.policy import Policy
 from ministream.tunnel.refusal import Code, RefusedError
 from ministream.tunnel.role import Role
 from ministream.tunnel.session_manager import SessionManager
+from ministream.tunnel.sessions import Session
 from ministream.tunnel.tls_listener import TlsListener
 
 
@@ -44,12 +45,14 @@ class Service:
         authenticator: Authenticator,
         policy: Policy,
         listener: TlsListener | None,
+        advertised: str | None = None,
     ) -> None:
         self._manager = manager
         self._authenticator = authenticator
         self._policy = policy
         self._listener = listener
         self.refusals = Counter[str]()
+        self._advertised = advertised
 
     async def admitted(self, request: Any, context: Context) -> str:
         """The caller's identity, once it is known and may use this server; the request's uid is well-formed then.
@@ -79,21 +82,21 @@ class Service:
             await self._manager.abandon(session)
             raise
         _give(context, offer)
-        return messages.Response(listeners=map(str, session.listeners), prod_listeners=map(str, session.hello_targets))
+        return messages.Response(listeners=self._listeners(session), prod_listeners=map(str, session.hello_targets))
 
     async def hello(self, caller: str, request: Any, _context: Context) -> Any:
         """Role PROD gets only a greeting, the others get the session's listeners."""
         session = await self._manager.hello(caller, request.uid, request.prod_listeners)
         if request.role == Role.PROD:
             return messages.AppResponse(message="Sending Prod listeners...")
-        return messages.AppResponse(message="Sending listeners...", listeners=map(str, session.listeners))
+        return messages.AppResponse(message="Sending listeners...", listeners=self._listeners(session))
 
     async def update(self, caller: str, request: Any, context: Context) -> Any:
         """Set the targets of the session's connections."""
         peer = _metadata(context).get(messages.PEER_KEY)
         session, offer = await self._manager.update(caller, request.uid, request.remote_listeners, peer)
         _give(context, offer)
-        return messages.Response(listeners=map(str, session.listeners), prod_listeners=map(str, session.targets))
+        return messages.Response(listeners=self._listeners(session), prod_listeners=map(str, session.targets))
 
     async def release(self, caller: str, request: Any, _context: Context) -> Any:
         """End the session; no error if it has ended."""
@@ -109,6 +112,10 @@ class Service:
         """The request, and this machine's clock (UNIX seconds), for `doctor`; a request is as long as any may be."""
         context.set_trailing_metadata(((messages.CLOCK_KEY, f"{time.time():.6f}"),))
         return request
+
+    def _listeners(self, session: Session) -> list[str]:
+        """The data ports as the other side reaches them."""
+        return [str(Endpoint(self._advertised or bound.host, bound.port)) for bound in session.listeners]
 
 
 def _role(text: str) -> Role:

@@ -22,11 +22,11 @@ from ministream.tunnel.refusal import Code, RefusedError
 from ministream.tunnel.role import Role
 from ministream.tunnel.session_info import Counts, SessionInfo
 from ministream.tunnel.sessions import Session, Sessions, State
-from ministream.tunnel.targets import default_rules, parse_all, resolve
+from ministream.tunnel.targets import check_reachable, default_rules, parse_all, parse_hello, resolve
 
 PROXIES = "ministream.tunnel.proxy"
 # Stock s2uc sends hello half a second after req, and times out after five.
-_HELLO_GRACE_S = 4.0
+_HELLO_GRACE_S = 3.0
 _SWEEP_S = 1.0
 
 _LOG = log.get(__name__)
@@ -128,7 +128,7 @@ class SessionManager:
 
     async def hello(self, caller: str, uid: str, listeners: Sequence[str]) -> Session:
         """The application listens on `listeners`; hello precedes its req by at most a few seconds."""
-        targets = parse_all(listeners) or self._own
+        targets = parse_hello(listeners) or self._own
         session = await self._find_soon(caller, uid)
         self._sessions.hello(session, targets, time.monotonic())
         self._live[uid].said_hello.set()
@@ -155,6 +155,8 @@ class SessionManager:
                     " use `ministream connect`, or allow plain data in the server's policy"
                 )
                 raise RefusedError(Code.PERMISSION_DENIED, text)
+            if session.role is Role.CONS and peer is not None:
+                await check_reachable(addresses)
             await live.server.forward([addresses[target] for target in targets], peer)
             if session.state in (State.RELEASED, State.EXPIRED):
                 raise RefusedError(Code.NOT_FOUND, f"session {uid} ended during its update")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pydantic import Field
 
 from ministream import config
-from ministream.tunnel.address import Endpoint
+from ministream.tunnel.address import Endpoint, PortlessHost
 from ministream.tunnel.refusal import Code, RefusedError
 from ministream.tunnel.role import Role
 
@@ -41,7 +41,7 @@ class Session:
     rate_kbytes_s: int
     opened_s: float
     listeners: tuple[Endpoint, ...] = ()
-    hello_targets: tuple[Endpoint, ...] = ()
+    hello_targets: tuple[Endpoint | PortlessHost, ...] = ()
     targets: tuple[Endpoint, ...] = ()
     state: State = State.PENDING
     changed_s: float = field(default=0.0)
@@ -105,7 +105,7 @@ class Sessions:
         self._live[uid] = session
         return session
 
-    def hello(self, session: Session, targets: tuple[Endpoint, ...], now_s: float) -> None:
+    def hello(self, session: Session, targets: tuple[Endpoint | PortlessHost, ...], now_s: float) -> None:
         """The application behind the session is ready; a repeated hello replaces its targets."""
         session.hello_targets = targets
         if session.state is State.PENDING:
@@ -115,17 +115,18 @@ class Sessions:
     def update(self, session: Session, targets: tuple[Endpoint, ...], now_s: float) -> tuple[Endpoint, ...]:
         """Where each of the connections goes: `targets[i % len]`, hello's list if none are given; not yet applied.
 
-        Raises RefusedError: FAILED_PRECONDITION before hello, INVALID_ARGUMENT where no target is known.
+        Raises RefusedError: FAILED_PRECONDITION before hello, INVALID_ARGUMENT where no target is known, or one has no
+        port.
         """
         if session.state is State.PENDING:
             raise RefusedError(
                 Code.FAILED_PRECONDITION, f"session {session.uid} has received no hello yet: send it first"
             )
-        chosen = targets or session.hello_targets
+        chosen: tuple[Endpoint | PortlessHost, ...] = targets or session.hello_targets
         if not chosen:
             raise RefusedError(Code.INVALID_ARGUMENT, f"session {session.uid}: neither update nor hello named a target")
         session.changed_s = now_s
-        return tuple(chosen[i % len(chosen)] for i in range(session.num_conn))
+        return tuple(_with_port(chosen[i % len(chosen)], session) for i in range(session.num_conn))
 
     def activate(self, session: Session, targets: tuple[Endpoint, ...], now_s: float) -> None:
         """The data server now forwards to `targets`."""
@@ -166,3 +167,10 @@ class Sessions:
 
 def _exhausted(text: str) -> RefusedError:
     return RefusedError(Code.RESOURCE_EXHAUSTED, text)
+
+
+def _with_port(target: Endpoint | PortlessHost, session: Session) -> Endpoint:
+    if isinstance(target, PortlessHost):
+        text = f"session {session.uid}: target {target}, from hello, has no port: name host:port in hello or update"
+        raise RefusedError(Code.INVALID_ARGUMENT, text)
+    return target

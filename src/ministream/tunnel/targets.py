@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ministream.tunnel.address import Endpoint, parse_endpoint
+from ministream.tunnel.address import Endpoint, PortlessHost, parse_endpoint, parse_entry
 from ministream.tunnel.policy import Policy, Target
 from ministream.tunnel.proxy import Addresses
 from ministream.tunnel.refusal import Code, RefusedError
 from ministream.tunnel.role import Role
 
 _MAX_TARGETS = 256
+_REACH_S = 5.0
 _ANYWHERE = (Target("*", 1, 65535),)
 
 
 def parse_all(listeners: Sequence[str]) -> tuple[Endpoint, ...]:
-    """The listeners of hello or update. Raises RefusedError (INVALID_ARGUMENT)."""
+    """The listeners of update. Raises RefusedError (INVALID_ARGUMENT)."""
+    _check_number(listeners)
+    return tuple(parse_endpoint(text.strip()) for text in listeners)
+
+
+def parse_hello(listeners: Sequence[str]) -> tuple[Endpoint | PortlessHost, ...]:
+    """The listeners of hello. Raises RefusedError (INVALID_ARGUMENT)."""
+    _check_number(listeners)
+    return tuple(parse_entry(text.strip()) for text in listeners)
+
+
+def _check_number(listeners: Sequence[str]) -> None:
     if len(listeners) > _MAX_TARGETS:
         raise RefusedError(Code.INVALID_ARGUMENT, f"{len(listeners)} listeners; at most {_MAX_TARGETS}")
-    return tuple(parse_endpoint(text.strip()) for text in listeners)
 
 
 def default_rules(role: Role, peer: bytes | None, own: Sequence[Endpoint]) -> tuple[Target, ...]:
@@ -46,3 +57,28 @@ async def resolve(target: Endpoint, caller: str, policy: Policy, default: tuple[
     for _, _, _, _, address in found:
         policy.check_target(caller, target, str(address[0]), default)
     return tuple((int(family), tuple(address)) for family, _, _, _, address in found)
+
+
+async def check_reachable(targets: Mapping[Endpoint, Addresses]) -> None:
+    """Connect to every target once, to see that it is reached from here, and not only from the client.
+
+    Raises RefusedError (FAILED_PRECONDITION).
+    """
+    await asyncio.gather(*(_reach(target, addresses) for target, addresses in targets.items()))
+
+
+async def _reach(target: Endpoint, addresses: Addresses) -> None:
+    failure = ""
+    for family, address in addresses:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            try:
+                async with asyncio.timeout(_REACH_S):
+                    return await asyncio.get_running_loop().sock_connect(probe, address)
+            except OSError as error:  # also when the time is up
+                failure = error.strerror or f"timed out after {_REACH_S:g} s"
+    text = (
+        f"the producer's side announces its data port {target}, which cannot be reached from the consumer's gateway "
+        f"({failure}): announce another address with `ministream s2cs --advertise HOST`, or open the way to it"
+    )
+    raise RefusedError(Code.FAILED_PRECONDITION, text)

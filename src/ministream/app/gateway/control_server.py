@@ -36,7 +36,8 @@ def embedded(section: TunnelSection, side: str, targets: Sequence[str] = ()) -> 
         side=side,
         address=address,
         kind=section.kind,
-        data_host=section.data_host or _data_host(address, side),
+        data_host=section.data_host or _data_host(address, side, section.advertise),
+        advertise=section.advertise if side == "PROD" else None,
         port_range=section.port_range,
         credentials=credentials,
         insecure=section.insecure,
@@ -45,7 +46,7 @@ def embedded(section: TunnelSection, side: str, targets: Sequence[str] = ()) -> 
     )
 
 
-def _data_host(address: str, side: str) -> str:
+def _data_host(address: str, side: str, advertise: str | None = None) -> str:
     """Where the data ports are unless the configuration says so: the other side reaches the control port's interface.
 
     Beside the consumer only this job connects to them. Raises ConfigError for a control port on every interface.
@@ -53,10 +54,11 @@ def _data_host(address: str, side: str) -> str:
     control = parse_endpoint(address, any_port=True)
     if side == "CONS" or control.is_loopback:
         return "127.0.0.1"
-    if control.host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+    if control.host in ("0.0.0.0", "::") and advertise is None:  # noqa: S104 - compared, not bound
         raise ConfigError(
             f"the control port {address} is on every interface, but the data ports need one that the other side"
-            " reaches: name that address in --control, or add --set tunnel.data_host=ADDRESS"
+            " reaches: name that address in --control, or add --set tunnel.data_host=ADDRESS;"
+            " behind NAT, add --set tunnel.advertise=HOST"
         )
     return control.host
 

@@ -137,7 +137,8 @@ class _StopSignals:
 def _start(plan: Plan, side: JobSide, folder: Path, watcher: Watcher, stack: ExitStack) -> Supervisor:
     rendezvous = _rendezvous(plan, side, folder)
     watcher.answer_for(rendezvous.folder, side)
-    credentials = rendezvous.credentials(plan.host_of(side))
+    advertise = plan.advertise if side == "producer" else None
+    credentials = rendezvous.credentials(plan.host_of(side), *filter(None, [advertise]))
     keys = rendezvous.curve() if plan.curve else None
     announcement = rendezvous.folder / f".{side}.listens"
     stage_out = stack.enter_context(StageOut(plan.scratch, plan.out)) if plan.scratch and side == "recon" else None
@@ -170,6 +171,7 @@ def _start(plan: Plan, side: JobSide, folder: Path, watcher: Watcher, stack: Exi
         announcement=announcement,
         timeouts=plan.timeouts,
         restarts=plan.restarts if side == "recon" else 0,
+        advertise=advertise,
     )
 
 

@@ -25,7 +25,8 @@ class Plan:
     """What to launch.
 
     `side` None is both jobs. `rendezvous` is their shared folder, `producer` the address of a producer's S2CS that
-    needs none. `host` and `producer_host` are the names of the sides' control servers, `port` the port (0: any free
+    needs none. `host` and `producer_host` are the names of the sides' control servers, `advertise` the one under
+    which the reconstruction reaches the producer's where it differs, `port` the port (0: any free
     one). `launcher` is the command prefix that starts the reconstruction's ranks (none: mpirun on this machine),
     `producer_launcher` the one that starts the producer. `ranks` and `threads` 0: the cores granted here. `ingress`
     ranks receive, each over `streams` connections. Results go to `out`, staged out of `scratch` where that is given.
@@ -45,6 +46,7 @@ class Plan:
     curve: bool = False
     host: str = "127.0.0.1"
     producer_host: str | None = None
+    advertise: str | None = None
     port: int = 0
     ranks: int = 0
     threads: int = 0
@@ -104,6 +106,8 @@ def _producer(plan: Plan) -> tuple[list[str], dict[str, str]]:
         "producer.peer_timeout_s": plan.timeouts.partner_s,
         "tunnel.data_host": f'"{plan.host_of("producer")}"',
     }
+    if plan.advertise is not None:
+        values["tunnel.advertise"] = f'"{plan.advertise}"'
     if plan.credentials is None:  # the reconstruction's side opens the session of a pair
         values["tunnel.clients"] = '["recon"]'
     settings = _settings(values)

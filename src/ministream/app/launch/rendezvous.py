@@ -79,8 +79,8 @@ class Rendezvous(Protocol):
 
     folder: Path
 
-    def credentials(self, host: str) -> Path:
-        """This side's directory of credentials, for a server on `host`."""
+    def credentials(self, *hosts: str) -> Path:
+        """This side's directory of credentials, for a server under these names."""
 
     def curve(self) -> Path:
         """The directory of keys that encrypt the pair's stream end to end."""
@@ -115,16 +115,16 @@ class SharedFolder:
         _make_once(self._pair)
         self._token = (self._pair / "token").read_text()
 
-    def credentials(self, host: str) -> Path:
-        """This side's directory of credentials for a server on `host`, issued by the pair's own authority.
+    def credentials(self, *hosts: str) -> Path:
+        """This side's directory of credentials for a server under these names, issued by the pair's own authority.
 
         The authority's key is removed as soon as both sides have theirs; a restarted side reuses its own.
         """
         own = self._pair / self._side
         if (self._pair / "ca.key").exists() or not (own / "client.crt").exists():
             lifetime = CERTIFICATE_DAYS - 1
-            for usage, hosts in (("server", [host]), ("client", [])):
-                credentials.issue(self._pair, name=self._side, usage=usage, hosts=hosts, days=lifetime, out=own)
+            for usage, names in (("server", hosts), ("client", ())):
+                credentials.issue(self._pair, name=self._side, usage=usage, hosts=names, days=lifetime, out=own)
         if (self._pair / PARTNER[self._side] / "client.crt").exists():
             _remove(self._pair / "ca.key")
         return own
@@ -185,8 +185,8 @@ class KnownAddresses:
         self._credentials = credentials_folder.absolute()
         self._producer = producer
 
-    def credentials(self, host: str) -> Path:
-        """The given directory of credentials; its server certificate must be for `host`."""
+    def credentials(self, *hosts: str) -> Path:
+        """The given directory of credentials; its server certificate must be for `hosts`."""
         return self._credentials
 
     def curve(self) -> Path:

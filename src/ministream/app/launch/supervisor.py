@@ -16,6 +16,7 @@ from ministream.app.launch.processes import KILL_AFTER_S, Child
 from ministream.app.launch.rendezvous import PARTNER, Contact, JobSide, Outcome, Rendezvous
 from ministream.app.stop_signals import SAME_SIGNAL_S
 from ministream.errors import ExitCode, MinistreamError
+from ministream.tunnel.address import Endpoint, parse_endpoint
 
 _LOG = log.get(__name__)
 
@@ -75,11 +76,13 @@ class Supervisor:
         announcement: Path,
         timeouts: Timeouts,
         restarts: int = 0,
+        advertise: str | None = None,
     ) -> None:
         self.outcome: Outcome | None = None
         self._side, self._rendezvous, self._actions = side, rendezvous, actions
         self._job, self._announcement, self._timeouts = job, announcement, timeouts
         self._restarts, self._restarted = restarts, 0
+        self._advertise = advertise
         self._decided: Outcome | None = None
         self._partner_failed = False
         self._poll_at = 0.0
@@ -159,8 +162,13 @@ class Supervisor:
 
     def _publish(self) -> None:
         self._control = str(self._told()["control"])
-        self._rendezvous.publish(self._job, self._control)
+        self._rendezvous.publish(self._job, self._advertised(self._control))
         _LOG.info("%s listens on %s", self._job, self._control)
+
+    def _advertised(self, control: str) -> str:
+        """The address under which the partner reaches the control server."""
+        host, port = self._advertise, parse_endpoint(control).port
+        return str(Endpoint(host, port)) if host else control
 
     def _find_partner(self, control: str) -> None:
         self._partner = self._rendezvous.partner()

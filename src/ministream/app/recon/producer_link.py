@@ -92,7 +92,8 @@ class ProducerLink:
             self._stack.enter_context(own_session(tunnel, self._server, connections, stream.connect_timeout_s))
         session = self._server.wait_session(stream.connect_timeout_s)
         self._session_uid = session.uid
-        return tuple(f"tcp://{listener}" for listener in session.listeners)
+        # on every interface: this job itself reaches them on loopback
+        return tuple(f"tcp://{listener}".replace("//0.0.0.0:", "//127.0.0.1:") for listener in session.listeners)
 
     @property
     def server(self) -> ControlServer | None:
