@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# h5py 3.16.0 (HDF5 2.0): HDF5_USE_FILE_LOCKING=BEST_EFFORT does not open a file where flock(2) fails with ENOLCK.
+# h5py 3.16.0 (PyPI), also HDF5 1.10.8: HDF5_USE_FILE_LOCKING=BEST_EFFORT does not open a file where flock(2) fails with ENOLCK.
 #
 # Expected: the file opens, since "best effort" says that a file system without locks is no error; NFS without its lock
 #           daemon answers ENOLCK.

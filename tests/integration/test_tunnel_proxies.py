@@ -21,6 +21,7 @@ from ministream.tunnel.control import ControlServer
 from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.policy import Policy, PolicySection
+from ministream.tunnel.proxy import haproxy
 from ministream.tunnel.role import Role
 from ministream.tunnel.session_manager import PROXIES
 from tests.integration.tunnel_ends import (
@@ -140,6 +141,31 @@ def test_one_gateway_with_plain_bytes(plain_kind: str, producer: Echo) -> None:
             control.update("s", "PROD", [other.address], None)
             assert ping(opened.listeners[1]) == b"ping"
             assert other.accepted == 1
+
+
+@pytest.mark.parametrize("silent", ["producer", "consumer"])
+def test_a_half_closed_connection_whose_peer_is_silent_ends(monkeypatch: pytest.MonkeyPatch, silent: str) -> None:
+    """HAProxy would keep it for 24 days, the limit of an idle connection. Here its hour is a second."""
+    need("haproxy")
+    monkeypatch.setattr(haproxy, "_GLOBAL", haproxy._GLOBAL.replace("-fin 1h", "-fin 1s"))
+    policy = Policy(PolicySection(targets=("127.0.0.1:*",)))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        ControlServer(side=None, kind="haproxy", insecure=True, policy=policy) as server,
+        ControlClient(server.address, Access()) as control,
+    ):
+        target = f"127.0.0.1:{listener.getsockname()[1]}"
+        opened = control.open("s", "PROD", num_conn=1, rate=0, targets=[target], timeout_s=10)
+        control.update("s", "PROD", [], None)
+        consumer = dial(opened.listeners[0])
+        listener.settimeout(HANG_S)
+        producer, _ = listener.accept()
+        producer.settimeout(HANG_S)
+        with consumer, producer:
+            # the one that is not silent has nothing more to say, and hears the end of the other's direction
+            other = consumer if silent == "producer" else producer
+            other.shutdown(socket.SHUT_WR)
+            assert is_cut(other)
 
 
 def test_nobody_reaches_the_producer_without_the_sessions_secret(

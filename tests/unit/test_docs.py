@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,15 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "ministream"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 # A row of a table is one line: those that name tests or hold many measurements are wider here.
-WIDE = {"metrics.md", "reliability.md", "security.md", "kernels.md", "tunnel-relay.md", "tunnel-grpclib.md"}
+WIDE = {
+    "compatibility.md",
+    "metrics.md",
+    "reliability.md",
+    "security.md",
+    "kernels.md",
+    "tunnel-relay.md",
+    "tunnel-grpclib.md",
+}
 LINE = 100
 TABLES = set(config.Config.model_fields)
 
@@ -73,3 +82,16 @@ def test_files_that_the_architecture_names_exist() -> None:
     named = {name for name in re.findall(r"`([\w/]+\.py)`", text) if "NAME" not in name}
     assert len(named) > 20
     assert not [name for name in named if not (SOURCE / name).exists() and not (ROOT / name).exists()]
+
+
+def test_the_files_and_tests_of_the_compatibility_table_exist() -> None:
+    rows = [line.split(" | ") for line in (ROOT / "docs" / "compatibility.md").read_text().splitlines()]
+    rows = [row for row in rows if len(row) == 5 and row[0] != "| behaviour"]
+    assert len(rows) > 40
+    for row in rows:
+        *_, seen, met, test = (cell.strip(" |`") for cell in row)
+        assert seen in ("test", "by hand") or os.access(ROOT / seen, os.X_OK), row
+        assert any((folder / met).exists() for folder in (SOURCE, ROOT)), row
+        module, _, name = test.partition("::")
+        assert test or seen.startswith("findings/"), row
+        assert not test or f"def {name}(" in (ROOT / "tests" / module).read_text(), row

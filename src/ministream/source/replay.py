@@ -26,6 +26,7 @@ from ministream.errors import IncompleteError, InputError
 from ministream.model import Frame, FrameKind, Scan
 from ministream.source._hdf5.failures import reading
 from ministream.source._hdf5.file import DataFile
+from ministream.source._paths import expanded
 from ministream.source._watch import Unchanged
 
 _LOG = log.get(__name__)
@@ -59,7 +60,7 @@ class Source(source.AsRecorded):
         self._options = options
         self._stopping = threading.Event()
         self.keeps_time = options.speed != "unlimited"
-        self._path = options.file.expanduser()
+        self._path = expanded(options.file)
         self._file = DataFile(self._path)
         self._unchanged = Unchanged(self._path)
         try:
