@@ -48,7 +48,7 @@ command_of() {
         format) command=(ruff format --check .) limit=300 ;;
         types) command=(mypy) limit=900 ;;
         imports) command=(lint-imports) limit=300 ;;
-        shell) command=(shellcheck -x -a {launch,slurm}/*.{sh,sbatch} launch/lib/mpi_env.sh .ci/run) limit=300 ;;
+        shell) command=(shellcheck -x -a {launch,slurm}/*.{sh,sbatch} pbs/*.pbs lsf/*.lsf launch/lib/mpi_env.sh .ci/run) limit=300 ;;
         unit | security) command=("${pytest[@]}" -n "$cores" "tests/$1") ;;
         parallel-*) command=(mpirun -n "${1#*-}" "${pytest[@]}" --with-mpi -p no:cacheprovider tests/parallel) ;;
         # Their jobs wait for each other and for timeouts most of the time.

@@ -33,6 +33,11 @@ def test_a_name_that_others_cannot_use_is_replaced(name: str, caplog: pytest.Log
             probe.bind(address)
 
 
+@pytest.mark.parametrize("name", ["PBS_NODEFILE", "LSB_DJOB_HOSTFILE"])
+def test_other_schedulers_say_no_name(name: str) -> None:
+    assert own_host({name: "/spool/hosts"}) == own_host({"SLURMD_NODENAME": "n1..lab"})
+
+
 def test_a_name_that_others_can_use_is_kept(caplog: pytest.LogCaptureFixture) -> None:
     host = own_host({"SLURMD_NODENAME": "n1..lab"})
     if host == LOOPBACK:

@@ -11,6 +11,9 @@ from ministream import log
 
 LOOPBACK = "127.0.0.1"
 
+# What Slurm, PBS and LSF set on the nodes of a job.
+_BATCH = ("SLURMD_NODENAME", "PBS_NODEFILE", "LSB_DJOB_HOSTFILE")
+
 # An address of TEST-NET-1: the kernel chooses the interface that leads to other networks, and nothing is sent.
 _ELSEWHERE = ("192.0.2.1", 9)
 
@@ -18,12 +21,12 @@ _LOG = log.get(__name__)
 
 
 def own_host(environment: Mapping[str, str]) -> str:
-    """On a node of a Slurm job its name from Slurm, or else the host's own name or address; elsewhere loopback.
+    """On a node of a batch job its name from Slurm, or else the host's own name or address; elsewhere loopback.
 
     A name that does not resolve, that leads to loopback, or to another machine, is not used: Slurm's names need not be
     those of the network, and Debian gives a host's own name the address 127.0.1.1.
     """
-    if not environment.get("SLURMD_NODENAME"):
+    if not any(environment.get(name) for name in _BATCH):
         return LOOPBACK
     rejected: list[str] = []
     for host in _candidates(environment):
@@ -38,7 +41,7 @@ def own_host(environment: Mapping[str, str]) -> str:
 
 
 def _candidates(environment: Mapping[str, str]) -> Iterator[str]:
-    known = [environment["SLURMD_NODENAME"], os.uname().nodename, socket.getfqdn(), _routed_address()]
+    known = [environment.get("SLURMD_NODENAME", ""), os.uname().nodename, socket.getfqdn(), _routed_address()]
     yield from dict.fromkeys(filter(None, known))
 
 
