@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Mapping, Sequence
 
@@ -76,7 +77,7 @@ async def _reach(target: Endpoint, addresses: Addresses) -> None:
                 async with asyncio.timeout(_REACH_S):
                     return await asyncio.get_running_loop().sock_connect(probe, address)
             except OSError as error:  # also when the time is up
-                failure = error.strerror or f"timed out after {_REACH_S:g} s"
+                failure = os.strerror(error.errno) if error.errno else f"timed out after {_REACH_S:g} s"
     text = (
         f"the producer's side announces its data port {target}, which cannot be reached from the consumer's gateway "
         f"({failure}): announce another address with `ministream s2cs --advertise HOST`, or open the way to it"
