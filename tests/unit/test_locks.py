@@ -31,7 +31,8 @@ with Archive(folder / "scan.h5", scan) as archive:
     for index, kind in enumerate(kinds):
         pixels = np.full((2, 4), 10 * index, np.uint16)
         archive.append(Frame(kind=kind, index=max(0, index - 2), angle_rad=index / 9, pixels=pixels, acquired_s=1.0))
-write_stack(folder / "stack.h5", np.ones((2, 4, 4), np.float32), parameter="axis", values=[1, 2], row=0, config={})
+about = {"parameter": "axis", "values": [1, 2], "row": 0, "pixel_size_um": None, "config": {}}
+write_stack(folder / "stack.h5", np.ones((2, 4, 4), np.float32), **about)
 assert read_volume(folder / "stack.h5", "/data").shape == (2, 4, 4)
 section = config.SourceSection(kind="dxchange", file=str(folder / "scan.h5"))
 with source.open_source(section, order="sequential", repeat=1) as opened:
