@@ -6,6 +6,7 @@ themselves are installed (MINISTREAM_STOCK names a folder with `s2uc` and `s2cs`
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -351,8 +352,11 @@ def stock_s2cs(secrets: Credentials, tmp_path: Path) -> Iterator[Any]:
             f"--server_crt={secrets.directory / 'server.crt'}",
             f"--server_key={secrets.directory / 'server.key'}",
         ]
-        env = outside() | {"HAPROXY_CONFIG_PATH": str(tmp_path / f"stock{port}")}
-        started.append(subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        folder = tmp_path / f"stock{port}"  # for its files, and HAProxy's
+        folder.mkdir()
+        env = outside() | {"HAPROXY_CONFIG_PATH": str(folder)}
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        started.append(subprocess.Popen(command, env=env, cwd=folder, **quiet))
 
         def listens() -> bool:
             with ControlClient(f"127.0.0.1:{port}", Access(ca=secrets.ca)) as control:
@@ -369,11 +373,13 @@ def stock_s2cs(secrets: Credentials, tmp_path: Path) -> Iterator[Any]:
 
     yield start
     for process in started:
-        everyone = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         process.wait(10)
-        for child in everyone:
-            child.kill()
+    # its proxies are daemons, children of nobody
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("HAPROXY_CONFIG_PATH", "").startswith(str(tmp_path)):
+                process.kill()
 
 
 def test_our_client_joins_two_stock_servers(stock_s2cs: Any, secrets: Credentials, producer: Echo) -> None:
