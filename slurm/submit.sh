@@ -100,6 +100,9 @@ recon_options=("${common[@]}" "--output=$out/recon-%j.log" "--nodes=$nodes" "--n
 launch_options+=(--out "$out" --rendezvous "$rendezvous")
 [ -z "$producer" ] || launch_options+=(--producer "$producer" --credentials "$(realpath "$credentials")")
 
+# Inherited from an interactive job: beside the memory that a job itself asks for, srun would refuse them.
+unset "${!SLURM_MEM_PER_@}"
+
 submit() {
     if [ "$dry" = 1 ]; then
         printf '%q ' sbatch "$@" >&2

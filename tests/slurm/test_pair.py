@@ -43,7 +43,7 @@ class Runs:
         path.write_text(f"[source]\n{options}\n[producer]\nrate = {rate}\n{rest}")
         return path
 
-    def submit(self, *words: str | Path, timeout_s: float = HANG_S) -> subprocess.CompletedProcess[str]:
+    def submit(self, *words: str | Path, timeout_s: float = HANG_S, **env: str) -> subprocess.CompletedProcess[str]:
         """`slurm/submit.sh` with the producer on one node and the reconstruction on both."""
         where = (
             "--producer-partition",
@@ -64,6 +64,7 @@ class Runs:
             *self._hosts("--"),
             timeout_s=timeout_s,
             **ENVIRONMENT,
+            **env,
         )
 
     def start(self, side: str, *words: str) -> str:
@@ -174,7 +175,9 @@ def test_the_receiver_may_come_first_and_one_rank_gives_the_same_volume(runs: Ru
 def test_a_heterogeneous_job_is_one_pair(runs: Runs) -> None:
     if not runs.lab.networks:
         pytest.skip("the script names the nodes, which have no names without networks")
-    ran = runs.submit(runs.file(**QUICK), "--het", "--ranks-per-node", "2", "--wait")
+    # as from inside of an interactive job that has asked for memory
+    inherited = {"SLURM_MEM_PER_NODE": "100", "SLURM_MEM_PER_CPU": "50"}
+    ran = runs.submit(runs.file(**QUICK), "--het", "--ranks-per-node", "2", "--wait", **inherited)
     assert ran.returncode == 0, ran.stdout + ran.stderr + runs.log("producer")
     assert runs.summary()["ranks"] == 2
 
