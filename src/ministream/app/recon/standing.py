@@ -128,6 +128,8 @@ def serve(
             began = comm.bcast(stop.began)
             if comm.rank == 0:
                 _note(report, began=began, folder=folder, summary=summary, error=error)
+                if not began and stop.waited and not stop.by:
+                    _LOG.warning("%s", error)
                 if summary is not None:
                     tell(summary, folder)
             report = comm.bcast(report)
@@ -215,8 +217,6 @@ def _note(
     elif began:
         report.failed += 1
         _LOG.error("no volume of this scan: %s; waiting for the next one", error)
-    elif error is not None:
-        _LOG.warning("%s", error)
 
 
 def _rest(seconds: float, stop: StopRequest) -> None:
