@@ -112,7 +112,7 @@ def serve(
     comm = mpi.world(ranks)
     report, stop = ServiceReport(), StopRequest()
     with mpi.ending_together(comm), ExitStack() as stack:
-        on_signals(signal.SIG_IGN)
+        on_signals(stop)  # noted, until there is something to interrupt
         config, threads = prepare(comm, load_config, log_level, stack)
         with comm.together():
             _check(config)
