@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from ministream import config
-from ministream.cli import ERRORS, AnnounceOption, OpenNetworkOption, RunArgument, SetOption, output, overrides
+from ministream.cli import (
+    ERRORS,
+    AnnounceOption,
+    LogFormatOption,
+    MetricsOption,
+    OpenNetworkOption,
+    RunArgument,
+    SetOption,
+    output,
+    overrides,
+)
 from ministream.cli.jobs import (
     ControlOption,
     CredentialsOption,
@@ -50,7 +60,9 @@ def serve(
         Path | None, typer.Option(help="Folder for the results; one numbered folder for each scan.", metavar="DIR")
     ] = None,
     announce: AnnounceOption = None,
+    metrics: MetricsOption = None,
     log_level: LogOption = None,
+    log_format: LogFormatOption = None,
     settings: SetOption = None,
 ) -> None:
     """Reconstruct scans one after another, ranks and kernels ready; started with mpirun or srun.
@@ -70,6 +82,7 @@ def serve(
             "publish": pub_addr,
             "open_network": open_network,
             "live": live,
+            "metrics": metrics,
         },
         tunnel=tunnel_table(control, credentials, insecure) | {"producer": producer},
     )
@@ -80,6 +93,7 @@ def serve(
         scans=scans,
         announce_to=announce,
         log_level=log_level,
+        log_format=log_format,
         console=console,
         tell=lambda summary, _folder: console.print(render(summary)),
     )

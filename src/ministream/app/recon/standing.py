@@ -99,6 +99,7 @@ def serve(
     scans: int,
     announce_to: Path | None,
     log_level: str | None,
+    log_format: str | None,
     console: Console,
     tell: Callable[[Summary, Path], None],
 ) -> ServiceReport | None:
@@ -113,7 +114,7 @@ def serve(
     report, stop = ServiceReport(), StopRequest()
     with mpi.ending_together(comm), ExitStack() as stack:
         on_signals(stop)  # noted, until there is something to interrupt
-        config, threads = prepare(comm, load_config, log_level, stack)
+        config, threads = prepare(comm, load_config, stack, log_level=log_level, log_format=log_format)
         with comm.together():
             _check(config)
             receives = any(comm.rank == group.start for group in groups_of(config, comm.size))
