@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from ministream import config, source
 from ministream.model import Frame, FrameKind, Scan
+from ministream.private import LockedFolder
 from ministream.storage.archive import Archive
 from ministream.storage.reader import read_volume
 from ministream.storage.stack import write_stack
@@ -34,6 +35,10 @@ with Archive(folder / "scan.h5", scan) as archive:
 about = {"parameter": "axis", "values": [1, 2], "row": 0, "pixel_size_um": None, "config": {}}
 write_stack(folder / "stack.h5", np.ones((2, 4, 4), np.float32), **about)
 assert read_volume(folder / "stack.h5", "/data").shape == (2, 4, 4)
+kept, fresh = (LockedFolder("own-", str(folder)) for _ in range(2))
+assert kept.path.exists(), "nobody takes it for abandoned"
+for own in (kept, fresh):
+    own.remove()
 section = config.SourceSection(kind="dxchange", file=str(folder / "scan.h5"))
 with source.open_source(section, order="sequential", repeat=1) as opened:
     print(sum(int(frame.pixels.sum()) for frame in opened.frames()))
