@@ -258,10 +258,12 @@ def test_tokens_without_plain_data_are_warned_about(
     secrets: Credentials, token: str, caplog: pytest.LogCaptureFixture, plain_data: bool
 ) -> None:
     assert token
-    with caplog.at_level("WARNING"):
-        ControlServer(
-            side=None, credentials=secrets, allow_token=True, policy=Policy(PolicySection(plain_data=plain_data))
-        )
+    policy = Policy(PolicySection(plain_data=plain_data))
+    with (
+        caplog.at_level("WARNING"),
+        ControlServer(side=None, credentials=secrets, allow_token=True, policy=policy),
+    ):
+        pass
     assert ("--allow-token without plain_data" in caplog.text) is not plain_data
 
 
