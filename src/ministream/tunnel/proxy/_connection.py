@@ -16,7 +16,7 @@ from ministream.tunnel.proxy import HANDSHAKE_S
 from ministream.tunnel.proxy._ends import PlainEnd, ProxyEnd, Wait
 from ministream.tunnel.proxy._flow import Bucket, CopyFlow, Flow, SpliceFlow
 from ministream.tunnel.proxy._sockets import dial, tune
-from ministream.tunnel.proxy._tls import TlsEnd, TlsError
+from ministream.tunnel.proxy._tls import TlsEnd, TlsError, TruncatedError
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -99,6 +99,9 @@ async def _secure(sock: socket.socket, route: RelayRoute, totals: ByteTotals) ->
                 await _ready(sock, wait)
         if end.certificate() != route.peer:
             raise TlsError("the peer's certificate is not the one of this session")
+    except TruncatedError:
+        totals.refused += end.heard  # one that leaves without a byte is a probe, as the consumer's gateway makes
+        raise
     except BaseException:
         totals.refused += 1
         raise

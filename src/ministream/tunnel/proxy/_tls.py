@@ -74,6 +74,8 @@ class TlsEnd:
         self._failure: OSError | None = None
         self._ended = False
         self._finished = False
+        # Whether the peer has sent anything.
+        self.heard = False
 
     @property
     def cipher(self) -> str:
@@ -177,6 +179,7 @@ class TlsEnd:
             self._failure = TruncatedError("the TLS peer closed its socket without close_notify")
             return False
         self._tls.bio_write(_arrived[:count])
+        self.heard = True
         self._starved = False
         self._drained = count < len(_arrived)
         return True
