@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import urllib.error
 from datetime import datetime
 from pathlib import Path
+
+import pytest
 
 from tests.integration.jobs import MINISTREAM, Lab
 from tests.ports import free_ports
@@ -31,6 +34,34 @@ def events(path: Path) -> list[dict]:
 def apart(path: Path, command: list[str]) -> list[str]:
     """The command, with its standard error in a file of its own."""
     return ["sh", "-c", f"exec {shlex.join(command)} 2> {shlex.quote(str(path))}"]
+
+
+def secrets_in(folder: Path) -> list[str]:
+    """Lines of every key below a folder; a file may go at any time."""
+    found = []
+    for file in [*folder.rglob("*.key"), *folder.rglob("*.secret")]:
+        with contextlib.suppress(FileNotFoundError):
+            found += [line for line in file.read_text().splitlines() if line and "-----" not in line]
+    return found
+
+
+@pytest.mark.slow
+def test_every_line_of_a_pair_is_an_event_without_secrets(jobs: Lab, tmp_path: Path) -> None:
+    log, secrets = tmp_path / "stderr", set[str]()
+    command = [*MINISTREAM, "launch", *SETTINGS, "--curve", "--out", str(jobs.out), "--ranks", "2", "--threads", "1"]
+    pair = jobs.start("launch", apart(log, [*command, "--log-format", "json", "--log-level", "DEBUG"]))
+
+    def secrets_are_there() -> bool:
+        secrets.update(secrets_in(jobs.temporary))
+        return any(len(secret) == 64 for secret in secrets) and len(secrets) > 5
+
+    pair.until(secrets_are_there)
+    assert pair.wait() == 0, pair.text + log.read_text()
+    found = events(log)
+    assert {event.get("rank") for event in found} >= {None, 0}
+    assert {"producer", "launch"} <= {event["process"] for event in found}
+    assert any("control server on" in event["message"] for event in found)
+    assert not [secret for secret in secrets if secret in log.read_text()]
 
 
 def test_a_command_that_fails_says_so_in_an_event(jobs: Lab, tmp_path: Path) -> None:
