@@ -137,6 +137,10 @@ class RelayProcess:
         assert self._process.stderr is not None
         minute = passed = held_back = 0
         while line := await self._process.stderr.readline():
+            text = line.decode("utf-8", "replace").rstrip()[:300]
+            level = logging.DEBUG if text.startswith(DEBUG_MARK) else logging.INFO
+            if not _LOG.isEnabledFor(level):
+                continue
             if (now := int(time.monotonic() // 60)) != minute:
                 if held_back:
                     _LOG.info("relay %d: %d more lines in that minute", self._process.pid, held_back)
@@ -145,8 +149,6 @@ class RelayProcess:
                 held_back += 1
                 continue
             passed += 1
-            text = line.decode("utf-8", "replace").rstrip()[:300]
-            level = logging.DEBUG if text.startswith(DEBUG_MARK) else logging.INFO
             _LOG.log(level, "relay %d: %s", self._process.pid, text.removeprefix(DEBUG_MARK))
 
 
