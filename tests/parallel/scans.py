@@ -6,7 +6,7 @@ import logging
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ ROWS, N = 6, 16
 
 
 def scan(**changes) -> Scan:
-    return make_scan(rows=ROWS, cols=N, projections=8, **changes)
+    return make_scan(**{"rows": ROWS, "cols": N, "projections": 8, **changes})
 
 
 def frames(of: Scan) -> Iterator:
@@ -35,8 +35,13 @@ def frames(of: Scan) -> Iterator:
 
 
 @contextmanager
-def producing(comm: Comm, of: Scan, ready: Callable[[], None] = lambda: None) -> Iterator[str]:
-    """The address at which rank 0 sends a scan, on every rank; the first frame follows `ready`."""
+def producing(
+    comm: Comm, of: Scan, ready: Callable[[], None] = lambda: None, *, left_out: Sequence[int] = ()
+) -> Iterator[str]:
+    """The address at which rank 0 sends a scan, on every rank; the first frame follows `ready`.
+
+    `left_out` are projections that the producer dropped as the oldest.
+    """
     if comm.rank:
         yield comm.bcast("")
         return
@@ -45,7 +50,10 @@ def producing(comm: Comm, of: Scan, ready: Callable[[], None] = lambda: None) ->
         def send() -> None:
             ready()
             for frame in frames(of):
-                sender.send(frame)
+                if frame.kind is FrameKind.PROJECTION and frame.index in left_out:
+                    sender.omit([frame.index], reason="drop-oldest", at_s=frame.acquired_s)
+                else:
+                    sender.send(frame)
             sender.finish()
 
         thread = threading.Thread(target=send)

@@ -131,6 +131,7 @@ def event(logger: str, message: str) -> str:
         (event("ministream.x", "cut")[:40] + "\n", event("ministream.x", "cut")[:40], Certainty.LAST_LINE),
         ('{"other": 1}\n', '{"other": 1}', Certainty.LAST_LINE),
     ],
+    ids=["command", "rank", "remark", "cut", "other"],  # the lines hold the time
 )  # fmt: skip
 def test_events_of_a_json_log_are_read_like_lines(line: str, cause: str, certainty: Certainty) -> None:
     diagnosis = Diagnosis()

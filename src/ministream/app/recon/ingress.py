@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -279,15 +279,12 @@ class Ingress:
         reached, ledger = self._reached, self.ledger.copy()
         ledger.received, ledger.refusals = reached.ledger.received, reached.ledger.refusals
         passed = [omitted for omitted in self.omitted if omitted.seq <= reached.seq]
-        drops: dict[str, int] = {}
-        for omitted in passed:
-            drops[omitted.reason] = drops.get(omitted.reason, 0) + len(omitted.indices)
         held = {kind.name.lower() + "s": count for kind, count in reached.handed_out.items()}
         return {
             "books.ledger": json.dumps(ledger.as_dict()),
             "stream.position": reached.seq,
             "stream.projections_fed": reached.projections_fed,
-            "stream.held": json.dumps({**held, "omissions": len(passed), "drops": drops}),
+            "stream.held": json.dumps({**held, "omissions": len(passed), "drops": _counts(passed)}),
             "stream.unwritten": json.dumps([dataclasses.asdict(each) for each in self.unwritten[: reached.unwritten]]),
             "stream.omitted": json.dumps([dataclasses.asdict(omitted) for omitted in passed]),
         }
@@ -304,6 +301,10 @@ class Ingress:
         report = self._receiver.report
         return report.received + report.refused
 
+    def dropped(self) -> Mapping[str, int]:
+        """Projections that the producer left out so far, by reason; may be called in another thread."""
+        return _counts(list(self.omitted))
+
     def readings(self) -> Iterator[Reading]:
         """What metrics show of the stream; may be called in another thread."""
         if self._receiver is None:
@@ -312,10 +313,7 @@ class Ingress:
         yield Reading(catalogue.RECEIVED_BYTES, report.bytes)
         yield Reading(catalogue.CONNECTIONS, report.dialled)
         yield Reading(catalogue.ASKED_AGAIN, report.asked_again)
-        dropped = Counter[str]()
-        for omitted in list(self.omitted):
-            dropped[omitted.reason] += len(omitted.indices)
-        yield from catalogue.dropped(dropped)
+        yield from catalogue.dropped(self.dropped())
 
     def tunnel(self) -> dict[str, str | int] | None:
         """Kind, cipher and bytes of the tunnel in use; None without a tunnel and on all ranks except rank 0."""
@@ -418,6 +416,14 @@ class Ingress:
             raise KeyboardInterrupt(f"{name}, after {self._stop}")
         self._stop, self._stopped_at_s = name, now
         _LOG.warning("%s: finishing with the frames that have arrived; a second signal ends the job at once", name)
+
+
+def _counts(omitted: Sequence[Omitted]) -> dict[str, int]:
+    """Projections left out, by reason."""
+    counts: dict[str, int] = {}
+    for each in omitted:
+        counts[each.reason] = counts.get(each.reason, 0) + len(each.indices)
+    return counts
 
 
 def _is_blank(frame: Frame) -> bool:

@@ -254,6 +254,7 @@ class Job:
             saved=ingress.save if ingress is not None else lambda _position: None,
             finish=ingress.finish if ingress is not None else lambda _why: None,
             shown_at=lambda: self._shown_at(assignment.scan.projections),
+            dropped=ingress.dropped if ingress is not None else dict,
             metrics=self._metrics,
         )
 

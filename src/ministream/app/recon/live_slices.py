@@ -131,13 +131,13 @@ class _Rounds:
     def end(self) -> None:
         """Compute everything once more, then nothing."""
         self._ending, self._changed = True, bool(self._wanted)
-        self._shown.clear()
 
     def order(self, now: float) -> SliceOrder | None:
         """What the ranks are to do, where that has changed."""
         due = self.stale and bool(self._wanted) and not self._open and now - self._began_s >= REFRESH_S
         if self._changed or due:
-            self._begin(everything=due, now=now)
+            # at the end also what a round that was under way completes meanwhile
+            self._begin(everything=due or self._ending, now=now)
         elif self._ending and not self._open and self._order.following:
             self._order = SliceOrder(number=self._order.number + 1)
         elif not self._more_rows:

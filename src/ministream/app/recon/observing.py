@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,8 @@ class Run:
     `clock` and `parts` are this rank's; `notices` returns, on rank 0, the warnings about the scan so far.
     `state` returns everything a restart needs, `position` the last stream frame in that state, and `saved` accepts
     the position up to which the producer may discard frames. `shown_at` returns the time that the image shows, as
-    a share of the scan: the middle of the window. `finish`, on rank 0, ends the stream for a reason, as a signal does.
+    a share of the scan: the middle of the window. `dropped` returns, on rank 0, the numbers of projections that the
+    producer left out so far, by reason. `finish`, on rank 0, ends the stream for a reason, as a signal does.
     `metrics` is rank 0's endpoint, if there is one.
     """
 
@@ -90,6 +91,7 @@ class Run:
     position: Callable[[], int]
     saved: Callable[[int], None]
     shown_at: Callable[[], float]
+    dropped: Callable[[], Mapping[str, int]]
     finish: Callable[[str], None]
     metrics: MetricsEndpoint | None = None
 

@@ -243,7 +243,7 @@ class _Desk:
             scan=self._facts(),
             elapsed_s=self._run.parts.books.elapsed_s,
             ledger={name: int(count) for name, count in msgspec.to_builtins(ledger.totals()).items()},
-            losses=refused | ledger.drops,
+            losses={**refused, **self._run.dropped()},
             per_s=self._rate.per_s,
             lag=max(0, ledger.received - ledger.refused - ledger.repeated - ledger.imaged),
             behind_s=last.behind_s if last is not None else None,
