@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -19,6 +20,7 @@ from ministream.tunnel.control import ControlServer
 from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
 from ministream.tunnel.policy import Policy, PolicySection
+from ministream.tunnel.proxy import _process
 from ministream.tunnel.sessions import Quota
 from tests.integration.tunnel_ends import (
     Echo,
@@ -262,6 +264,40 @@ def test_a_release_whose_caller_gives_up_leaves_no_process(plain: ControlServer,
             release(sent(uid="s"), timeout=0.5)
     for relay in relays:
         relay.resume()
+    eventually(lambda: children() == [])
+
+
+def test_an_update_whose_caller_gives_up_leaves_no_process(
+    plain: ControlServer, producer: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC cancels it while the relay starts: the session still knows its process, and ends it."""
+    from ministream.tunnel import messages
+
+    started, go_on = threading.Event(), threading.Event()
+    attach = _process.RelayProcess._attach
+
+    async def slow(self: _process.RelayProcess) -> None:
+        started.set()
+        while not go_on.is_set():
+            await asyncio.sleep(0.01)
+        await attach(self)
+
+    monkeypatch.setattr(_process.RelayProcess, "_attach", slow)
+    open_side(plain, Access(), "s", "PROD", [producer.address])
+    sent, back = (messages.message_class(name) for name in messages.METHODS["update"])
+    with grpc.insecure_channel(plain.address) as channel:
+        update = channel.unary_unary(
+            "/scistream.Control/update",
+            request_serializer=sent.SerializeToString,
+            response_deserializer=back.FromString,
+        )
+        with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
+            update(sent(uid="s", role="PROD"), timeout=0.5)
+    assert started.is_set()
+    assert children()
+    go_on.set()
+    with ControlClient(plain.address, Access()) as control:
+        control.release("s")
     eventually(lambda: children() == [])
 
 

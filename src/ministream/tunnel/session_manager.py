@@ -77,6 +77,7 @@ class SessionManager:
         self._waiting_hellos: dict[str, int] = {}
         self._doubt = ""
         self._ending: set[asyncio.Task[None]] = set()
+        self._forwarding: set[asyncio.Task[None]] = set()
         self._past = Counts()
         # Why a data server failed last, for the last line of the embedding job.
         self.failure: str | None = None
@@ -145,6 +146,16 @@ class SessionManager:
         named = parse_all(listeners)
         session = self._sessions.owned(uid, caller)
         live = self._live[uid]
+        task = asyncio.get_running_loop().create_task(self._forward(session, live, caller, named, peer))
+        self._forwarding.add(task)
+        task.add_done_callback(self._forwarded)
+        await asyncio.shield(task)
+        return session, live.server.offer
+
+    async def _forward(
+        self, session: Session, live: _Live, caller: str, named: tuple[Endpoint, ...], peer: bytes | None
+    ) -> None:
+        """In a task of its own, as `_end`: cancelled half way, it would leave a process that no session knows."""
         async with live.lock:
             targets = self._sessions.update(session, named, time.monotonic())
             allowed = default_rules(session.role, peer, self._own)
@@ -159,12 +170,16 @@ class SessionManager:
                 await check_reachable(addresses)
             await live.server.forward([addresses[target] for target in targets], peer)
             if session.state in (State.RELEASED, State.EXPIRED):
-                raise RefusedError(Code.NOT_FOUND, f"session {uid} ended during its update")
+                raise RefusedError(Code.NOT_FOUND, f"session {session.uid} ended during its update")
             live.secure = peer is not None
             self._sessions.activate(session, targets, time.monotonic())
-        _LOG.info("session %s forwards to %s", uid, ", ".join(map(str, targets)))
+        _LOG.info("session %s forwards to %s", session.uid, ", ".join(map(str, targets)))
         await self._announce()
-        return session, live.server.offer
+
+    def _forwarded(self, task: asyncio.Task[None]) -> None:
+        self._forwarding.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller has it, if there is one still
 
     async def release(self, caller: str, uid: str) -> None:
         """End a session; no error if there is none."""
@@ -222,7 +237,7 @@ class SessionManager:
         """End every session."""
         for session in self._sessions:
             self._end_soon(session, State.RELEASED, "server ends")
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        await asyncio.gather(*self._ending, *self._forwarding, return_exceptions=True)
 
     def _lapsed(self, session: Session) -> str | None:
         """A list that is missing or broken for a moment ends no session; new callers are rejected meanwhile."""

@@ -69,7 +69,11 @@ class RelayProcess:
         finally:
             theirs.close()
         self = cls(process, ours, fail)
-        await self._attach()
+        try:
+            await self._attach()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     async def order(self, orders: dict[str, Any]) -> None:
