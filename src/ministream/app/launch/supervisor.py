@@ -229,14 +229,16 @@ class Supervisor:
 
     def _outcome_of(self, code: int) -> Outcome:
         said = f": {self._child.explanation}" if self._child.explanation else ""
-        if code == ExitCode.INCOMPLETE and self._side == "producer" and self._partner_failed and self._decided:
-            return self._decided  # it was stopped because its partner failed
+        decided = self._decided
+        failed = decided is not None and (self._partner_failed or decided.code != ExitCode.INCOMPLETE)
+        if decided is not None and failed and self._side == "producer" and code == ExitCode.INCOMPLETE:
+            return decided  # the producer was stopped because of this failure
         if code == ExitCode.INCOMPLETE:
             return self._finished(code, f"{self._job} is incomplete{said}")
         if code == ExitCode.COMPLETE:
             return self._finished(code, f"{self._job} is complete")
-        if self._decided is not None:
-            return self._decided
+        if decided is not None:
+            return decided
         known = ExitCode(code) if code in tuple(ExitCode) else ExitCode.PEER
         return Outcome(code=known, reason=f"{self._job} failed with exit code {code}{said}")
 
