@@ -21,7 +21,7 @@ def test_the_slices_are_divided_among_the_ranks(comm, monkeypatch):
 
 def test_every_rank_receives_rows_of_its_own(comm):
     with producing(comm, scan()) as address:
-        (update,) = stream(address, threads=1)
+        *_, update = stream(address, threads=1)
     parts = comm.allgather((update.first_row, update.volume.shape, update.projections))
     assert [first for first, _, _ in parts] == sorted({first for first, _, _ in parts})
     assert sum(shape[0] for _, shape, _ in parts) == ROWS

@@ -16,7 +16,7 @@ import pytest
 
 import ministream
 from ministream import reconstruct, stream
-from ministream.errors import ConfigError, InputError, PeerLostError
+from ministream.errors import ConfigError, FrameError, InputError, PeerLostError
 from ministream.model import FrameKind
 from ministream.source import phantom
 from ministream.transport.native import FrameSender
@@ -81,12 +81,17 @@ def test_what_is_no_scan_is_refused(lines):
         reconstruct(lines, ANGLES, relaxation=7.0)
     with pytest.raises(ConfigError, match="rotation axis 99: expected a detector column"):
         reconstruct(lines, ANGLES, axis=99.0)
+    with pytest.raises(ConfigError, match=r"a half acquisition.*field='detector'"):
+        reconstruct(lines, ANGLES, axis=6.0)
+    assert reconstruct(lines[:, :1], ANGLES, axis=6.0, field="detector", iterations=1).shape == (1, N, N)
     assert reconstruct(lines[:, :1], ANGLES, iterations=1).shape == (1, N, N)
 
 
 @contextmanager
-def sending(counts: dict[FrameKind, np.ndarray]) -> Iterator[str]:
-    """A producer of the counts; its failure ends the test."""
+def sending(
+    counts: dict[FrameKind, np.ndarray], *, stop_at: int = PROJECTIONS, left_out: frozenset[int] = frozenset()
+) -> Iterator[str]:
+    """A producer of the counts, that leaves before projection `stop_at`; its failure ends the test."""
     scan = make_scan(rows=ROWS, cols=N, projections=PROJECTIONS, flats=2, darks=2, dtype="<u2", axis_col=25.0)
     failed: list[BaseException] = []
     with FrameSender("tcp://127.0.0.1:0", scan) as sender:
@@ -94,6 +99,11 @@ def sending(counts: dict[FrameKind, np.ndarray]) -> Iterator[str]:
         def send() -> None:
             try:
                 for frame in make_frames(scan):
+                    if frame.kind is FrameKind.PROJECTION and frame.index >= stop_at:
+                        return sender.abort("the shutter closed")
+                    if frame.kind is FrameKind.PROJECTION and frame.index in left_out:
+                        sender.omit([frame.index], reason="drop-oldest", at_s=0.0)
+                        continue
                     angle = math.radians(ANGLES[frame.index]) if frame.kind is FrameKind.PROJECTION else 0.0
                     pixels = np.ascontiguousarray(counts[frame.kind][frame.index], "<u2")
                     sender.send(replace(frame, pixels=pixels, angle_rad=angle))
@@ -112,18 +122,39 @@ def sending(counts: dict[FrameKind, np.ndarray]) -> Iterator[str]:
 def test_a_live_stream_is_iterated(counts):
     with sending(counts) as url:
         updates = list(stream(url, window=40, step=20, iterations=2))
-    assert [(each.index, each.projections, each.last) for each in updates] == [
-        (1, 20, False), (2, 40, False), (3, 60, False),
-    ]  # fmt: skip
+    # the end may come some time after the last projection: the image is then shown once more
+    assert [(each.index, each.projections) for each in updates[:3]] == [(1, 20), (2, 40), (3, 60)]
+    assert [each.last for each in updates].index(True) == len(updates) - 1
+    assert {(each.index, each.projections) for each in updates[3:]} <= {(3, 60)}
     assert updates[0].volume.shape == (ROWS, N, N)
     assert all(each.missing == 0 and each.first_row == 0 for each in updates)
     with sending(counts) as url:
-        (last,) = stream(url, iterations=30)
+        *_, last = stream(url, iterations=30)
+    assert last.last
     flats, darks = counts[FrameKind.FLAT][:2], counts[FrameKind.DARK][:2]
     expected = reconstruct(
         counts[FrameKind.PROJECTION], ANGLES, flats=flats, darks=darks, axis=25.0, iterations=30
     )  # fmt: skip
     np.testing.assert_allclose(last.volume, expected, atol=1e-5)
+
+
+def test_a_scan_that_is_cut_short_is_no_whole_one(counts):
+    with sending(counts, stop_at=50) as url:
+        updates = []
+        with pytest.raises(PeerLostError, match=r"the shutter closed.*after 50 projections"):
+            updates.extend(stream(url, window=40, step=20))
+    assert [(each.projections, each.last) for each in updates] == [(20, False), (40, False), (50, True)]
+
+
+def test_what_is_missing_at_the_end_is_told(counts):
+    with sending(counts, left_out=frozenset(range(40, PROJECTIONS))) as url:
+        updates = list(stream(url, window=40, step=20))
+    assert (updates[-1].projections, updates[-1].missing, updates[-1].last) == (40, 20, True)
+    with (
+        sending(counts, left_out=frozenset(range(PROJECTIONS))) as url,
+        pytest.raises(FrameError, match="60 are missing"),
+    ):
+        list(stream(url))
 
 
 def test_a_producer_that_stays_away_is_lost():

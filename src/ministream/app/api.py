@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ministream import config, partition
-from ministream.app.recon.assignment import axis_of, resolve
+from ministream.app.recon.assignment import axis_of, is_half_acquisition, resolve
 from ministream.axis import Undecided, finder
 from ministream.axis.sinograms import sampled_rows
 from ministream.config import AUTO, Config
-from ministream.errors import FrameError, InputError, PeerLostError
+from ministream.errors import ConfigError, FrameError, InputError, PeerLostError
 from ministream.model import Frame, FrameKind, Scan
 from ministream.prep.corrections import Corrector
 from ministream.recon import backend, open_algorithm
@@ -48,7 +48,7 @@ class LiveUpdate:
 
     `first_row` is the detector row of its first slice: 0, except under MPI. `projections` are in the image; `missing`
     were dropped or refused. `residual` is |b - A x| before the last iteration, None for an algorithm that has none.
-    `last`: the scan has ended.
+    `last`: the scan has ended; where nothing is new at the end, the image comes once more, under the same index.
     """
 
     index: int
@@ -79,7 +79,8 @@ def reconstruct(
     centres at integers; none: the middle; "auto": found in the projections. `threads` 0: all cores. `options` are those
     of the algorithm (`ministream config` lists them). Under MPI every rank gets the whole volume.
 
-    Raises InputError for arrays that are no scan, ConfigError for an unknown algorithm or option.
+    Raises InputError for arrays that are no scan, ConfigError for an unknown algorithm or option, and for a half
+    acquisition, whose slices are wider than the detector.
     """
     measured = _pixels("projections", projections)
     count, rows, cols = measured.shape
@@ -134,7 +135,8 @@ def stream(
     wait for the producer. The other arguments are those of `reconstruct`. A loop that is left early disconnects.
     Under MPI each rank gets slices of its own.
 
-    Raises ConfigError for wrong settings, PeerLostError where the producer stays away or goes before any projection,
+    Raises ConfigError for wrong settings and half acquisitions, PeerLostError where the producer stays away, or, after
+    the image of what has arrived, where it went before the end of the scan; FrameError where no projection can be used,
     InputError for a scan without usable flats.
     """
     settings = config.parse(
@@ -163,7 +165,10 @@ def stream(
         while not live.ended:
             live.take(receiver.next(_WAIT_S))
             if live.due:
-                yield live.updated(slab.first)
+                live.update()
+                live.take(receiver.next(_WAIT_S))  # if this is the end, the image is the last one
+                yield live.shown(slab.first)
+        live.check_end()
 
 
 class _LiveSlab:
@@ -173,17 +178,18 @@ class _LiveSlab:
         self._receiver = receiver
         self._slab = _Slab(settings, scan, rows, axis_of(settings, scan))
         self._corrector = Corrector(rows=rows, cols=scan.cols, options=settings.prep, dtype=scan.dtype)
-        self._updates = self._missing = self._used = 0
+        self._updates = self._missing = self._used = self._imaged = 0
+        self._residual: float | None = None
+        self._lost = ""
         self.ended = False
 
     @property
     def due(self) -> bool:
-        """Whether the image is to be updated."""
-        window = self._slab.window
-        return window.due or (self.ended and window.fresh > 0)
+        """Whether there is an image to show; at the end also where nothing is new, since more may be missing."""
+        return self._used > 0 and (self._slab.window.due or self.ended)
 
     def take(self, event: Event | None) -> None:
-        """Use what has arrived. Raises FrameError for a flat or dark that is damaged, PeerLostError."""
+        """Use what has arrived. Raises FrameError for a flat or dark that is damaged."""
         match event:
             case Arrived(seq=seq, frame=frame):
                 self._use(frame)
@@ -195,22 +201,35 @@ class _LiveSlab:
                 self._receiver.ack(seq)
             case Omitted(indices=indices):
                 self._missing += len(indices)
-            case Lost(text=text) if not self._used:
-                raise PeerLostError(f"{text}, before any projection. Start the producer again.")
-            case Ended() | Lost():
+            case Lost(text=text):
+                self.ended, self._lost = True, text
+            case Ended():
                 self.ended = True
 
-    def updated(self, first_row: int) -> LiveUpdate:
-        """Update the image."""
-        self._updates += 1
-        residual = self._slab.update()
+    def check_end(self) -> None:
+        """Raises PeerLostError for a scan that was cut short, FrameError for one without a usable projection."""
+        if self._lost:
+            raise PeerLostError(f"{self._lost}, after {self._used} projections. Start the producer again.")
+        if not self._used:
+            raise FrameError(
+                f"none of the projections can be used: {self._missing} are missing. See the producer's log."
+            )
+
+    def update(self) -> None:
+        """Update the image, if there is anything new."""
+        if self._slab.window.fresh:
+            self._residual = self._slab.update()
+            self._updates, self._imaged = self._updates + 1, self._used
+
+    def shown(self, first_row: int) -> LiveUpdate:
+        """The image as it is."""
         return LiveUpdate(
             index=self._updates,
             volume=self._slab.volume(),
             first_row=first_row,
-            projections=self._used,
+            projections=self._imaged,
             missing=self._missing,
-            residual=residual,
+            residual=self._residual,
             last=self.ended,
         )
 
@@ -229,6 +248,12 @@ class _Slab:
     """Window, image and algorithm for some slices."""
 
     def __init__(self, settings: Config, scan: Scan, slices: int, axis_col: float) -> None:
+        if is_half_acquisition(settings, scan, axis_col):
+            raise ConfigError(
+                f"the rotation axis {axis_col:g} is far from the middle of {scan.cols} columns, a half acquisition, "
+                "whose slices are wider than the detector. Use `ministream recon`, or field='detector' for slices as "
+                "wide as the detector"
+            )
         geometry = Geometry(n=scan.cols, cols=scan.cols, axis_col=axis_col)
         self._backend, self.slices, self._iterations = backend.default(), slices, settings.window.iterations
         self._backend.warm_up(slices)
