@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ministream.app.recon.assignment import assign
+from ministream.app.recon.assignment import Assignment, assign
+from ministream.app.recon.axis_search import GivenAxis
 from ministream.app.recon.gate import ScanGate, mask_of
 from ministream.config import Config
 from ministream.errors import ExitCode, InputError
@@ -56,7 +57,7 @@ def check_scan(config: Config) -> ScanReport:
         gate = ScanGate(mpi.world(), assignment, corrector)
         refused = ""
         try:
-            _judge(source, scan, gate, corrector)
+            _judge(source, assignment, gate, corrector)
         except InputError as error:
             refused = str(error)
         flaw = gate.flaw or (f"{source.dropped} projections are left out" if source.dropped else "")
@@ -70,7 +71,8 @@ def check_scan(config: Config) -> ScanReport:
         )
 
 
-def _judge(source: Source, scan: Scan, gate: ScanGate, corrector: Corrector) -> None:
+def _judge(source: Source, assignment: Assignment, gate: ScanGate, corrector: Corrector) -> None:
+    scan, axis = assignment.scan, GivenAxis(mpi.world(), assignment)
     gate.started()
     unwritten: list[SkippedProjection] = []
     integrals = np.zeros((scan.cols, scan.rows), np.float32)
@@ -82,9 +84,11 @@ def _judge(source: Source, scan: Scan, gate: ScanGate, corrector: Corrector) -> 
         else:
             if not corrector.settled:
                 gate.settle()
-            gate.accepted(_whole(frame), corrector.correct(frame.pixels, integrals, frame.position))
+            rows, mended = _whole(frame), corrector.correct(frame.pixels, integrals, frame.position)
+            axis.accepted(rows, integrals)
+            gate.accepted(rows, mended)
     gate.updated()
-    gate.conclude(unwritten)
+    gate.conclude(unwritten, found=axis.notices(assignment.axis_col))
 
 
 def _whole(frame: Frame) -> SlabFrame:

@@ -269,17 +269,20 @@ def _rows_disagree(fits: RowFits, cols: int) -> list[Notice]:
 
 
 def _axis(fits: RowFits, cols: int, axis_col: float) -> list[Notice]:
-    middle = float(np.median(fits.axis_col))
-    error = float(np.median(fits.axis_error))
-    if abs(middle - axis_col) <= max(AXIS_SHARE * cols, LEAST_AXIS_COLS, AXIS_SIGMA * error):
+    return judge_axis(float(np.median(fits.axis_col)), float(np.median(fits.axis_error)), cols, axis_col)
+
+
+def judge_axis(found_col: float, error_col: float, cols: int, axis_col: float) -> list[Notice]:
+    """Compare the axis that the projections tell, with its standard error, with the one in use; returns notices."""
+    if abs(found_col - axis_col) <= max(AXIS_SHARE * cols, LEAST_AXIS_COLS, AXIS_SIGMA * error_col):
         return []
     return [
         notice(
             "axis-off",
-            f"the sample turns about column {middle:.1f} ± {error:.1f}, the reconstruction uses {axis_col:.1f}. Set "
-            f"--set recon.axis={middle:.1f} if the sample is inside the field of view in every projection.",
-            fitted_col=middle,
-            error_cols=error,
+            f"the sample turns about column {found_col:.1f} ± {error_col:.1f}, the reconstruction uses {axis_col:.1f}. "
+            f"Set --set recon.axis={found_col:.1f}, or --accept axis-off if the axis was measured in another way.",
+            fitted_col=found_col,
+            error_cols=error_col,
             used_col=axis_col,
         )
     ]

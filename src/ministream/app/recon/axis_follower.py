@@ -7,19 +7,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ministream import log
 from ministream.app.recon.assignment import HALF_ACQUISITION_SHARE, Assignment
-from ministream.axis import AxisEstimate, Undecided, finder
-from ministream.axis.sinograms import SampledSinograms, sampled_rows
+from ministream.app.recon.axis_search import AxisSearch
+from ministream.axis import AxisEstimate, Undecided
 from ministream.errors import InputError
 from ministream.model import Notice, notice
 from ministream.parallel.mpi import Comm
-from ministream.parallel.row_scatter import SlabFrame
 from ministream.recon.algorithms import Algorithm
-from ministream.recon.window import Window
 from ministream.state import State
 
 _LOG = log.get(__name__)
@@ -52,20 +47,12 @@ class AxisFollower:
         self._estimate: AxisEstimate | None = None
         self._history: list[tuple[int, float]] = []
         self._next = 0
-        slab = assignment.slab
-        self._sampled = sampled_rows(assignment.scan.rows)
-        self._rows = self._sampled[(self._sampled >= slab.first) & (self._sampled < slab.stop)]
-        self._local = self._rows - slab.first
-        self._kept = SampledSinograms(self._rows.size, assignment.scan.cols)
-
-    def accepted(self, rows: SlabFrame, slot: NDArray[np.float32]) -> None:
-        """Keep the sampled rows of a projection, whose line integrals are `slot` [cols, padded slices]."""
-        if self._automatic:
-            self._kept.add(rows.index, rows.angle_rad, slot[:, self._local])
+        self._search = AxisSearch(comm, assignment, keeps=self._automatic)
+        self.accepted, self.refill = self._search.accepted, self._search.refill
 
     def ready(self) -> bool:
         """Whether the image can be updated: the axis is known; looks for it where that is due; collective."""
-        if self._automatic and len(self._kept) >= self._next:
+        if self._automatic and len(self._search) >= self._next:
             self._look(last=False)
         return not self._automatic or self._estimate is not None
 
@@ -163,22 +150,13 @@ class AxisFollower:
             self.col = float(state["col"])
             self._algorithm.move_axis(self.col)
 
-    def refill(self, window: Window) -> None:
-        """Continue with the projections in the window after a restart."""
-        if self._automatic:
-            for place, (index, angle_rad) in enumerate(zip(window.indices, window.angles_rad, strict=True)):
-                self._kept.add(index, float(angle_rad), window.data[place][:, self._local])
-
     def _look(self, *, last: bool) -> Undecided | None:
-        angles_rad = self._kept.angles_rad
         grown = _GROWTH if self._estimate is not None else _GROWTH_UNTIL_FOUND
-        if not last and not finder.possible(angles_rad):
-            self._next = len(self._kept) + 1
+        if not last and not self._search.possible:
+            self._next = len(self._search) + 1
             return None
-        self._next = math.ceil(grown * len(self._kept)) + 1
-        found = self._comm.bcast(
-            finder.find(self._kept.pixels, angles_rad, self._rows, self._sampled, last=last, total=self._comm.sum)
-        )
+        self._next = math.ceil(grown * len(self._search)) + 1
+        found = self._search.find(last=last)
         if isinstance(found, Undecided):
             if self._comm.rank == 0:
                 _LOG.info("rotation axis not found yet: %s", found.reason)

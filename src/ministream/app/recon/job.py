@@ -296,7 +296,8 @@ class Job:
         self._parts.steering.apply(self._books.updates)
         ingress, axis = self._ingress, self._parts.axis
         left_out = (ingress.unwritten, ingress.lost) if ingress is not None else ((), ())
-        self._gate.conclude(*left_out, axis_col=axis.col, found=axis.notices())
+        found = [*axis.notices(), *self._parts.given_axis.notices(axis.col)]
+        self._gate.conclude(*left_out, axis_col=axis.col, found=found)
         summary = self._outcome.write(self._parts.image.host(), scattered=self._scatter.bytes_scattered)
         if self._ingress is not None and summary is not None:
             self._ingress.report(complete=summary.complete, missing=summary.missing)
@@ -321,6 +322,7 @@ class Job:
         slot = self._window.slot(rows.index, rows.angle_rad)
         mended = self._parts.corrector.correct(rows.pixels, slot, rows.position)
         self._parts.axis.accepted(rows, slot)
+        self._parts.given_axis.accepted(rows, slot)
         self._gate.accepted(rows, mended)
         self._books.accepted(rows, new=self._window.fresh > before, repaired=mended.total)
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ministream.app.recon.assignment import Assignment
 from ministream.app.recon.axis_follower import AxisFollower
+from ministream.app.recon.axis_search import GivenAxis
 from ministream.app.recon.books import Books
 from ministream.app.recon.gate import ScanGate, mask_of
 from ministream.app.recon.pacing import Pacing
@@ -72,6 +73,7 @@ class Parts:
         self.image = SlabImage(geometry, slices)
         self.pacing = Pacing(comm, assignment)
         self.axis = AxisFollower(comm, assignment, self.algorithm)
+        self.given_axis = GivenAxis(comm, assignment)
         self.steering = Steering(comm, assignment, self.window, self.pacing, self.axis)
         self.books = Books(ledger=ledger, axis=self.axis.provenance, steering=lambda: tuple(self.steering.history))
 
@@ -101,3 +103,4 @@ class Parts:
             prefix = f"{part}."
             held.restore({name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)})
         self.axis.refill(self.window)
+        self.given_axis.refill(self.window)
