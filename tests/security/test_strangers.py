@@ -25,7 +25,7 @@ from ministream.tunnel import client
 from ministream.tunnel.control import ControlServer
 from ministream.tunnel.control_client import Access, ControlClient
 from ministream.tunnel.credentials import Credentials
-from ministream.tunnel.proxy import CALLERS_PER_ADDRESS, _process
+from ministream.tunnel.proxy import CALLERS_PER_ADDRESS, _log_budget
 from ministream.tunnel.strangers import Strangers
 from tests.integration.tunnel_ends import children, dial, echoing, is_cut, make_credentials, need, ping
 from tests.waiting import HANG_S, eventually
@@ -98,8 +98,8 @@ def test_strangers_fill_no_log_and_do_not_silence_it(
         def monotonic() -> float:
             return 60.0 * minutes[0]
 
-    monkeypatch.setattr(_process, "time", Clock)
-    monkeypatch.setattr(_process, "_LOG_LINES_PER_MINUTE", 5)
+    monkeypatch.setattr(_log_budget, "time", Clock)
+    monkeypatch.setattr(_log_budget, "LINES_PER_MINUTE", 5)
 
     def lines() -> list[str]:
         return [record.getMessage() for record in caplog.records if "connection ended: " in record.getMessage()]

@@ -10,17 +10,16 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from ministream import log
 from ministream.errors import TunnelError
+from ministream.tunnel.proxy._log_budget import LogBudget
 
 _MODULE = "ministream.tunnel.proxy._relay_worker"
 _ANSWER_S = 20.0
 _END_S = 3.0
-_LOG_LINES_PER_MINUTE = 60
 # How the relay process marks debug lines; the same in _relay_worker.py.
 DEBUG_MARK = "debug: "
 
@@ -139,21 +138,11 @@ class RelayProcess:
     async def _read_log(self) -> None:
         """Pass the process's lines on. Unauthenticated callers cause some, so their number per minute is limited."""
         assert self._process.stderr is not None
-        minute = passed = held_back = 0
+        budget = LogBudget(_LOG, f"relay {self._process.pid}")
         while line := await self._process.stderr.readline():
             text = line.decode("utf-8", "replace").rstrip()[:300]
             level = logging.DEBUG if text.startswith(DEBUG_MARK) else logging.INFO
-            if not _LOG.isEnabledFor(level):
-                continue
-            if (now := int(time.monotonic() // 60)) != minute:
-                if held_back:
-                    _LOG.info("relay %d: %d more lines in that minute", self._process.pid, held_back)
-                minute, passed, held_back = now, 0, 0
-            if passed >= _LOG_LINES_PER_MINUTE:
-                held_back += 1
-                continue
-            passed += 1
-            _LOG.log(level, "relay %d: %s", self._process.pid, text.removeprefix(DEBUG_MARK))
+            budget.pass_on(level, text.removeprefix(DEBUG_MARK))
 
 
 def _ending(status: int) -> str:

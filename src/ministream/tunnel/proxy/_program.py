@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import pwd
 import shutil
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -16,13 +18,14 @@ from ministream import log
 from ministream.errors import TunnelError
 from ministream.tunnel.proxy import Setup
 from ministream.tunnel.proxy._launch import FIRST_FILE
+from ministream.tunnel.proxy._log_budget import LogBudget
 from ministream.tunnel.refusal import Code, RefusedError
 
 _MODULE = "ministream.tunnel.proxy._launch"
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _START_S = 15.0
 _END_S = 5.0
-_MAX_LOG_LINES = 200
+_LAST_WORDS = 3
 
 _LOG = log.get(__name__)
 
@@ -46,7 +49,7 @@ class Program:
         self._fail = fail
         self._closing = False
         self._ready = asyncio.Event()
-        self._said: list[str] = []
+        self._said: deque[str] = deque(maxlen=_LAST_WORDS)
         self._watcher: asyncio.Task[None] | None = None
 
     @classmethod
@@ -131,21 +134,21 @@ class Program:
     async def _read(self) -> None:
         """Drain the output, so that the program never blocks on it."""
         assert self._process.stdout is not None
+        budget = LogBudget(_LOG, f"{self._name} {self._process.pid}")
         while line := await self._process.stdout.readline():
             text = line.decode("utf-8", "replace").rstrip()[:300]
             if self._ready_text in text:
                 self._ready.set()
             self._hear(text)
-            if len(self._said) < _MAX_LOG_LINES:
-                self._said.append(text)
-                _LOG.debug("%s %d: %s", self._name, self._process.pid, text)
+            self._said.append(text)
+            budget.pass_on(logging.DEBUG, text)
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def _last_words(self) -> str:
-        return " | ".join(self._said[-3:]) or "no output"
+        return " | ".join(self._said) or "no output"
 
 
 async def _ended(pid: int) -> None:
