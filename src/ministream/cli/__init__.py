@@ -54,6 +54,9 @@ AnnounceOption = Annotated[
     Path | None, typer.Option(help="Write this job's addresses here (JSON, 0600) once it listens.", metavar="FILE")
 ]
 STRIPE_METHODS = ("none", "sf", "fw", "vo-all")
+KeyOption = Annotated[
+    Path | None, typer.Option("--key", help="Key file of the job: a copy of .live.json from its output folder.")
+]
 StripesOption = Annotated[
     str | None,
     typer.Option(help=f"Remove stripes (rings in the image): {', '.join(STRIPE_METHODS)}.", metavar="METHOD"),

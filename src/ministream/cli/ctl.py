@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ministream import log
+from ministream.cli import KeyOption
 
 
 class CommandChoice(StrEnum):
@@ -33,9 +33,7 @@ def ctl(
         typer.Argument(help="snapshot, finish; with a value: iterations, step (projections), axis (column)."),
     ],
     value: Annotated[float | None, typer.Argument(help="The new value.", show_default=False)] = None,
-    key: Annotated[
-        Path | None, typer.Option(help="Key file of the job: a copy of .live.json from its output folder.")
-    ] = None,
+    key: KeyOption = None,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "WARNING",
 ) -> None:
     """Steer a running reconstruction; every change is written into its output.

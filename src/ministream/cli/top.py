@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ministream import log
+from ministream.cli import KeyOption
 from ministream.errors import ConfigError
 
 
@@ -18,9 +18,7 @@ def register(cli: typer.Typer) -> None:
 
 def top(
     target: Annotated[str, typer.Argument(help="tcp://HOST:PORT of a job, or its output folder.")],
-    key: Annotated[
-        Path | None, typer.Option(help="Key file of the job: a copy of .live.json from its output folder.")
-    ] = None,
+    key: KeyOption = None,
 ) -> None:
     """Show a running reconstruction in the terminal: counts, rates, stages, warnings, log. Quit with q.
 

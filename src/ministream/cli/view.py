@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ministream import log, private
+from ministream.cli import KeyOption
 from ministream.errors import ConfigError
 
 
@@ -19,9 +20,7 @@ def register(cli: typer.Typer) -> None:
 
 def view(
     target: Annotated[str, typer.Argument(help="tcp://HOST:PORT of a job, its output folder, or a volume.")],
-    key: Annotated[
-        Path | None, typer.Option(help="Key file of the job: a copy of .live.json from its output folder.")
-    ] = None,
+    key: KeyOption = None,
     host: Annotated[str, typer.Option(help="Interface of the web server.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the web server; 0: any free one.")] = 0,
     prefix: Annotated[
