@@ -233,6 +233,10 @@ def test_a_step_waits_until_the_window_holds_enough(caplog: pytest.LogCaptureFix
     assert [record.getMessage() for record in caplog.records] == [
         "prep.steps: vo_all needs 30 projections, 20 are here: it starts later"
     ]
+    assert cleaner.left_out == (("vo_all", 30),)
+    data = sinogram(0.2)[:40, :, None]
+    cleaner.clean(data, np.arange(40.0), np.zeros_like(data), lambda: None)
+    assert not cleaner.left_out
 
 
 def test_tables_name_their_step_and_keep_the_other_keys() -> None:

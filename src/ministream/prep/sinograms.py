@@ -22,6 +22,8 @@ BLOCK = 16
 class SinogramCorrector:
     """Applies the sinogram steps of `options` to a window of at most `length` projections, on `threads` threads.
 
+    `left_out` are the steps that the last sinograms had too few projections for, each with the number that it needs.
+
     Raises ConfigError for a wrong parameter, and for a window that is too short for a step.
     """
 
@@ -30,6 +32,7 @@ class SinogramCorrector:
         self._steps = chain.sinogram_steps(options, facts)
         self._pool = ThreadPoolExecutor(threads, "sinograms") if self._steps else None
         self._waiting: set[str] = set()
+        self.left_out: tuple[tuple[str, int], ...] = ()
         for name, step in self._steps.items():
             if step.least > length:
                 raise ConfigError(
@@ -52,7 +55,9 @@ class SinogramCorrector:
         """Write the corrected `data` [projections, cols, padded slices] to `out`; `progress` is called in between."""
         assert self._pool is not None
         order = np.argsort(angles_rad, kind="stable")
-        usable = [step.clean for name, step in self._steps.items() if self._has_enough(name, len(order))]
+        held = len(order)
+        self.left_out = tuple((name, step.least) for name, step in self._steps.items() if held < step.least)
+        usable = [step.clean for name, step in self._steps.items() if self._has_enough(name, held)]
 
         def corrected(sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
             for clean in usable:

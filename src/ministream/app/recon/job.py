@@ -296,7 +296,8 @@ class Job:
         self._parts.steering.apply(self._books.updates)
         ingress, axis = self._ingress, self._parts.axis
         left_out = (ingress.unwritten, ingress.lost) if ingress is not None else ((), ())
-        found = [*axis.notices(), *self._parts.given_axis.notices(axis.col)]
+        lacking = self._parts.sinograms.notices(self._window)
+        found = [*axis.notices(), *self._parts.given_axis.notices(axis.col), *lacking]
         self._gate.conclude(*left_out, axis_col=axis.col, found=found)
         summary = self._outcome.write(self._parts.image.host(), scattered=self._scatter.bytes_scattered)
         if self._ingress is not None and summary is not None:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ministream.app.recon.assignment import Assignment
+from ministream.model import Notice, notice
 from ministream.prep.sinograms import SinogramCorrector
 from ministream.prep.steps import SlabFacts
 from ministream.recon import backend
@@ -36,3 +37,16 @@ class UpdateSinograms:
         self._updates += 1
         self._corrector.clean(window.data[: window.held], window.angles_rad, self._data[: window.held], progress)
         return window.with_values(self._data, self._updates)
+
+    def notices(self, window: Window) -> list[Notice]:
+        """What the last image lacks of the corrections that were asked for."""
+        return [
+            notice(
+                "correction-missing",
+                f"{name} needs {least} projections and {window.held} are in the window: the image is not corrected by "
+                "it. Record more projections, or leave it out of prep.steps.",
+                projections=window.held,
+                needed=least,
+            )
+            for name, least in self._corrector.left_out
+        ]
