@@ -39,6 +39,20 @@ CurveOption = Annotated[
 InsecureOption = Annotated[bool | None, typer.Option("--insecure", help="No TLS, no authentication; loopback only.")]
 LogOption = Annotated[str | None, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")]
 
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", help="Threads per rank; 0: the node's cores divided by its ranks.")
+]
+RanksOption = Annotated[
+    int | None, typer.Option("--ranks", help="Expected number of ranks; any other number is an error.")
+]
+PublishOption = Annotated[
+    str | None,
+    typer.Option("--pub-addr", help="Publish reconstructions as TImage here, tcp://HOST:PORT.", metavar="URL"),
+]
+LiveOption = Annotated[
+    str | None,
+    typer.Option("--live", help="Serve the live view here, tcp://HOST:PORT; port 0: any free one.", metavar="URL"),
+]
 SyncOption = Annotated[
     str | None, typer.Option(help="REP socket of the TImage wire, for the ready handshake.", metavar="URL")
 ]
@@ -176,17 +190,11 @@ def recon(
     center: Annotated[float | None, typer.Option(help="The same in TomoPy's convention: axis + 0.5.")] = None,
     remove_stripe_method: StripesOption = None,
     algorithm: Annotated[str | None, typer.Option(help="sirt, …")] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads per rank; 0: the node's cores divided by its ranks.")
-    ] = None,
-    ranks: Annotated[int | None, typer.Option(help="Expected number of ranks; any other number is an error.")] = None,
-    pub_addr: Annotated[
-        str | None, typer.Option(help="Publish reconstructions as TImage here, tcp://HOST:PORT.", metavar="URL")
-    ] = None,
+    threads: ThreadsOption = None,
+    ranks: RanksOption = None,
+    pub_addr: PublishOption = None,
     open_network: OpenNetworkOption = None,
-    live: Annotated[
-        str | None, typer.Option(help="Serve the live view here, tcp://HOST:PORT; port 0: any free one.", metavar="URL")
-    ] = None,
+    live: LiveOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Continue from the newest checkpoint in DIR.", metavar="DIR")

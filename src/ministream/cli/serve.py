@@ -24,7 +24,11 @@ from ministream.cli.jobs import (
     CredentialsOption,
     CurveOption,
     InsecureOption,
+    LiveOption,
     LogOption,
+    PublishOption,
+    RanksOption,
+    ThreadsOption,
     tunnel_table,
 )
 from ministream.errors import IncompleteError
@@ -49,13 +53,11 @@ def serve(
     credentials: CredentialsOption = None,
     insecure: InsecureOption = None,
     curve: CurveOption = None,
-    ranks: Annotated[int | None, typer.Option(help="Expected number of ranks; any other number is an error.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads per rank.")] = None,
-    pub_addr: Annotated[
-        str | None, typer.Option(help="Publish reconstructions as TImage here, tcp://HOST:PORT.", metavar="URL")
-    ] = None,
+    ranks: RanksOption = None,
+    threads: ThreadsOption = None,
+    pub_addr: PublishOption = None,
     open_network: OpenNetworkOption = None,
-    live: Annotated[str | None, typer.Option(help="Serve the live view here, tcp://HOST:PORT.", metavar="URL")] = None,
+    live: LiveOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results; one numbered folder for each scan.", metavar="DIR")
     ] = None,
